@@ -1,0 +1,93 @@
+"""Class activation maps: which pixels speak for a class.
+
+A method (``gradient``, ``eigen``, ``scoring``; registered in ``methods``) is a pure function of one
+Capture. ``scales`` runs a batch at every scale and fuses the views; ``compute_cams`` is the way in.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.activations import Score
+from camseg.arrays import Image
+from camseg.cams.methods import METHODS, Method
+from camseg.cams.scales import CamSettings, Targets, extract, stack_inputs, to_image_size, view_scales
+from camseg.classifier import Classifier
+from camseg.errors import InputError
+
+__all__ = ["METHODS", "CamSettings", "Method", "compute_cams", "extract", "predicted_targets", "stack_inputs"]
+__all__ += ["to_image_size", "view_scales"]
+
+
+def compute_cams(
+    classifier: Classifier,
+    images: Sequence[Image],
+    targets: Sequence[str | Sequence[str]] | None = None,
+    methods: Sequence[str] = ("layercam",),
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    score: Score = "class",
+    layer: str = "auto",
+    raw: bool = False,
+    gate: bool = True,
+    batch_size: int = 16,
+) -> dict[str, list]:
+    """Class activation maps of images, for any number of methods from the same passes of the network.
+
+    ``images``: uint8 (H, W, 3) RGB, of any sizes. ``targets``: a class name per image, or a list of names,
+    which gives {class: map}; None takes the predicted class (multi-label: a dict of every class with a
+    probability of at least 0.5). The settings are those of ``CamSettings``.
+
+    Returns, per method and in the order of the images, float32 (H, W) in [0, 1]; with ``raw`` >= 0,
+    after the ReLU and before any scaling.
+
+    Raises InputError when targets and images differ in number, or for an unknown method or class;
+    LayerError when the layer gives no map.
+    """
+    if targets is not None and (isinstance(targets, str) or len(targets) != len(images)):
+        raise InputError(f"expected one target per image: {len(images)} images, targets {targets!r}")
+    if batch_size < 1:
+        raise InputError(f"expected a batch size of at least 1, got {batch_size}")
+    settings = CamSettings(
+        methods=tuple([methods] if isinstance(methods, str) else methods),
+        scales=tuple(scales),
+        flip=flip,
+        score=score,
+        layer=layer,
+        raw=raw,
+        gate=gate,
+    )
+    results: dict[str, list] = {name: [] for name in settings.methods}
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        wanted = None if targets is None else targets[start : start + batch_size]
+        as_dicts = classifier.multi_label if wanted is None else any(not isinstance(row, str) for row in wanted)
+        inputs = stack_inputs(
+            [[classifier.to_input(image, scale) for scale in view_scales(settings)] for image in batch]
+        )
+        found = extract(classifier, inputs, _chooser(classifier, wanted), settings)
+        for name, maps in found.maps.items():
+            for image, row, grids in zip(batch, found.targets, maps, strict=True):
+                cams = [to_image_size(classifier, grid, image.shape[0], image.shape[1], raw) for grid in grids]
+                names = [classifier.classes[target] for target in row]
+                results[name].append(dict(zip(names, cams, strict=True)) if as_dicts else cams[0])
+    return results
+
+
+def predicted_targets(classifier: Classifier, probabilities: NDArray[np.float32]) -> Targets:
+    """The likeliest class of each row (N, classes); multi-label: every class with probability >= 0.5."""
+    if classifier.multi_label:
+        return [np.flatnonzero(row >= 0.5).tolist() for row in probabilities]
+    return probabilities.argmax(axis=1)[:, None].tolist()
+
+
+def _chooser(
+    classifier: Classifier, wanted: Sequence[str | Sequence[str]] | None
+) -> Callable[[NDArray[np.float32]], Targets]:
+    if wanted is None:
+        return lambda probabilities: predicted_targets(classifier, probabilities)
+    rows = [[row] if isinstance(row, str) else list(dict.fromkeys(row)) for row in wanted]
+    indices = [[classifier.class_index(name) for name in row] for row in rows]
+    return lambda _probabilities: indices

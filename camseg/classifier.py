@@ -1,0 +1,237 @@
+"""Classifier: image -> scores. A checkpoint is weights, classes and preprocessing together."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import camseg
+from camseg.arrays import Image, check_image
+from camseg.errors import CheckpointError, InputError
+from camseg.files import read_json, write_bytes, write_json
+from camseg.models import ModelArgs, create_model, load_backbone, normalisation, read_weights
+
+Resize = Literal["stretch", "pad"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Classifier:
+    """A network with everything needed to feed it and to read its outputs."""
+
+    model: nn.Module
+    """Images (N, 3, S, S), normalised -> logits (N, classes)."""
+    arch: str
+    """The architecture's name in timm."""
+    model_args: ModelArgs
+    """Further arguments of the architecture's constructor."""
+    classes: tuple[str, ...]
+    """In the order of the logits."""
+    multi_label: bool
+    """Sigmoid over independent classes instead of softmax over exclusive ones."""
+    negative: tuple[str, ...]
+    """Classes whose images contain no object: their maps and masks are all zero."""
+    image_size: int
+    """Side S of the square input, pixels."""
+    resize: Resize
+    """``stretch`` to the square, or scale and ``pad`` with the mean colour, centred."""
+    window: str
+    """How 16-bit and float images become 8-bit, as in ``images.read_image``."""
+    mean: tuple[float, ...]
+    """Per-channel mean, in [0, 1]."""
+    std: tuple[float, ...]
+    """Per-channel standard deviation."""
+
+    @staticmethod
+    def create(
+        arch: str,
+        *,
+        classes: Sequence[str],
+        image_size: int = 224,
+        weights: str | Path | None = None,
+        multi_label: bool = False,
+        negative: Sequence[str] = (),
+        resize: Resize = "stretch",
+        window: str = "full",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        model_args: ModelArgs | None = None,
+    ) -> "Classifier":
+        """Build an untrained classifier on the CPU.
+
+        ``weights``: None or ``"none"`` for random ones, ``"imagenet"`` for timm's, or a file, whose own
+        statement of architecture, arguments, mean and std is used where the caller makes none.
+
+        Raises InputError, CheckpointError or WeightsUnavailableError.
+        """
+        _check_classes(classes, negative)
+        if image_size < 8:
+            raise InputError(f"expected an image size of at least 8 pixels, got {image_size}")
+        if resize not in ("stretch", "pad"):
+            raise InputError(f"expected resize stretch or pad, got {resize!r}")
+        file = None if weights in (None, "none", "imagenet") else read_weights(weights)
+        args = {**(file.model_args if file else {}), **(model_args or {})}
+        if file and file.arch not in (None, arch):
+            raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
+        model = create_model(arch, len(classes), pretrained=weights == "imagenet", model_args=args)
+        if file:
+            load_backbone(model, file, str(weights))
+        stated_mean, stated_std = normalisation(model)
+        return Classifier(
+            model=model.eval(),
+            arch=arch,
+            model_args=args,
+            classes=tuple(classes),
+            multi_label=multi_label,
+            negative=tuple(negative),
+            image_size=image_size,
+            resize=resize,
+            window=window,
+            mean=_channels(mean or (file and file.mean) or stated_mean, "mean"),
+            std=_channels(std or (file and file.std) or stated_std, "std"),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are."""
+        return next(self.model.parameters()).device
+
+    def class_index(self, name: str) -> int:
+        """The index of a class; InputError, with the classes there are, for an unknown one."""
+        if name not in self.classes:
+            raise InputError(f"the classifier has no class {name!r}; it has {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    def content_box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Where an image lies in the square input: (top, left, height, width) as shares of its side."""
+        if self.resize == "stretch":
+            return 0.0, 0.0, 1.0, 1.0
+        tall, wide = _fit(height, width, self.image_size)
+        top, left = (self.image_size - tall) // 2, (self.image_size - wide) // 2
+        return tuple(value / self.image_size for value in (top, left, tall, wide))  # type: ignore[return-value]
+
+    def to_input(self, image: Image, scale: float = 1.0) -> Image:
+        """Resize one image to the square input, uint8 (s, s, 3) with s = round(scale * image_size)."""
+        height, width = check_image(image).shape[:2]
+        side = max(1, round(scale * self.image_size))
+        if self.resize == "stretch":
+            return _resized(image, side, side)
+        # Placed on whole pixels of the unscaled input, so that every scale sees the same layout.
+        top, left, tall, wide = (round(share * side) for share in self.content_box(height, width))
+        square = np.empty((side, side, 3), np.uint8)
+        square[:] = np.rint(255.0 * np.asarray(self.mean)).astype(np.uint8)
+        square[top : top + tall, left : left + wide] = _resized(image, max(1, tall), max(1, wide))
+        return square
+
+    def normalise(self, squares: Tensor) -> Tensor:
+        """uint8 (N, s, s, 3) -> float32 (N, 3, s, s) on the classifier's device, mean 0 and deviation 1."""
+        x = squares.to(self.device).permute(0, 3, 1, 2).float().div_(255.0)  # (N, 3, s, s)
+        mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
+
+    def preprocess(self, images: Sequence[Image], scale: float = 1.0) -> Tensor:
+        """Images of any size -> float32 (N, 3, s, s) on the classifier's device, s = round(scale * image_size)."""
+        if not len(images):
+            raise InputError("expected at least one image, got none")
+        return self.normalise(torch.from_numpy(np.stack([self.to_input(image, scale) for image in images])))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, classes) -> probabilities: softmax, or for a multi-label classifier sigmoid."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+
+    def save(self, run: Path | str) -> None:
+        """Write ``model.safetensors`` and ``classifier.json`` into the folder ``run``."""
+        state = {name: value.detach().contiguous().cpu() for name, value in self.model.state_dict().items()}
+        write_bytes(Path(run, "model.safetensors"), safetensors.torch.save(state))
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
+        write_json(Path(run, "classifier.json"), {**settings, "version": camseg.__version__})
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights and settings: equal for equal classifiers, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
+    """Load a classifier run: the folder that ``train-cls`` or ``Classifier.save`` wrote.
+
+    Raises CheckpointError when a file is missing or damaged, or the weights do not fit; InputError for a
+    device that is not there.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise CheckpointError(f"expected the folder of a classifier run; {run} does not exist")
+    settings: dict[str, Any] = read_json(run / "classifier.json", CheckpointError)
+    try:
+        settings.pop("version", None)
+        for name in ("classes", "negative", "mean", "std"):
+            settings[name] = tuple(settings[name])
+        model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
+        model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
+        classifier = Classifier(model=model.eval(), **settings)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        message = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{run / 'model.safetensors'} cannot be loaded into {settings['arch']}: {message}"
+        ) from None
+    classifier.model.to(find_device(device))
+    return classifier
+
+
+def find_device(device: str | torch.device = "auto") -> torch.device:
+    """``auto`` (CUDA, else MPS, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` as a device that is there.
+
+    Raises InputError for a device that does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device} cannot be used here ({reason}); try --device auto") from None
+
+
+def _resized(image: Image, height: int, width: int) -> Image:
+    shrinks = height < image.shape[0] or width < image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def _fit(height: int, width: int, side: int) -> tuple[int, int]:
+    factor = side / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
+    if len(values) == 1:
+        values = tuple(values) * 3
+    if len(values) != 3:
+        raise InputError(f"expected one or three numbers for {name}, got {list(values)}")
+    return tuple(float(value) for value in values)
+
+
+def _check_classes(classes: Sequence[str], negative: Sequence[str]) -> None:
+    if isinstance(classes, str) or not classes or len(set(classes)) != len(classes):
+        raise InputError(f"expected a list of different class names, got {classes!r}")
+    for name in classes:
+        if not name or name in (".", "..") or "/" in name or ";" in name:
+            raise InputError(f"the class name {name!r} cannot be a folder's name; use no '/', ';', '.' or '..'")
+    if unknown := sorted(set(negative) - set(classes)):
+        raise InputError(f"the negative class {unknown[0]!r} is not one of {', '.join(classes)}")

@@ -1,0 +1,75 @@
+"""Every error that camseg raises on purpose.
+
+A message says what was expected, what came, and what to do. The library never prints and never
+exits: ``camseg.cli`` turns a ``CamsegError`` into one line and an exit code.
+"""
+
+
+class CamsegError(Exception):
+    """Anything that camseg refuses, in words for the person who called it."""
+
+
+class InputError(CamsegError, ValueError):
+    """An argument, option, array or file of settings that cannot be used as it is."""
+
+
+class ImageError(CamsegError):
+    """One image file that cannot be read: missing, corrupt, truncated, empty or not an image."""
+
+
+class DatasetError(CamsegError):
+    """A folder or CSV from which no samples and labels can be had."""
+
+
+class CheckpointError(CamsegError):
+    """A classifier run, weights file or training state that cannot be loaded."""
+
+
+class WeightsUnavailableError(CheckpointError):
+    """Pretrained weights that would have to be downloaded and cannot be."""
+
+
+class LayerError(CamsegError):
+    """A layer that does not exist in the model, or whose output is no spatial map."""
+
+
+class ThresholdError(InputError):
+    """A threshold outside the grammar, or a threshold file that says nothing usable."""
+
+
+class TrimapError(CamsegError):
+    """A trimap from which no refiner can learn; ``reason`` is what a manifest records."""
+
+    reason = "unusable trimap"
+
+
+class EmptyForegroundError(TrimapError):
+    """No pixel of the trimap is known to be foreground."""
+
+    reason = "empty foreground"
+
+
+class EmptyBackgroundError(TrimapError):
+    """No pixel of the trimap is known to be background."""
+
+    reason = "empty background"
+
+
+class AllKnownError(TrimapError):
+    """No pixel of the trimap is unknown: there is nothing to refine."""
+
+    reason = "all known"
+
+
+class SolverError(CamsegError):
+    """A refiner whose solver failed on this image; ``reason`` is what a manifest records."""
+
+    reason = "solver failed"
+
+
+class EvaluationError(CamsegError):
+    """Predictions and true masks that do not match: one is missing, or has another size."""
+
+
+class OutputError(CamsegError):
+    """An output folder that cannot take this run: other settings, or names that collide."""

@@ -1,0 +1,238 @@
+"""Files <-> pixels: the only place that finds, reads and writes images.
+
+Every reader gives RGB uint8 as the photographer saw it (EXIF rotation applied, transparency laid on
+white); every writer goes through a temporary name, so that a killed run never leaves half a file.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+from PIL import ImageOps
+
+from camseg.arrays import Alpha, Cam, Image, Mask, Trimap, check_trimap, dequantise, quantise
+from camseg.errors import ImageError, InputError
+from camseg.files import write_bytes
+
+IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+_ORIENTATION = 0x0112
+
+Window: TypeAlias = str
+"""How 16-bit and float pixels become 8-bit: ``full``, ``percentile`` (0.5 to 99.5) or ``LOW,HIGH``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The image files below a root."""
+
+    root: Path
+    """The folder that relative names start from."""
+    files: tuple[Path, ...]
+    """Sorted by relative name."""
+    failures: tuple[tuple[Path, str], ...] = ()
+    """Folders that could not be listed, with the reason."""
+
+
+def find_images(root: Path | str) -> Found:
+    """Find the images below a folder, or take the one file that ``root`` names.
+
+    Hidden files and files with other suffixes than ``IMAGE_SUFFIXES`` are passed over. Raises
+    InputError when ``root`` does not exist, or holds no image and no unreadable folder.
+    """
+    root = Path(root)
+    if root.is_file():
+        return Found(root=root.parent, files=(root,))
+    if not root.is_dir():
+        raise InputError(f"expected a folder of images or an image file; {root} does not exist")
+    files: list[Path] = []
+    failures: list[tuple[Path, str]] = []
+
+    def refuse(error: OSError) -> None:
+        failures.append((Path(error.filename), error.strerror or type(error).__name__))
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        files += [
+            Path(folder, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    if not files and not failures:
+        raise InputError(f"no image in {root}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return Found(
+        root=root,
+        files=tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())),
+        failures=tuple(sorted(failures)),
+    )
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """The name an input's outputs carry: its path below ``root`` with ``/`` between, without suffix."""
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def check_window(window: Window) -> Window:
+    """Return ``window`` if it is ``full``, ``percentile`` or ``LOW,HIGH``; raise InputError otherwise."""
+    if window not in ("full", "percentile"):
+        _window_limits(window)
+    return window
+
+
+def read_image(path: Path | str, window: Window = "full") -> Image:
+    """Read any image file as uint8 (H, W, 3), RGB.
+
+    EXIF rotation is applied, grey is repeated to three channels, palettes and CMYK are converted,
+    transparent pixels are laid on white, of several frames the first is taken. 16-bit and float pixels
+    go through ``window``: ``full`` maps 0..65535 (float: 0..1), ``percentile`` the image's own 0.5th to
+    99.5th percentile, ``LOW,HIGH`` those values, linearly to 0..255.
+
+    Raises ImageError when the file is missing, empty, truncated, corrupt, too large or no image.
+    """
+
+    def convert(picture: PilImage.Image) -> Image:
+        deep = _deep_pixels(picture, Path(path))
+        if deep is not None:
+            oriented = PilImage.fromarray(_deep_to_rgb(deep, window))
+            oriented.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
+            return np.array(ImageOps.exif_transpose(oriented))
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            picture = PilImage.alpha_composite(PilImage.new("RGBA", picture.size, "white"), picture)
+        return np.array(picture.convert("RGB"))
+
+    return _open(Path(path), convert)
+
+
+def read_levels(path: Path | str) -> NDArray[np.uint8]:
+    """Read a grey 8-bit file (a map, mask or trimap) as uint8 (H, W); colour is reduced to its luminance."""
+    return _open(Path(path), lambda picture: np.array(picture.convert("L")))
+
+
+def read_cam(path: Path | str) -> Cam:
+    """Read an 8-bit map as float32 (H, W) in [0, 1]."""
+    return dequantise(read_levels(path))
+
+
+def read_mask(path: Path | str) -> Mask:
+    """Read a mask as bool (H, W): true where the grey level is above 127 of 255.
+
+    A mask stored with small label numbers (0/1, or a palette of classes) would read as empty:
+    ImageError tells so, when every level is below 128 and some are not 0.
+    """
+    levels = _open(Path(path), lambda picture: np.array(picture if picture.mode == "P" else picture.convert("L")))
+    if 0 < levels.max(initial=0) < 128:
+        raise ImageError(f"{path}: expected a mask of 0 and 255; its highest level is {levels.max()}; scale it to 255")
+    return levels > 127
+
+
+def read_trimap(path: Path | str) -> Trimap:
+    """Read a trimap as uint8 (H, W) in {0, 128, 255}; ImageError when it holds anything else."""
+    try:
+        return check_trimap(read_levels(path))
+    except InputError as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def write_image(path: Path | str, image: NDArray[np.uint8]) -> None:
+    """Write uint8 (H, W), (H, W, 3) RGB or (H, W, 4) RGBA in the format of the suffix: PNG, JPEG (quality 90), ..."""
+    order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[2 if image.ndim == 2 else image.shape[2]]
+    pixels = image if order is None else cv2.cvtColor(image, order)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 90] if Path(path).suffix.lower() in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(Path(path).suffix, pixels, options)
+    if not done:
+        raise InputError(f"cannot encode {pixels.shape} pixels as {path}; use the suffix .png")
+    write_bytes(path, data.tobytes())
+
+
+def write_mask(path: Path | str, mask: Mask) -> None:
+    """Write a mask as 8-bit PNG, 0 and 255."""
+    write_image(path, mask.astype(np.uint8) * np.uint8(255))
+
+
+def write_cam(path: Path | str, cam: Cam | Alpha) -> None:
+    """Write a map or alpha in [0, 1] as 8-bit PNG, round(255 * cam)."""
+    write_image(path, quantise(cam))
+
+
+def write_raw(path: Path | str, raw: NDArray[np.floating]) -> None:
+    """Write an unnormalised map as float32 TIFF."""
+    buffer = io.BytesIO()
+    PilImage.fromarray(raw.astype(np.float32)).save(buffer, format="TIFF")
+    write_bytes(path, buffer.getvalue())
+
+
+def _open(path: Path, convert: Callable[[PilImage.Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        with PilImage.open(path) as picture:
+            return convert(picture)
+    except PilImage.UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image that can be read, or its header is damaged") from None
+    except PilImage.DecompressionBombError as error:
+        raise ImageError(f"{path}: {error}; tile it") from None
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    # Pillow's decoders raise many kinds of error on damaged data.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise ImageError(f"{path}: damaged or unsupported ({error})") from None
+
+
+def _deep_pixels(picture: PilImage.Image, path: Path) -> NDArray | None:
+    """The pixels of an image with more than 8 bits per channel, (H, W) or (H, W, channels); None for others."""
+    if picture.mode.startswith(("I", "F")):
+        return np.array(ImageOps.exif_transpose(picture))
+    raw_modes = [str(tile[3]) for tile in getattr(picture, "tile", [])]
+    if picture.format in ("PNG", "TIFF") and any(";16" in mode for mode in raw_modes):
+        # Pillow keeps only the high bytes of 16-bit colour; OpenCV keeps all.
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            raise ImageError(f"{path}: damaged or unsupported 16-bit image")
+        if pixels.ndim == 3:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+        return pixels
+    return None
+
+
+def _deep_to_rgb(pixels: NDArray, window: Window) -> Image:
+    """Grey, grey+alpha, RGB or RGBA pixels through the window to 8-bit RGB, alpha laid on white."""
+    if pixels.ndim == 2:
+        return np.repeat(_apply_window(pixels, window)[..., None], 3, axis=2)
+    color = _apply_window(pixels[..., :3], window)
+    if pixels.shape[2] == 3:
+        return color
+    share = _apply_window(pixels[..., 3:], "full") / 255.0
+    return quantise(color / 255.0 * share + (1.0 - share))
+
+
+def _apply_window(pixels: NDArray, window: Window) -> NDArray[np.uint8]:
+    values = pixels.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    if window == "percentile":
+        low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
+    elif window == "full":
+        low, high = (0.0, 1.0) if np.issubdtype(pixels.dtype, np.floating) else (0.0, 65535.0)
+        if values.min() < low or values.max() > high:
+            raise ValueError(f"values outside {low:g}..{high:g}; choose the window percentile or LOW,HIGH")
+    else:
+        low, high = _window_limits(window)
+    return quantise((values - low) / max(high - low, 1e-12))
+
+
+def _window_limits(window: Window) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in window.split(","))
+    except ValueError:
+        raise InputError(f"expected a window full, percentile or LOW,HIGH; got {window!r}") from None
+    if not low < high:
+        raise InputError(f"expected a window whose LOW is below its HIGH; got {window!r}")
+    return low, high

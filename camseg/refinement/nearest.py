@@ -1,0 +1,21 @@
+"""Trimap -> Mask: each unknown pixel joins the nearest known region."""
+
+import cv2
+import numpy as np
+
+from camseg.arrays import BACKGROUND, FOREGROUND, Mask, Trimap
+
+
+def nearest_known(trimap: Trimap) -> Mask:
+    """True where the nearest known pixel is foreground; a tie is background, and so is all if nothing is known.
+
+    ``trimap``: uint8 (H, W) in {0, 128, 255}. Returns bool (H, W). Exact Euclidean distances.
+    """
+    foreground, background = trimap == FOREGROUND, trimap == BACKGROUND
+    if not foreground.any() or not background.any():
+        return np.full(trimap.shape, foreground.any())
+    to_foreground, to_background = (
+        cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for known in (foreground, background)
+    )
+    return to_foreground < to_background

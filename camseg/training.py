@@ -1,0 +1,475 @@
+"""Labelled images -> a classifier run: warm-up, fine-tuning, early stopping, the best epoch kept.
+
+Runs through accelerate: on one device as it is, on several with ``accelerate launch``. All randomness
+follows from seed, epoch and image index, so an interrupted run that is started again ends where an
+uninterrupted one would have.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from camseg.arrays import Image
+from camseg.augmentation import NONE, Augmentation, augment
+from camseg.classifier import Classifier, find_device
+from camseg.datasets import Dataset, Sample
+from camseg.errors import CheckpointError, DatasetError, ImageError, InputError, OutputError
+from camseg.figures import plot_confusion, plot_history
+from camseg.files import write_bytes, write_json, write_text
+from camseg.images import read_image, write_image
+from camseg.metrics import classification_metrics
+from camseg.models import head_parameters
+from camseg.progress import Progress, Say, silent, unheard
+
+_MEMORY = 2**30
+"""Resized images of a set are kept in memory up to this many bytes."""
+_STATE = "training.safetensors"
+_PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a classifier is trained; checked when made."""
+
+    epochs: int = 20
+    """Most epochs to run, the warm-up included."""
+    batch_size: int = 16
+    """Images per step and device."""
+    learning_rate: float = 3e-4
+    """AdamW's rate while the whole network learns."""
+    weight_decay: float = 1e-2
+    """AdamW's decoupled weight decay."""
+    warmup_epochs: int = 2
+    """Epochs in which only the head learns, at ten times the rate; for pretrained backbones."""
+    plateau_patience: int = 3
+    """Epochs without a lower validation loss before the rate is divided by 4."""
+    patience: int = 8
+    """Epochs without a lower validation loss before training stops."""
+    class_weights: bool = True
+    """Weigh the loss so that rare classes count as much as frequent ones."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of the training images."""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """``auto``: bf16 or fp16 on a GPU that has it, float32 on the CPU."""
+    seed: int = 0
+    """Decides shuffling, augmentation, dropout and the new head's weights."""
+    workers: int = 0
+    """Processes that read and augment images; 0 reads in the main process."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        for name in ("warmup_epochs", "plateau_patience", "patience", "workers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise InputError(f"expected a learning rate above 0, got {self.learning_rate:g}")
+        if self.mixed_precision not in ("auto", "no", "fp16", "bf16"):
+            raise InputError(f"expected mixed precision auto, no, fp16 or bf16; got {self.mixed_precision!r}")
+
+
+@dataclass
+class _State:
+    """What changes from epoch to epoch, beside the tensors."""
+
+    epoch: int = 0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train_classifier(
+    classifier: Classifier,
+    train: Dataset,
+    val: Dataset,
+    out: Path | str,
+    settings: TrainSettings | None = None,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+    say: Say = unheard,
+) -> dict[str, Any]:
+    """Train ``classifier`` in place and write the run into ``out``; return its validation metrics.
+
+    Writes ``model.safetensors`` and ``classifier.json`` of the epoch with the lowest validation loss,
+    ``metrics.json``, ``history.csv``, ``curves.png`` and ``confusion.png``. A run that was interrupted
+    continues from its last whole epoch.
+
+    Raises OutputError when ``out`` holds a finished run, or an unfinished one with other settings;
+    DatasetError when labels do not fit the classifier; ImageError when an image cannot be read.
+    """
+    settings = settings or TrainSettings()
+    out = Path(out)
+    processes = Accelerator()
+    state_file = out / _STATE
+    if overwrite and processes.is_main_process:
+        for name in ("metrics.json", _STATE):
+            (out / name).unlink(missing_ok=True)
+    processes.wait_for_everyone()
+    if (out / "metrics.json").exists():
+        raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
+    train, train_pixels, failed = _load(classifier, train, progress, "reading training images")
+    val, val_pixels, failed_too = _load(classifier, val, progress, "reading validation images")
+    identity = _identity(classifier, train, val, settings)
+    # Moved first: the optimiser must see the parameters where they will be.
+    classifier.model.to(processes.device if processes.num_processes > 1 else find_device(device))
+    trainer = _Trainer(classifier, settings, processes, _Source(train, train_pixels), _Source(val, val_pixels))
+    if state_file.exists():
+        trainer.restore(state_file, identity)
+        say(f"continuing {out} after epoch {trainer.state.epoch}")
+    while not trainer.finished():
+        trainer.run_epoch(progress)
+        last = trainer.state.history[-1]
+        say(
+            f"epoch {trainer.state.epoch}/{settings.epochs}: loss {last['train_loss']:.3f}, validation loss "
+            f"{last['val_loss']:.3f}, accuracy {last['val_accuracy']:.3f}, macro-F1 {last['val_macro_f1']:.3f}"
+        )
+        if processes.is_main_process:
+            # The best weights first: a kill between the two writes repeats an epoch and loses nothing.
+            if trainer.state.best_epoch == trainer.state.epoch:
+                classifier.save(out)
+            trainer.save(state_file, identity)
+    processes.wait_for_everyone()
+    classifier.model.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
+    probabilities, _ = trainer.validate()
+    metrics = {
+        **classification_metrics(trainer.truth, probabilities, classifier.classes, classifier.multi_label),
+        "best_epoch": trainer.state.best_epoch,
+        "epochs": trainer.state.epoch,
+        "train_images": len(train.samples),
+        "val_images": len(val.samples),
+        "failed": {str(path): reason for path, reason in {**failed, **failed_too}.items()},
+        "training": asdict(settings),
+    }
+    if processes.is_main_process:
+        _write_reports(out, classifier, metrics, trainer.state.history)
+        state_file.unlink(missing_ok=True)
+    processes.wait_for_everyone()
+    return metrics
+
+
+class _Trainer:
+    """The network under training with its optimiser, its data and its state."""
+
+    def __init__(
+        self, classifier: Classifier, settings: TrainSettings, processes: Accelerator, train: "_Source", val: "_Source"
+    ) -> None:
+        self.classifier, self.settings, self.processes = classifier, settings, processes
+        self.state = _State()
+        self.sampler = _EpochSampler(train, settings, processes)
+        self.train_loader = _loader(classifier, train, settings, self.sampler, settings.augmentation)
+        # Every process validates every image: validation sets are small, and nothing has to be gathered.
+        order = [(0, index) for index in range(len(val.dataset.samples))]
+        self.val_loader = _loader(classifier, val, settings, order, NONE)
+        self.truth = val.dataset.targets(classifier.classes)
+        device = classifier.device
+        self.weights = None
+        if settings.class_weights:
+            self.weights = _class_weights(train.dataset.targets(classifier.classes), classifier).to(device)
+        self.head = head_parameters(classifier.model)
+        self.optimizer = torch.optim.AdamW(
+            classifier.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.scheduler = ReduceLROnPlateau(self.optimizer, factor=0.25, patience=settings.plateau_patience)
+        self.autocast_type = _autocast_type(settings, processes, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_type == torch.float16)
+        self.network: nn.Module | None = None
+
+    def finished(self) -> bool:
+        """Whether the last epoch has been, or patience has run out after the warm-up."""
+        waited = self.state.epoch - max(self.state.best_epoch, self._warmup())
+        return self.state.epoch >= self.settings.epochs or waited > self.settings.patience > 0
+
+    def run_epoch(self, progress: Progress) -> None:
+        """Train one epoch, validate, and let plateau and best epoch follow."""
+        epoch = self.state.epoch
+        warming = epoch < self._warmup()
+        if self.network is None or epoch == self._warmup():
+            self._freeze(warming)
+            # Wrapped for several processes only now: what learns must be settled before.
+            model = self.classifier.model
+            self.network = model if self.processes.num_processes == 1 else nn.parallel.DistributedDataParallel(model)
+        self.sampler.epoch = epoch
+        torch.manual_seed(hash((self.settings.seed, epoch, self.processes.process_index)) % 2**63)
+        self.classifier.model.train()
+        if warming:
+            # Frozen means frozen: the statistics of batch norm stay the pretrained ones too.
+            self.classifier.model.eval()
+        rate = self.optimizer.param_groups[0]["lr"]
+        loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}", 10.0 if warming else 1.0)
+        probabilities, val_loss = self.validate()
+        report = classification_metrics(self.truth, probabilities, self.classifier.classes, self.classifier.multi_label)
+        if not warming:
+            self.scheduler.step(val_loss)
+        self.state.epoch += 1
+        self.state.history.append(
+            {
+                "epoch": self.state.epoch,
+                "learning_rate": rate * (10.0 if warming else 1.0),
+                "train_loss": loss,
+                "val_loss": val_loss,
+                "val_accuracy": float(report["accuracy"]),
+                "val_macro_f1": float(report["macro_f1"]),
+            }
+        )
+        if val_loss < self.state.best_loss:
+            self.state.best_loss, self.state.best_epoch = val_loss, self.state.epoch
+        if not np.isfinite(loss):
+            raise InputError(f"the loss became {loss}; lower --learning-rate, or use --mixed-precision no")
+
+    def validate(self) -> tuple[NDArray[np.float32], float]:
+        """Probabilities (N, classes) and mean loss over the validation images."""
+        self.classifier.model.eval()
+        outputs = []
+        with torch.inference_mode():
+            for squares, _ in self.val_loader:
+                with self._autocast():
+                    outputs.append(self.classifier.model(self.classifier.normalise(squares)).float().cpu())
+        logits = torch.cat(outputs)
+        weights = None if self.weights is None else self.weights.cpu()
+        loss = _loss(logits, torch.from_numpy(self.truth), weights, self.classifier.multi_label)
+        # Processes may differ in the last bits; what is decided from the loss must not.
+        agreed = self.processes.reduce(loss.to(self.processes.device), "mean")
+        return self.classifier.probabilities(logits).numpy(), float(agreed)
+
+    def save(self, path: Path, identity: str) -> None:
+        """Write weights, optimiser and state into one safetensors file, the state as JSON in its metadata."""
+        tensors = {f"model.{name}": value for name, value in self.classifier.model.state_dict().items()}
+        optimizer = self.optimizer.state_dict()
+        for index, slots in optimizer["state"].items():
+            tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+        facts = {
+            "identity": identity,
+            "state": asdict(self.state),
+            "groups": optimizer["param_groups"],
+            "plateau": {key: value for key, value in self.scheduler.state_dict().items() if key in _PLATEAU},
+            "scaler": self.scaler.state_dict(),
+        }
+        stored = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+        write_bytes(path, safetensors.torch.save(stored, {"state": json.dumps(facts)}))
+
+    def restore(self, path: Path, identity: str) -> None:
+        """Take up what ``save`` wrote; OutputError when it was written by another training."""
+        try:
+            with safe_open(path, framework="pt", device=str(self.classifier.device)) as file:
+                facts = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except Exception as error:  # whatever a damaged file provokes
+            raise CheckpointError(f"{path}: damaged training state ({error}); start again with --overwrite") from None
+        if facts["identity"] != identity:
+            raise OutputError(
+                f"{path.parent} holds an unfinished run with other data or settings; repeat its call to continue it, "
+                "choose another --out, or --overwrite it"
+            )
+        self.classifier.model.load_state_dict(
+            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        )
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, slot = name.split(".", 2)
+                slots.setdefault(int(index), {})[slot] = value
+        self.optimizer.load_state_dict({"state": slots, "param_groups": facts["groups"]})
+        self.scheduler.load_state_dict(facts["plateau"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.state = _State(**facts["state"])
+
+    def _warmup(self) -> int:
+        return min(self.settings.warmup_epochs, self.settings.epochs - 1) if self.head else 0
+
+    def _freeze(self, warming: bool) -> None:
+        for parameter in self.classifier.model.parameters():
+            parameter.requires_grad_(not warming)
+        for parameter in self.head:
+            parameter.requires_grad_(True)
+
+    def _train(self, progress: Progress, title: str, rate_factor: float) -> float:
+        assert self.network is not None
+        total, count = 0.0, 0
+        for group in self.optimizer.param_groups:
+            group["lr"] *= rate_factor
+        for squares, targets in progress(self.train_loader, len(self.train_loader), title):
+            self.optimizer.zero_grad(set_to_none=True)
+            with self._autocast():
+                logits = self.network(self.classifier.normalise(squares))
+            loss = _loss(logits.float(), targets.to(logits.device), self.weights, self.classifier.multi_label)
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            total, count = total + loss.item() * len(targets), count + len(targets)
+        for group in self.optimizer.param_groups:
+            group["lr"] /= rate_factor
+        sums = self.processes.reduce(torch.tensor([total, count], device=self.processes.device), "sum")
+        return float(sums[0] / sums[1])
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.autocast_type != torch.float32
+        return torch.autocast(
+            self.classifier.device.type, dtype=self.autocast_type if enabled else None, enabled=enabled
+        )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A dataset with its pixels, where they fit in memory."""
+
+    dataset: Dataset
+    pixels: NDArray[np.uint8] | None
+    """(N, S, S, 3) in the order of the samples; None: read each time."""
+
+
+class _Squares(TorchDataset):
+    """(epoch, index) -> the augmented input square, uint8 (S, S, 3), and its target."""
+
+    def __init__(self, classifier: Classifier, source: _Source, augmentation: Augmentation, seed: int) -> None:
+        # Without the network, so that worker processes need not copy it.
+        self.shell = replace(classifier, model=nn.Identity())
+        self.source, self.augmentation, self.seed = source, augmentation, seed
+        self.targets = torch.from_numpy(source.dataset.targets(classifier.classes))
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        pixels = self.source.pixels
+        square = _square(self.shell, self.source.dataset.samples[index]) if pixels is None else pixels[index]
+        square = augment(square, self.augmentation, (self.seed, epoch, index))
+        return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
+
+
+class _EpochSampler(Sampler):
+    """This process's share of a shuffled epoch, as (epoch, index): workers need no other news of the epoch."""
+
+    def __init__(self, source: _Source, settings: TrainSettings, processes: Accelerator) -> None:
+        self.count, self.settings, self.processes = len(source.dataset.samples), settings, processes
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.processes.num_processes)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng((self.settings.seed, self.epoch)).permutation(self.count)
+        # Repeated from its start, so that every process takes the same number of steps.
+        padded = np.resize(order, len(self) * self.processes.num_processes)
+        for index in padded[self.processes.process_index :: self.processes.num_processes]:
+            yield self.epoch, int(index)
+
+
+def _loader(
+    classifier: Classifier,
+    source: _Source,
+    settings: TrainSettings,
+    order: _EpochSampler | Sequence[tuple[int, int]],
+    augmentation: Augmentation,
+) -> DataLoader:
+    # A last batch of one image would leave batch norm without a spread.
+    lonely = len(order) > settings.batch_size and len(order) % settings.batch_size == 1
+    return DataLoader(
+        _Squares(classifier, source, augmentation, settings.seed),
+        batch_size=settings.batch_size,
+        sampler=order,
+        drop_last=lonely and isinstance(order, _EpochSampler),
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+    )
+
+
+def _load(
+    classifier: Classifier, dataset: Dataset, progress: Progress, title: str
+) -> tuple[Dataset, NDArray[np.uint8] | None, dict[Path, str]]:
+    """Read every image once: the dataset without those that fail, the pixels if they fit, and the failures."""
+    side = classifier.image_size
+    keep = len(dataset.samples) * side * side * 3 <= _MEMORY
+
+    def read(sample: Sample) -> Image | ImageError | None:
+        try:
+            square = _square(classifier, sample)
+        except ImageError as error:
+            return error
+        return square if keep else None
+
+    with ThreadPoolExecutor() as pool:
+        results = list(progress(pool.map(read, dataset.samples), len(dataset.samples), title))
+    failures = {
+        sample.path: str(result)
+        for sample, result in zip(dataset.samples, results, strict=True)
+        if isinstance(result, ImageError)
+    }
+    good = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+    if not good:
+        raise DatasetError(f"none of {len(results)} images can be read; the first: {next(iter(failures.values()))}")
+    pixels = np.stack([results[i] for i in good]) if keep else None
+    samples = tuple(dataset.samples[i] for i in good)
+    return replace(dataset, samples=samples), pixels, failures
+
+
+def _square(classifier: Classifier, sample: Sample) -> Image:
+    return classifier.to_input(read_image(sample.path, classifier.window))
+
+
+def _class_weights(targets: NDArray, classifier: Classifier) -> Tensor:
+    """Per class: single-label N / (classes * count), multi-label absent / present within 1/10 to 10."""
+    if classifier.multi_label:
+        present = targets.sum(axis=0)
+        return torch.from_numpy(np.clip((len(targets) - present) / np.maximum(present, 1), 0.1, 10.0)).float()
+    counts = np.bincount(targets, minlength=len(classifier.classes))
+    return torch.from_numpy(len(targets) / (len(classifier.classes) * np.maximum(counts, 1))).float()
+
+
+def _loss(logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: bool) -> Tensor:
+    if multi_label:
+        return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+    return functional.cross_entropy(logits, targets, weight=weights)
+
+
+def _autocast_type(settings: TrainSettings, processes: Accelerator, device: torch.device) -> torch.dtype:
+    """float32, unless half precision is asked for, set for ``accelerate launch``, or ``auto`` on a GPU."""
+    named = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if settings.mixed_precision != "auto":
+        return named[settings.mixed_precision]
+    if processes.mixed_precision in ("fp16", "bf16"):
+        return named[processes.mixed_precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _identity(classifier: Classifier, train: Dataset, val: Dataset, settings: TrainSettings) -> str:
+    """What must be equal for an interrupted training to go on: settings, architecture and data."""
+    chosen = {key: value for key, value in asdict(settings).items() if key != "workers"}
+    kept = {field.name: getattr(classifier, field.name) for field in fields(classifier) if field.name != "model"}
+    data = [[(sample.name, sample.labels) for sample in part.samples] for part in (train, val)]
+    return hashlib.sha256(json.dumps([chosen, kept, data], sort_keys=True).encode()).hexdigest()
+
+
+def _write_reports(
+    out: Path, classifier: Classifier, metrics: dict[str, Any], history: Sequence[dict[str, float]]
+) -> None:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(out / "history.csv", buffer.getvalue())
+    write_image(out / "curves.png", plot_history(history))
+    if not classifier.multi_label:
+        write_image(out / "confusion.png", plot_confusion(np.array(metrics["confusion"]), classifier.classes))
+    # Last: a run is finished when its metrics are there.
+    write_json(out / "metrics.json", metrics)
