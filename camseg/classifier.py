@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -18,9 +19,11 @@ import camseg
 from camseg.arrays import Image, check_image
 from camseg.errors import CheckpointError, InputError
 from camseg.files import read_json, write_bytes, write_json
-from camseg.models import ModelArgs, create_model, load_backbone, normalisation, read_weights
+from camseg.models import ModelArgs, calm_head, create_model, load_backbone, normalisation, read_weights
 
 Resize = Literal["stretch", "pad"]
+DEFAULT_ARCH = "mobilenetv2_100"
+"""Small, quick on a CPU, and what the results table was measured with."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +31,8 @@ class Classifier:
     """A network with everything needed to feed it and to read its outputs."""
 
     model: nn.Module
-    """Images (N, 3, S, S), normalised -> logits (N, classes)."""
+    """Images (N, 3, S, S), normalised -> logits (N, classes). Its weights lie channels-last, which CPUs and
+    GPUs run convolutions faster with."""
     arch: str
     """The architecture's name in timm."""
     model_args: ModelArgs
@@ -52,7 +56,7 @@ class Classifier:
 
     @staticmethod
     def create(
-        arch: str,
+        arch: str | None,
         *,
         classes: Sequence[str],
         image_size: int = 224,
@@ -65,7 +69,7 @@ class Classifier:
         std: Sequence[float] | None = None,
         model_args: ModelArgs | None = None,
     ) -> "Classifier":
-        """Build an untrained classifier on the CPU.
+        """Build an untrained classifier on the CPU; ``arch`` None takes the weights file's, else DEFAULT_ARCH.
 
         ``weights``: None or ``"none"`` for random ones, ``"imagenet"`` for timm's, or a file, whose own
         statement of architecture, arguments, mean and std is used where the caller makes none.
@@ -79,14 +83,17 @@ class Classifier:
             raise InputError(f"expected resize stretch or pad, got {resize!r}")
         file = None if weights in (None, "none", "imagenet") else read_weights(weights)
         args = {**(file.model_args if file else {}), **(model_args or {})}
+        arch = arch or (file and file.arch) or DEFAULT_ARCH
         if file and file.arch not in (None, arch):
             raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
         model = create_model(arch, len(classes), pretrained=weights == "imagenet", model_args=args)
         if file:
             load_backbone(model, file, str(weights))
+        if weights not in (None, "none"):
+            calm_head(model)
         stated_mean, stated_std = normalisation(model)
         return Classifier(
-            model=model.eval(),
+            model=_channels_last(model.eval()),
             arch=arch,
             model_args=args,
             classes=tuple(classes),
@@ -135,13 +142,19 @@ class Classifier:
         """uint8 (N, s, s, 3) -> float32 (N, 3, s, s) on the classifier's device, mean 0 and deviation 1."""
         x = squares.to(self.device).permute(0, 3, 1, 2).float().div_(255.0)  # (N, 3, s, s)
         mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return x.sub_(mean).div_(std)
+        return x.sub_(mean).div_(std)  # still strided channels-last, as the network's weights are
 
     def preprocess(self, images: Sequence[Image], scale: float = 1.0) -> Tensor:
         """Images of any size -> float32 (N, 3, s, s) on the classifier's device, s = round(scale * image_size)."""
         if not len(images):
             raise InputError("expected at least one image, got none")
         return self.normalise(torch.from_numpy(np.stack([self.to_input(image, scale) for image in images])))
+
+    def predicted(self, probabilities: NDArray[np.float32]) -> list[list[int]]:
+        """The likeliest class of each row (N, classes); multi-label: every class with probability >= 0.5."""
+        if self.multi_label:
+            return [np.flatnonzero(row >= 0.5).tolist() for row in probabilities]
+        return probabilities.argmax(axis=1)[:, None].tolist()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (N, classes) -> probabilities: softmax, or for a multi-label classifier sigmoid."""
@@ -181,7 +194,7 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> Clas
             settings[name] = tuple(settings[name])
         model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
         model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
-        classifier = Classifier(model=model.eval(), **settings)
+        classifier = Classifier(model=_channels_last(model.eval()), **settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -206,6 +219,10 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {device} cannot be used here ({reason}); try --device auto") from None
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 def _resized(image: Image, height: int, width: int) -> Image:

@@ -18,7 +18,7 @@ _declared: list[torch.library.Library] = []
 def import_torchvision() -> None:
     """Import torchvision, declaring its operators' schemas first if, and only if, the import needs them."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except (RuntimeError, AttributeError) as error:
         if _declared or "torchvision" not in str(error):
             raise

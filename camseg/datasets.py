@@ -3,7 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -27,11 +27,18 @@ class Sample:
     group: str | None = None
     """Samples of one group (a patient, a volume) never stand on both sides of a split."""
 
+    @property
+    def input(self) -> str:
+        """The name with the file's suffix: how manifests speak of the image, whatever folder it lies in."""
+        return self.name + self.path.suffix
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Samples in the order of their names."""
 
+    root: Path
+    """The folder or CSV that it was read from."""
     samples: tuple[Sample, ...]
     """Sorted by name."""
     classes: tuple[str, ...]
@@ -69,8 +76,8 @@ def load_training_data(data: Path | str) -> Dataset:
     dataset = load_images(data)
     if unlabelled := [sample for sample in dataset.samples if sample.labels is None]:
         raise DatasetError(
-            f"{len(unlabelled)} images have no label, the first is {unlabelled[0].path}; expected DATA/<class>/<image>, "
-            "or a CSV with the columns image,label"
+            f"{len(unlabelled)} images have no label, the first is {unlabelled[0].path}; expected "
+            "DATA/<class>/<image>, or a CSV with the columns image,label"
         )
     needed = 1 if dataset.multi_label else 2
     if len(dataset.classes) < needed:
@@ -139,7 +146,7 @@ def _split_groups(labels: NDArray, groups: NDArray, fraction: float, seed: int) 
 
 def _subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     samples = tuple(dataset.samples[i] for i in indices)
-    return Dataset(samples=samples, classes=dataset.classes, multi_label=dataset.multi_label)
+    return replace(dataset, samples=samples)
 
 
 def _load_folder(root: Path, classes: Sequence[str] | None) -> Dataset:
@@ -150,7 +157,7 @@ def _load_folder(root: Path, classes: Sequence[str] | None) -> Dataset:
         first, _, rest = name.partition("/")
         known = bool(rest) and (classes is None or first in classes)
         samples.append(Sample(path=path, name=name, labels=(first,) if known else None))
-    return _dataset(samples, multi_label=False, failures=found.failures)
+    return _dataset(found.root, samples, multi_label=False, failures=found.failures)
 
 
 def _load_csv(path: Path) -> Dataset:
@@ -181,11 +188,12 @@ def _load_csv(path: Path) -> Dataset:
     if not samples:
         raise DatasetError(f"{path}: no image listed below the header")
     multi_label = any(sample.labels is not None and len(sample.labels) != 1 for sample in samples)
-    return _dataset(samples, multi_label=multi_label, failures=())
+    return _dataset(path, samples, multi_label=multi_label, failures=())
 
 
-def _dataset(samples: list[Sample], multi_label: bool, failures: tuple[tuple[Path, str], ...]) -> Dataset:
+def _dataset(root: Path, samples: list[Sample], multi_label: bool, failures: tuple[tuple[Path, str], ...]) -> Dataset:
     return Dataset(
+        root=root,
         samples=tuple(sorted(samples, key=lambda sample: sample.name)),
         classes=tuple(sorted({label for sample in samples for label in sample.labels or ()})),
         multi_label=multi_label,

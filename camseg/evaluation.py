@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.arrays import dequantise
+from camseg.arrays import Image, dequantise
 from camseg.errors import EvaluationError
+from camseg.figures import plot_threshold_curves
 from camseg.images import Found, find_images, read_levels, read_mask, relative_name
 from camseg.masks import Threshold, cam_to_mask, parse_threshold, save_threshold
 from camseg.metrics import (
@@ -236,6 +237,16 @@ def evaluation_table(evaluation: Evaluation) -> tuple[tuple[str, ...], list[tupl
             chosen_on = cut.chosen_on or "no mask"
             rows.append((name, str(scores.images), mean_dice, cut.threshold, chosen_on, *numbers, empty))
     return columns + measures, rows
+
+
+def evaluation_plot(evaluation: Evaluation) -> Image:
+    """Dice and IoU over the 256 thresholds, the best one marked; EvaluationError where there are no curves."""
+    scores = evaluation.overall
+    if not scores.dice_curve:
+        raise EvaluationError(f"there is no curve to plot: every true mask in {evaluation.masks} is empty")
+    curves = {"Dice": np.array(scores.dice_curve), "IoU": np.array(scores.iou_curve)}
+    marks = {} if scores.best_level is None else {"Dice": scores.best_level}
+    return plot_threshold_curves(curves, ylabel="mean per image", marks=marks)
 
 
 class _Tally:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from camseg.arrays import Alpha, Cam, Image, Mask, Trimap, check_trimap, dequantise, quantise
-from camseg.errors import ImageError, InputError
+from camseg.arrays import Alpha, Cam, Image, Mask, Trimap, check_mask, check_trimap, dequantise, quantise
+from camseg.errors import CamsegError, ImageError, InputError
 from camseg.files import write_bytes
 
 IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
@@ -93,14 +93,17 @@ def read_image(path: Path | str, window: Window = "full") -> Image:
     go through ``window``: ``full`` maps 0..65535 (float: 0..1), ``percentile`` the image's own 0.5th to
     99.5th percentile, ``LOW,HIGH`` those values, linearly to 0..255.
 
-    Raises ImageError when the file is missing, empty, truncated, corrupt, too large or no image.
+    Raises ImageError when the file is missing, empty, truncated, corrupt, too large or no image; InputError
+    for another window.
     """
+    check_window(window)
 
     def convert(picture: PilImage.Image) -> Image:
         deep = _deep_pixels(picture, Path(path))
         if deep is not None:
             oriented = PilImage.fromarray(_deep_to_rgb(deep, window))
-            oriented.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
+            if picture.format != "TIFF":  # whose decoders turn the pixels themselves
+                oriented.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
             return np.array(ImageOps.exif_transpose(oriented))
         picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
@@ -112,8 +115,11 @@ def read_image(path: Path | str, window: Window = "full") -> Image:
 
 
 def read_levels(path: Path | str) -> NDArray[np.uint8]:
-    """Read a grey 8-bit file (a map, mask or trimap) as uint8 (H, W); colour is reduced to its luminance."""
-    return _open(Path(path), lambda picture: np.array(picture.convert("L")))
+    """Read a grey 8-bit file (a map, mask or trimap) as uint8 (H, W); colour is reduced to its luminance.
+
+    Raises ImageError when the file cannot be read, or has 16-bit or float pixels: those are no levels.
+    """
+    return _open(Path(path), _levels)
 
 
 def read_cam(path: Path | str) -> Cam:
@@ -127,7 +133,13 @@ def read_mask(path: Path | str) -> Mask:
     A mask stored with small label numbers (0/1, or a palette of classes) would read as empty:
     ImageError tells so, when every level is below 128 and some are not 0.
     """
-    levels = _open(Path(path), lambda picture: np.array(picture if picture.mode == "P" else picture.convert("L")))
+
+    def convert(picture: PilImage.Image) -> NDArray[np.uint8]:
+        levels = _levels(picture)
+        # A palette of black and white paints a mask; any other one numbers classes.
+        return levels if picture.mode != "P" or np.isin(levels, (0, 255)).all() else np.array(picture)
+
+    levels = _open(Path(path), convert)
     if 0 < levels.max(initial=0) < 128:
         raise ImageError(f"{path}: expected a mask of 0 and 255; its highest level is {levels.max()}; scale it to 255")
     return levels > 127
@@ -142,19 +154,27 @@ def read_trimap(path: Path | str) -> Trimap:
 
 
 def write_image(path: Path | str, image: NDArray[np.uint8]) -> None:
-    """Write uint8 (H, W), (H, W, 3) RGB or (H, W, 4) RGBA in the format of the suffix: PNG, JPEG (quality 90), ..."""
-    order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[2 if image.ndim == 2 else image.shape[2]]
-    pixels = image if order is None else cv2.cvtColor(image, order)
+    """Write uint8 (H, W), (H, W, 3) RGB or (H, W, 4) RGBA in the format of the suffix: PNG, JPEG (quality 90), ...
+
+    Raises InputError for pixels or a suffix that cannot be written.
+    """
     options = [cv2.IMWRITE_JPEG_QUALITY, 90] if Path(path).suffix.lower() in (".jpg", ".jpeg") else []
-    done, data = cv2.imencode(Path(path).suffix, pixels, options)
-    if not done:
-        raise InputError(f"cannot encode {pixels.shape} pixels as {path}; use the suffix .png")
+    try:
+        order = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[2 if image.ndim == 2 else image.shape[2]]
+        pixels = image if order is None else cv2.cvtColor(image, order)
+        done, data = cv2.imencode(Path(path).suffix, pixels, options)
+    except (KeyError, IndexError, cv2.error):
+        done = False
+    if not done or image.dtype != np.uint8:
+        raise InputError(
+            f"cannot encode {image.dtype} {image.shape} pixels as {path}; write uint8 with the suffix .png"
+        )
     write_bytes(path, data.tobytes())
 
 
 def write_mask(path: Path | str, mask: Mask) -> None:
     """Write a mask as 8-bit PNG, 0 and 255."""
-    write_image(path, mask.astype(np.uint8) * np.uint8(255))
+    write_image(path, check_mask(mask).astype(np.uint8) * np.uint8(255))
 
 
 def write_cam(path: Path | str, cam: Cam | Alpha) -> None:
@@ -175,21 +195,33 @@ def _open(path: Path, convert: Callable[[PilImage.Image], NDArray[np.uint8]]) ->
             raise ImageError(f"{path}: the file is empty")
         with PilImage.open(path) as picture:
             return convert(picture)
+    except CamsegError:
+        raise
     except PilImage.UnidentifiedImageError:
         raise ImageError(f"{path}: not an image that can be read, or its header is damaged") from None
     except PilImage.DecompressionBombError as error:
         raise ImageError(f"{path}: {error}; tile it") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
     # Pillow's decoders raise many kinds of error on damaged data.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ImageError(f"{path}: damaged or unsupported ({error})") from None
 
 
+def _levels(picture: PilImage.Image) -> NDArray[np.uint8]:
+    if picture.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"expected 8-bit levels; its pixels are {'float' if picture.mode == 'F' else '16-bit or more'}"
+        )
+    return np.array(picture.convert("L"))
+
+
 def _deep_pixels(picture: PilImage.Image, path: Path) -> NDArray | None:
     """The pixels of an image with more than 8 bits per channel, (H, W) or (H, W, channels); None for others."""
     if picture.mode.startswith(("I", "F")):
-        return np.array(ImageOps.exif_transpose(picture))
+        return np.array(picture)
     raw_modes = [str(tile[3]) for tile in getattr(picture, "tile", [])]
     if picture.format in ("PNG", "TIFF") and any(";16" in mode for mode in raw_modes):
         # Pillow keeps only the high bytes of 16-bit colour; OpenCV keeps all.
@@ -233,6 +265,6 @@ def _window_limits(window: Window) -> tuple[float, float]:
         low, high = (float(part) for part in window.split(","))
     except ValueError:
         raise InputError(f"expected a window full, percentile or LOW,HIGH; got {window!r}") from None
-    if not low < high:
-        raise InputError(f"expected a window whose LOW is below its HIGH; got {window!r}")
+    if not -np.inf < low < high < np.inf:
+        raise InputError(f"expected a window of finite LOW below HIGH; got {window!r}")
     return low, high

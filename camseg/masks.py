@@ -133,11 +133,8 @@ def _above_level(cam: Cam, level: float) -> Mask:
 
 
 def _above_share_of_maximum(cam: Cam, share: float) -> Mask:
-    # Of an 8-bit map the maximum is k / 255 up to rounding. A limit that is a level but for that rounding
-    # has to be the level exactly, or the pixels at the level would fall on either side of it.
-    limit = share * float(cam.max())
-    level = round(255 * limit) / 255
-    return cam > np.float32(level if abs(level - limit) < 1e-6 else limit)
+    # In double precision until the end: of an 8-bit map a limit that is a level then is exactly that level.
+    return cam > np.float32(share * float(cam.max()))
 
 
 def _hottest(cam: Cam, share: float) -> Mask:

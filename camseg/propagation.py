@@ -95,45 +95,21 @@ def propagate(
     The result is scaled to a largest value of 1; an all-zero map stays so. Raises InputError for other
     arrays, sizes that differ, or an unknown method.
     """
-    return propagate_batch([image], [[cam]], method, settings=settings, device=device)[0][0]
-
-
-def propagate_batch(
-    images: Sequence[Image],
-    cams: Sequence[Sequence[Cam]],
-    method: str = "par",
-    *,
-    settings: ParSettings | None = None,
-    device: str | torch.device = "cpu",
-) -> list[list[Cam]]:
-    """``propagate`` for several images with any number of maps each; a map's result depends on its image alone.
-
-    Images are worked one after the other, each with all its maps: on the small working grid a batch of
-    images gains nothing on a CPU, and results cannot come to depend on what else was in the batch.
-    """
     if method not in METHODS:
         raise InputError(f"unknown propagation {method!r}; choose among {', '.join(METHODS)}")
     settings = settings or ParSettings()
-    return [_spread(image, maps, METHODS[method], settings, device) for image, maps in zip(images, cams, strict=True)]
-
-
-def _spread(
-    image: Image, cams: Sequence[Cam], method: Method, settings: ParSettings, device: str | torch.device
-) -> list[Cam]:
-    for cam in cams:
-        check_same_size(check_image(image), check_cam(cam), "image and map")
-    if not any(cam.any() for cam in cams):
-        return [np.zeros(cam.shape, np.float32) for cam in cams]
+    check_same_size(check_image(image), check_cam(cam), "image and map")
+    if not cam.any():
+        return np.zeros(cam.shape, np.float32)
     height, width = image.shape[:2]
     factor = min(1.0, settings.working_size / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    small = [cv2.resize(array, size, interpolation=cv2.INTER_AREA) for array in (image, *cams)]
-    pixels = torch.from_numpy(small[0]).to(device).permute(2, 0, 1)[None].float() / 255.0  # (1, 3, h, w)
-    maps = torch.from_numpy(np.stack(small[1:])).to(device)[None]  # (1, K, h, w)
+    small_image, small_cam = (cv2.resize(array, size, interpolation=cv2.INTER_AREA) for array in (image, cam))
+    pixels = torch.from_numpy(small_image).to(device).permute(2, 0, 1)[None].float() / 255.0  # (1, 3, h, w)
     with torch.inference_mode():
-        spread = method.function(pixels, maps, settings)[0].cpu().numpy()
-    grown = [cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in spread]
-    return [np.clip(one / max(float(one.max()), 1e-12), 0.0, 1.0) for one in grown]
+        spread = METHODS[method].function(pixels, torch.from_numpy(small_cam).to(device)[None, None], settings)
+    grown = cv2.resize(spread[0, 0].cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.clip(grown / max(float(grown.max()), 1e-12), 0.0, 1.0)
 
 
 def _shifted(values: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:

@@ -23,7 +23,7 @@ SHOTS_PER_PANEL = 4
 MIN_SIZE = 32
 
 Field = NDArray[np.float64]
-"""(H, W); colours are (H, W, 3), linear enough in [0, 1] to be added and multiplied."""
+"""(H, W), or (H, W, 3) for colours, which are in [0, 1] at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,20 +49,20 @@ _PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 class TrainSettings:
     """How a classifier is trained; checked when made."""
 
-    epochs: int = 20
+    epochs: int = 16
     """Most epochs to run, the warm-up included."""
     batch_size: int = 16
     """Images per step and device."""
-    learning_rate: float = 3e-4
-    """AdamW's rate while the whole network learns."""
+    learning_rate: float = 1e-3
+    """AdamW's rate at the start."""
     weight_decay: float = 1e-2
     """AdamW's decoupled weight decay."""
-    warmup_epochs: int = 2
-    """Epochs in which only the head learns, at ten times the rate; for pretrained backbones."""
-    plateau_patience: int = 3
+    warmup_epochs: int = 1
+    """Epochs in which only the head learns, while a pretrained backbone stays frozen."""
+    plateau_patience: int = 2
     """Epochs without a lower validation loss before the rate is divided by 4."""
     patience: int = 8
-    """Epochs without a lower validation loss before training stops."""
+    """Epochs without a better validation macro-F1 (or the same at a lower loss) before training stops."""
     class_weights: bool = True
     """Weigh the loss so that rare classes count as much as frequent ones."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -92,6 +92,7 @@ class _State:
     """What changes from epoch to epoch, beside the tensors."""
 
     epoch: int = 0
+    best_f1: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -111,7 +112,7 @@ def train_classifier(
 ) -> dict[str, Any]:
     """Train ``classifier`` in place and write the run into ``out``; return its validation metrics.
 
-    Writes ``model.safetensors`` and ``classifier.json`` of the epoch with the lowest validation loss,
+    Writes ``model.safetensors`` and ``classifier.json`` of the epoch with the best validation macro-F1,
     ``metrics.json``, ``history.csv``, ``curves.png`` and ``confusion.png``. A run that was interrupted
     continues from its last whole epoch.
 
@@ -122,6 +123,8 @@ def train_classifier(
     out = Path(out)
     processes = Accelerator()
     state_file = out / _STATE
+    if not processes.is_main_process:
+        progress, say = silent, unheard
     if overwrite and processes.is_main_process:
         for name in ("metrics.json", _STATE):
             (out / name).unlink(missing_ok=True)
@@ -215,25 +218,26 @@ class _Trainer:
         if warming:
             # Frozen means frozen: the statistics of batch norm stay the pretrained ones too.
             self.classifier.model.eval()
-        rate = self.optimizer.param_groups[0]["lr"]
-        loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}", 10.0 if warming else 1.0)
+        loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}")
         probabilities, val_loss = self.validate()
         report = classification_metrics(self.truth, probabilities, self.classifier.classes, self.classifier.multi_label)
+        rate = self.optimizer.param_groups[0]["lr"]
         if not warming:
             self.scheduler.step(val_loss)
         self.state.epoch += 1
         self.state.history.append(
             {
                 "epoch": self.state.epoch,
-                "learning_rate": rate * (10.0 if warming else 1.0),
+                "learning_rate": rate,
                 "train_loss": loss,
                 "val_loss": val_loss,
                 "val_accuracy": float(report["accuracy"]),
                 "val_macro_f1": float(report["macro_f1"]),
             }
         )
-        if val_loss < self.state.best_loss:
-            self.state.best_loss, self.state.best_epoch = val_loss, self.state.epoch
+        macro_f1 = self.state.history[-1]["val_macro_f1"]
+        if (macro_f1, -val_loss) > (self.state.best_f1, -self.state.best_loss):
+            self.state.best_f1, self.state.best_loss, self.state.best_epoch = macro_f1, val_loss, self.state.epoch
         if not np.isfinite(loss):
             raise InputError(f"the loss became {loss}; lower --learning-rate, or use --mixed-precision no")
 
@@ -303,11 +307,9 @@ class _Trainer:
         for parameter in self.head:
             parameter.requires_grad_(True)
 
-    def _train(self, progress: Progress, title: str, rate_factor: float) -> float:
+    def _train(self, progress: Progress, title: str) -> float:
         assert self.network is not None
         total, count = 0.0, 0
-        for group in self.optimizer.param_groups:
-            group["lr"] *= rate_factor
         for squares, targets in progress(self.train_loader, len(self.train_loader), title):
             self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
@@ -317,8 +319,6 @@ class _Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             total, count = total + loss.item() * len(targets), count + len(targets)
-        for group in self.optimizer.param_groups:
-            group["lr"] /= rate_factor
         sums = self.processes.reduce(torch.tensor([total, count], device=self.processes.device), "sum")
         return float(sums[0] / sums[1])
 

@@ -240,17 +240,16 @@ def test_closed_form_is_that_of_pymatting():
     assert refine(image, trimap) == pytest.approx(expected, abs=1e-4)
 
 
-def test_unknown_pixels_among_one_kind_only():
-    trimap = np.zeros((30, 60), np.uint8)
-    trimap[:, 30:] = FOREGROUND
-    trimap[10:14, 10:14] = UNKNOWN
-    assert not refine(noise(trimap.shape), trimap)[:, :30].any()
-    assert (
-        refine(noise(trimap.shape), 255 - np.where(trimap == UNKNOWN, 127, trimap).astype(np.uint8))[:, :30] == 1
-    ).all()
-    trimap[20:24, 50:54] = UNKNOWN  # now the box holds both kinds, but no band between them
-    alpha = refine(noise(trimap.shape), trimap)
-    assert alpha == pytest.approx(np.repeat([[0.0, 1.0]], 30, 1).repeat(30, 0), abs=1e-5)
+@pytest.mark.parametrize("boxed_with", [None, "the other kind"])
+@pytest.mark.parametrize("kind", [BACKGROUND, FOREGROUND])
+def test_unknown_pixels_among_one_kind_only(kind, boxed_with):
+    trimap = np.full((30, 60), kind, np.uint8)
+    trimap[:, 40:] = FOREGROUND - kind
+    trimap[4:8, 10:14] = trimap[20:24, 10:14] = UNKNOWN
+    if boxed_with:
+        trimap[11:17, 9:15] = FOREGROUND - kind  # within the bounding box, yet in no window with an unknown pixel
+    expected = np.where(trimap == UNKNOWN, kind, trimap) / 255
+    assert refine(noise(trimap.shape), trimap) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_preconditioner_prints_nothing(capsys):

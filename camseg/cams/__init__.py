@@ -16,7 +16,7 @@ from camseg.cams.scales import CamSettings, Targets, extract, stack_inputs, to_i
 from camseg.classifier import Classifier
 from camseg.errors import InputError
 
-__all__ = ["METHODS", "CamSettings", "Method", "compute_cams", "extract", "predicted_targets", "stack_inputs"]
+__all__ = ["METHODS", "CamSettings", "Method", "compute_cams", "extract", "stack_inputs"]
 __all__ += ["to_image_size", "view_scales"]
 
 
@@ -76,18 +76,11 @@ def compute_cams(
     return results
 
 
-def predicted_targets(classifier: Classifier, probabilities: NDArray[np.float32]) -> Targets:
-    """The likeliest class of each row (N, classes); multi-label: every class with probability >= 0.5."""
-    if classifier.multi_label:
-        return [np.flatnonzero(row >= 0.5).tolist() for row in probabilities]
-    return probabilities.argmax(axis=1)[:, None].tolist()
-
-
 def _chooser(
     classifier: Classifier, wanted: Sequence[str | Sequence[str]] | None
 ) -> Callable[[NDArray[np.float32]], Targets]:
     if wanted is None:
-        return lambda probabilities: predicted_targets(classifier, probabilities)
+        return classifier.predicted
     rows = [[row] if isinstance(row, str) else list(dict.fromkeys(row)) for row in wanted]
     indices = [[classifier.class_index(name) for name in row] for row in rows]
     return lambda _probabilities: indices

@@ -1,0 +1,55 @@
+"""The command line. Commands load what they need when they run, so that ``--help`` answers at once."""
+
+import sys
+
+import typer
+
+from camseg import __version__
+from camseg.cli.cams import cams
+from camseg.cli.demo import demo
+from camseg.cli.evaluate import evaluate
+from camseg.cli.label import label
+from camseg.cli.masks import masks
+from camseg.cli.propagate import propagate
+from camseg.cli.refine import refine
+from camseg.cli.train_cls import train_cls
+from camseg.cli.trimap import trimap
+from camseg.errors import CamsegError
+
+app = typer.Typer(
+    name="camseg",
+    help="From image-level labels to pixel masks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (train_cls, cams, propagate, masks, trimap, refine, evaluate, label, demo):
+    app.command(name=command.__name__.replace("_", "-"))(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"camseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: 0 all done, 1 some inputs failed, 2 unusable call or inputs, 130 interrupted."""
+    try:
+        app()
+    except CamsegError as error:
+        print(f"camseg: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        print(f"camseg: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -134,6 +134,19 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for name, parameter in model.named_parameters() if name.startswith(names)]
 
 
+def calm_head(model: nn.Module) -> None:
+    """Give a new head on a pretrained backbone small random weights and no bias, in place.
+
+    Several architectures start heads so wide that their first logits are in the tens; a fine-tuning then
+    spends its epochs on undoing that.
+    """
+    for parameter in head_parameters(model):
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.01)
+        else:
+            nn.init.zeros_(parameter)
+
+
 def _head_names(model: nn.Module) -> tuple[str, ...]:
     names: Any = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)

@@ -1,0 +1,109 @@
+"""What commands show: progress and messages on stderr, results on stdout."""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from camseg.classifier import Classifier
+    from camseg.datasets import Dataset
+    from camseg.folders import Report
+    from camseg.pipeline import FolderOptions
+
+
+def say(line: str) -> None:
+    """One line on stderr, above a progress bar if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
+
+
+def progress(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
+    """The items behind a bar with rate and time left; no bar when stderr is no terminal."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, total=total, desc=title, unit="", file=sys.stderr, disable=not sys.stderr.isatty()))
+
+
+def print_json(value: Any) -> None:
+    """A result on stdout, as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """A result on stdout, as a table: first column to the left, the others to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    # A file or a pipe has no width to fit into.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def finish(report: "Report", out: Path, as_json: bool, dry_run: bool) -> None:
+    """Say what became of a folder; exit with 1 when inputs failed."""
+    failed = [record["error"] for record in report.failed]
+    if as_json:
+        facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out)}
+        counts = {"done": report.done, "kept": report.kept, "failed": failed}
+        print_json({**facts, **counts, "seconds": report.seconds})
+    elif dry_run:
+        say(f"would write {report.planned} inputs' outputs to {out}")
+    else:
+        kept = f", {report.kept} were there already" if report.kept else ""
+        say(f"{report.done} done{kept}, {len(failed)} failed, in {report.seconds['total']:.1f} s: {out}")
+    if failed:
+        say(f"the {len(failed)} failed inputs are listed in {out / 'manifest.jsonl'}")
+        raise typer.Exit(1)
+
+
+def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Show a training's validation metrics; exit with 1 when images could not be read."""
+    if as_json:
+        print_json({"out": str(out), **metrics})
+    else:
+        rows = [
+            (name, f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}", str(one["support"]))
+            for name, one in metrics["classes"].items()
+        ]
+        title = f"{out}: validation accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}"
+        print_table(("class", "precision", "recall", "F1", "images"), rows, title)
+    for reason in metrics["failed"].values():
+        say(f"failed: {reason}")
+    if metrics["failed"]:
+        raise typer.Exit(1)
+
+
+def folder_options(workers: int, overwrite: bool, dry_run: bool) -> "FolderOptions":
+    """How a folder is worked through, with this terminal's bar and messages."""
+    from camseg.pipeline import FolderOptions
+
+    # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per image.
+    warnings.filterwarnings("ignore", module="PIL")
+    return FolderOptions(workers=workers, overwrite=overwrite, dry_run=dry_run, progress=progress, say=say)
+
+
+def open_run(
+    classifier: Path, images: Path, device: str, negative: Sequence[str] | None
+) -> tuple["Classifier", "Dataset"]:
+    """The classifier of a run, on its device, and the images with the labels that it knows."""
+    from dataclasses import replace
+
+    from camseg.classifier import load_classifier
+    from camseg.datasets import load_images
+
+    run = load_classifier(classifier, device)
+    if negative:
+        for name in negative:
+            run.class_index(name)
+        run = replace(run, negative=tuple(negative))
+    return run, load_images(images, run.classes)

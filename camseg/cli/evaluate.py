@@ -1,0 +1,48 @@
+"""``camseg evaluate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from camseg.cli import console, options
+
+
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="Folder of one method's maps, or of masks.")
+    ],
+    masks: Annotated[Path, typer.Option(help="Folder of true masks, of the same relative paths.")],
+    threshold: Annotated[
+        list[str], typer.Option(help="Binarise maps by this, as in camseg masks; also a threshold FILE (repeats).")
+    ] = ["max:0.75"],  # noqa: B006 (typer copies it)
+    save_threshold: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the threshold that is best on these masks.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What these masks are called in that file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Plot Dice and IoU over the 256 thresholds.")
+    ] = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Measure maps or masks against true masks: mean-Dice, Dice, IoU, precision, recall, accuracy."""
+    from camseg.evaluation import evaluate_folder, evaluation_plot, evaluation_table, save_best_threshold
+    from camseg.images import write_image
+    from camseg.results import map_root
+
+    if save_threshold and not name:
+        raise typer.BadParameter("--save-threshold needs --name, to say later which masks chose it")
+    found = evaluate_folder(
+        map_root(predictions), masks, thresholds=tuple(threshold), seed=seed, progress=console.progress
+    )
+    if save_threshold and name:
+        save_best_threshold(save_threshold, found, name=name)
+    if plot:
+        write_image(plot, evaluation_plot(found))
+    for warning in found.warnings:
+        console.say(f"note: {warning}")
+    if json:
+        console.print_json(found.to_dict())
+    else:
+        console.print_table(*evaluation_table(found), title=f"{found.predictions} against {found.masks}")

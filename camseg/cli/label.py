@@ -1,0 +1,68 @@
+"""``camseg label``."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from camseg.cli import console, options
+
+
+def label(
+    images: options.ImagesArgument,
+    classifier: options.ClassifierRun,
+    out: options.Out,
+    method: Annotated[str, typer.Option(help="CAM method, as in camseg cams.")] = "layercam",
+    target: options.Target = None,
+    negative: options.Negative = None,
+    score: Annotated[
+        Literal["auto", "class", "margin"],
+        typer.Option(help="As in camseg cams; auto: margin if there is a negative class."),
+    ] = "auto",
+    layer: options.Layer = "auto",
+    scales: options.Scales = "1,1.5,2",
+    flip: Annotated[bool, typer.Option(help="Also look at mirrored images and average.")] = True,
+    propagation: Annotated[str, typer.Option(help="par or none.")] = "par",
+    threshold: Annotated[str, typer.Option(help="As in camseg masks.")] = "max:0.75",
+    refiner: Annotated[str, typer.Option(help="closed-form, grabcut or none.")] = "none",
+    open: options.Open = "0",
+    close: options.Close = "0",
+    dilate: options.Dilate = "20%",
+    erode: options.Erode = "10%",
+    low: options.Low = None,
+    high: options.High = None,
+    save: Annotated[
+        list[str] | None, typer.Option(help="Also write cams, trimaps, alphas or overlays (repeats).")
+    ] = None,
+    batch_size: options.BatchSize = 16,
+    device: options.Device = "auto",
+    workers: options.Workers = 2,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Label a folder: the whole chain from image to mask, OUT/masks/<path>.png; continues where it was stopped."""
+    from camseg.pipeline import LabelSettings, TrimapSettings, label_folder
+
+    run, data = console.open_run(classifier, images, device, negative)
+    settings = LabelSettings(
+        scales=options.numbers(scales),
+        flip=flip,
+        method=method,
+        score=score,
+        layer=layer,
+        propagation=propagation,
+        threshold=threshold,
+        refiner=refiner,
+        trimap=TrimapSettings(open=open, close=close, dilate=dilate, erode=erode, low=low, high=high),
+    )
+    report = label_folder(
+        data,
+        run,
+        out,
+        settings,
+        targets=target or (),
+        save=save or (),
+        batch_size=batch_size,
+        options=console.folder_options(workers, overwrite, dry_run),
+    )
+    console.finish(report, out, json, dry_run)

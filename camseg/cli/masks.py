@@ -1,0 +1,29 @@
+"""``camseg masks``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from camseg.cli import console, options
+
+
+def masks(
+    cams: Annotated[Path, typer.Argument(metavar="CAMS", help="Folder of one method's maps.")],
+    out: options.Out,
+    threshold: Annotated[
+        str,
+        typer.Option(help="0.4, max:0.75 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold FILE."),
+    ] = "max:0.75",
+    workers: options.Workers = 2,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Binarise maps: OUT/<path>.png, 0 and 255."""
+    from camseg.results import map_root
+    from camseg.stages import masks_folder
+
+    folder = console.folder_options(workers, overwrite, dry_run)
+    report = masks_folder(map_root(cams), out, threshold, options=folder)
+    console.finish(report, out, json, dry_run)

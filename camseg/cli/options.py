@@ -1,0 +1,73 @@
+"""The vocabulary that commands share: each option is said once, here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ImagesArgument = Annotated[
+    Path, typer.Argument(metavar="IMAGES", help="Folder of images, one image file, or CSV image[,label[,group]].")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.", show_default=False)]
+ClassifierRun = Annotated[
+    Path, typer.Option("--classifier", "-c", metavar="RUN", help="Classifier run that train-cls wrote.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Seed = Annotated[int, typer.Option(help="Start of all random choices.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that read and write; results do not depend on it.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass of the network.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run wrote to --out first.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="label, predicted, all, or a CLASS (repeats). Default: the label where known, else predicted.",
+        show_default=False,
+    ),
+]
+Negative = Annotated[
+    list[str] | None,
+    typer.Option("--negative", metavar="CLASS", help="Class without object, instead of the run's own (repeats)."),
+]
+Layer = Annotated[str, typer.Option(help="Layer of the network, or auto: the last one with a map.")]
+Scales = Annotated[
+    str, typer.Option(help="Input sizes relative to the classifier's, such as 1,1.5,2; maps are averaged.")
+]
+Open = Annotated[str, typer.Option("--open", metavar="RADIUS", help="Opening: drop what is thinner than twice this.")]
+Close = Annotated[
+    str, typer.Option("--close", metavar="RADIUS", help="Closing: fill what is narrower than twice this.")
+]
+Dilate = Annotated[
+    str, typer.Option(metavar="RADIUS", help="Unknown band outwards, in pixels (5) or of the size (20%).")
+]
+Erode = Annotated[str, typer.Option(metavar="RADIUS", help="Unknown band inwards, in pixels (5) or of the size (10%).")]
+Low = Annotated[
+    str | None, typer.Option(metavar="THRESHOLD", help="With --high: trimap from the map; below this is background.")
+]
+High = Annotated[str | None, typer.Option(metavar="THRESHOLD", help="Above this is foreground.")]
+
+
+def numbers(text: str | None) -> tuple[float, ...]:
+    """Comma-separated numbers, none for None; a usage error for anything else."""
+    try:
+        return () if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers separated by commas, such as 1,1.5,2; got {text!r}") from None
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str | int | float | bool | None]:
+    """KEY=VALUE arguments, values as JSON where they are it (3, true), else as text; else a usage error."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key.isidentifier() or not equals:
+            raise typer.BadParameter(f"expected KEY=VALUE, such as pad_type=same; got {text!r}")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
