@@ -51,7 +51,8 @@ class Dataset:
     def targets(self, classes: Sequence[str]) -> NDArray:
         """Class indices int64 (N,), or for a multi-label set float32 (N, classes) of 0 and 1.
 
-        Raises DatasetError for a label outside ``classes`` or a sample whose label is not known.
+        Raises DatasetError for a label outside ``classes``, a sample whose label is not known, or, in a set
+        that is not multi-label, one with none or several.
         """
         index = {name: i for i, name in enumerate(classes)}
         for sample in self.samples:
@@ -59,8 +60,13 @@ class Dataset:
                 raise DatasetError(f"{sample.path} has no label; put it into a class folder or a CSV with labels")
             if unknown := [label for label in sample.labels if label not in index]:
                 raise DatasetError(f"{sample.path}: class {unknown[0]!r} is not one of {', '.join(classes)}")
+            if not self.multi_label and len(sample.labels) != 1:
+                raise DatasetError(
+                    f"{sample.path}: expected one label, as the classes exclude each other; got "
+                    f"{';'.join(sample.labels) or 'none'}"
+                )
         if not self.multi_label:
-            return np.array([index[(sample.labels or ("",))[0]] for sample in self.samples], np.int64)
+            return np.array([index[label] for sample in self.samples for label in sample.labels or ()], np.int64)
         rows = np.zeros((len(self.samples), len(classes)), np.float32)
         for row, sample in zip(rows, self.samples, strict=True):
             row[[index[label] for label in sample.labels or ()]] = 1.0
@@ -166,17 +172,24 @@ def _load_csv(path: Path) -> Dataset:
             reader = csv.DictReader(file)
             columns = [column.strip() for column in reader.fieldnames or ()]
             reader.fieldnames = columns
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: not a readable UTF-8 CSV ({error})") from None
     if "image" not in columns:
         raise DatasetError(f"{path}: expected the columns image,label[,group]; got {','.join(columns) or 'nothing'}")
     samples: list[Sample] = []
-    for row in rows:
+    lines: dict[Path, int] = {}
+    for line, row in rows:
         image = (row["image"] or "").strip()
-        if not image:
-            raise DatasetError(f"{path}: line {len(samples) + 2} names no image")
         file_path = path.parent / image
+        if PurePath(image).name in ("", ".."):
+            raise DatasetError(f"{path}: line {line} names no image")
+        if lines.setdefault(file_path, line) != line:
+            raise DatasetError(
+                f"{path}: line {line} lists {image} again, after line {lines[file_path]}; join several labels by ';'"
+            )
+        if any(cell.strip() for cell in row.get(reader.restkey) or ()):
+            raise DatasetError(f"{path}: line {line} has more cells than the header; quote a name that holds a comma")
         labels: tuple[str, ...] | None = None
         if "label" in columns:
             cell = row["label"] or ""

@@ -27,7 +27,8 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def write_text(path: Path | str, text: str) -> None:
     """``write_bytes`` for UTF-8 text."""
-    write_bytes(path, text.encode())
+    # File names that are no UTF-8 come as lone surrogates; in JSON backslashes spell them as they should be.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path | str, value: Any) -> None:

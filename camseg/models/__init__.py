@@ -87,7 +87,10 @@ def read_weights(path: Path | str) -> Weights:
     except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
         raise CheckpointError(f"{path}: not a readable weights file ({_first_line(error)})") from None
     except Exception as error:  # weights-only unpickling refuses in many ways
-        raise CheckpointError(f"{path}: holds more than tensors and is not loaded ({_first_line(error)})") from None
+        raise CheckpointError(
+            f"{path}: damaged, or holds more than tensors, and is not loaded ({type(error).__name__}); "
+            "convert it to a plain state dict or safetensors"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: expected named tensors; convert it to a plain state dict or safetensors")
     return Weights(
@@ -102,10 +105,10 @@ def read_weights(path: Path | str) -> Weights:
     )
 
 
-def load_backbone(model: nn.Module, weights: Weights, source: str) -> None:
+def load_backbone(model: nn.Module, weights: Weights, source: str) -> bool:
     """Copy the weights into a model in place; a head of another number of classes stays as it is.
 
-    Raises CheckpointError when anything but the head is missing, unknown or of another shape.
+    Returns whether the head came along. Raises CheckpointError when anything but the head is missing, unknown or of another shape.
     """
     own = model.state_dict()
     head = tuple(f"{name}." for name in _head_names(model))
@@ -126,6 +129,7 @@ def load_backbone(model: nn.Module, weights: Weights, source: str) -> None:
             f"are missing (first {missing[:1]}); choose the architecture and --model-arg that the file was trained with"
         )
     model.load_state_dict(usable, strict=False)
+    return all(name in usable for name in own if name.startswith(head))
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
