@@ -20,10 +20,12 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/speed.py
 
-docs: $(VENV)/.installed
+# Writes the generated pages, then the site into site/.
+docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
 
 # What camseg/samples.py makes, for sample_data/.
 samples: $(VENV)/.installed
@@ -34,5 +36,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -60,7 +60,8 @@ class Forward:
     def toward(self, targets: Sequence[int], score: Score = "class") -> Capture:
         """The capture for one target class per image; each call costs one backward pass down to the layer.
 
-        Raises InputError when the number of targets is not N, or no negative class exists for ``margin``.
+        Raises InputError when the number of targets is not N, or no negative class exists for ``margin``;
+        LayerError when the scores do not depend on the layer.
         """
         if len(targets) != len(self.inputs):
             raise InputError(f"expected one target per image: {len(self.inputs)} images, {len(targets)} targets")
@@ -68,11 +69,15 @@ class Forward:
         if score == "margin" and not classifier.negative:
             raise InputError("score margin needs a negative class; train with --negative CLASS, or use --score class")
         rivals = [classifier.class_index(name) for name in classifier.negative] if score == "margin" else []
-        chosen = torch.as_tensor(targets, dtype=torch.int64, device=self.inputs.device)  # (N,)
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
+            chosen = torch.as_tensor(targets, dtype=torch.int64, device=self.inputs.device)  # (N,)
+            total = target_scores(self.outputs, chosen, rivals).sum()
         slope = None
         if self.leaf.requires_grad:
-            total = target_scores(self.outputs, chosen, rivals).sum()
-            (slope,) = torch.autograd.grad(total, self.leaf, retain_graph=True)
+            if total.requires_grad:
+                (slope,) = torch.autograd.grad(total, self.leaf, retain_graph=True, allow_unused=True)
+            if slope is None:
+                raise LayerError(f"the scores do not depend on layer {self.layer}; choose one on the way to them")
 
         def rescore(images: Tensor, n: int) -> Tensor:
             with _inference(classifier.model), torch.inference_mode():
@@ -96,7 +101,12 @@ def forward(classifier: Classifier, inputs: Tensor, *, layer: str = "auto", grad
     """
     name = find_layer(classifier) if layer == "auto" else layer
     model = classifier.model
-    with _inference(model), torch.set_grad_enabled(gradients), _tapped(model, name) as leaves:
+    with (
+        _inference(model),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+        _tapped(model, name) as leaves,
+    ):
         outputs = model(inputs)
     return Forward(classifier=classifier, inputs=inputs, layer=name, leaf=_spatial(leaves, name), outputs=outputs)
 
@@ -125,14 +135,15 @@ def target_scores(logits: Tensor, targets: Tensor, negatives: Sequence[int] = ()
 def find_layer(classifier: Classifier) -> str:
     """The last layer that still has a spatial map: the outermost module of it, found by a dry run.
 
-    Raises LayerError when no module's output is a map larger than 1x1.
+    Raises LayerError when no module's output is a map larger than 1x1, or the network goes on from its last
+    map with tokens, as vision transformers do.
     """
     model = classifier.model
     seen: list[tuple[str, torch.Size]] = []
 
     def note(name: str) -> Callable[[nn.Module, tuple, object], None]:
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4:
+            if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == 1:
                 seen.append((name, output.shape))
 
         return hook
@@ -146,12 +157,19 @@ def find_layer(classifier: Classifier) -> str:
         for handle in handles:
             handle.remove()
     rows, columns = (1, 2) if _channels_last(model) else (2, 3)
-    spatial = [name for name, shape in seen if shape[rows] * shape[columns] > 1]
+    # A square image has square maps, which most attention weights and heads are not.
+    spatial = [i for i, (_, shape) in enumerate(seen) if len(shape) == 4 and shape[rows] == shape[columns] > 1]
     if not spatial:
         raise LayerError(
             f"no layer of {classifier.arch} gives a map (N, C, h, w) larger than 1x1; name one with --layer"
         )
-    return spatial[-1]
+    last = seen[spatial[-1]][0]
+    if any(len(shape) == 3 and shape[1] > 1 for _, shape in seen[spatial[-1] :]):
+        raise LayerError(
+            f"{classifier.arch} works on tokens after its last map, that of {last}; train a convolutional network, "
+            "or name a layer with --layer"
+        )
+    return last
 
 
 def _as_maps(values: Tensor, model: nn.Module) -> Tensor:

@@ -12,17 +12,17 @@ from camseg.arrays import Image
 class Augmentation:
     """Ranges of the random changes; all zero and False changes nothing."""
 
-    rotation: float = 10.0
+    rotation: float = 20.0
     """Largest rotation either way, degrees."""
-    zoom: float = 0.1
+    zoom: float = 0.25
     """Largest relative change of size either way."""
-    shift: float = 0.05
+    shift: float = 0.1
     """Largest shift either way along each axis, as a share of the side."""
     mirror: bool = True
     """Mirror left to right half of the time."""
-    brightness: float = 0.1
+    brightness: float = 0.15
     """Largest change of brightness either way, as a share of the full range."""
-    contrast: float = 0.2
+    contrast: float = 0.3
     """Largest relative change of contrast either way, about the image's mean."""
 
 

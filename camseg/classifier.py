@@ -19,7 +19,15 @@ import camseg
 from camseg.arrays import Image, check_image
 from camseg.errors import CheckpointError, InputError
 from camseg.files import read_json, write_bytes, write_json
-from camseg.models import ModelArgs, calm_head, create_model, load_backbone, normalisation, read_weights
+from camseg.models import (
+    ModelArgs,
+    calm_head,
+    create_model,
+    load_backbone,
+    normalisation,
+    pretrained_classes,
+    read_weights,
+)
 
 Resize = Literal["stretch", "pad"]
 DEFAULT_ARCH = "mobilenetv2_100"
@@ -88,8 +96,10 @@ class Classifier:
             raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
         model = create_model(arch, len(classes), pretrained=weights == "imagenet", model_args=args)
         if file:
-            load_backbone(model, file, str(weights))
-        if weights not in (None, "none"):
+            has_head = load_backbone(model, file, str(weights))
+        else:
+            has_head = weights != "imagenet" or len(classes) == pretrained_classes(model)
+        if not has_head:
             calm_head(model)
         stated_mean, stated_std = normalisation(model)
         return Classifier(
@@ -135,7 +145,8 @@ class Classifier:
         top, left, tall, wide = (round(share * side) for share in self.content_box(height, width))
         square = np.empty((side, side, 3), np.uint8)
         square[:] = np.rint(255.0 * np.asarray(self.mean)).astype(np.uint8)
-        square[top : top + tall, left : left + wide] = _resized(image, max(1, tall), max(1, wide))
+        content = square[top : top + max(1, tall), left : left + max(1, wide)]
+        content[:] = _resized(image, *content.shape[:2])
         return square
 
     def normalise(self, squares: Tensor) -> Tensor:
@@ -197,8 +208,10 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> Clas
         classifier = Classifier(model=_channels_last(model.eval()), **settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
+    except InputError as error:
+        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
     except (OSError, RuntimeError, SafetensorError) as error:
-        message = str(error).splitlines()[0]
+        message = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"{run / 'model.safetensors'} cannot be loaded into {settings['arch']}: {message}"
         ) from None
@@ -212,7 +225,9 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
     Raises InputError for a device that does not exist here.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         torch.empty(1, device=device)
         return torch.device(device)
@@ -226,9 +241,12 @@ def _channels_last(model: nn.Module) -> nn.Module:
 
 
 def _resized(image: Image, height: int, width: int) -> Image:
-    shrinks = height < image.shape[0] or width < image.shape[1]
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8)
+    # In two steps: OpenCV averages areas, which keeps fine patterns from aliasing, only where no side grows.
+    smaller = min(width, image.shape[1]), min(height, image.shape[0])
+    for size, way in ((smaller, cv2.INTER_AREA), ((width, height), cv2.INTER_LINEAR)):
+        if size != image.shape[1::-1]:
+            image = np.asarray(cv2.resize(image, size, interpolation=way), np.uint8)
+    return image
 
 
 def _fit(height: int, width: int, side: int) -> tuple[int, int]:
@@ -239,13 +257,14 @@ def _fit(height: int, width: int, side: int) -> tuple[int, int]:
 def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
     if len(values) == 1:
         values = tuple(values) * 3
-    if len(values) != 3:
-        raise InputError(f"expected one or three numbers for {name}, got {list(values)}")
+    if len(values) != 3 or (name == "std" and not min(values) > 0):
+        raise InputError(f"expected one or three numbers for {name}{', above 0' * (name == 'std')}, got {list(values)}")
     return tuple(float(value) for value in values)
 
 
 def _check_classes(classes: Sequence[str], negative: Sequence[str]) -> None:
-    if isinstance(classes, str) or not classes or len(set(classes)) != len(classes):
+    strings = not isinstance(classes, str) and all(isinstance(name, str) for name in classes)
+    if not strings or not classes or len(set(classes)) != len(classes):
         raise InputError(f"expected a list of different class names, got {classes!r}")
     for name in classes:
         if not name or name in (".", "..") or "/" in name or ";" in name:

@@ -5,7 +5,7 @@ run, whatever is finished already or cannot be read.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,6 +45,8 @@ class Report:
     """Inputs that an earlier run had finished."""
     failed: list[Record] = field(default_factory=list)
     """The manifest lines of inputs that failed."""
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    """How many outputs fell back, by the reason."""
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "network": 0.0, "write": 0.0, "total": 0.0})
     """Time spent in each stage, summed over threads, and from start to end."""
 
@@ -65,7 +67,7 @@ def process_folder(
 
     At most two batches are read ahead and two wait to be written. A sample that fails in ``read`` or
     ``write``, whatever the error, becomes a ``failed`` line; ``failures`` (path, reason), such as folders
-    that could not be listed, become such lines too. Raises what ``infer`` raises.
+    that could not be listed, become such lines too. An error in ``infer`` ends the work: CamsegError.
     """
     report = Report()
     started = time.perf_counter()
@@ -77,11 +79,13 @@ def process_folder(
             if record["status"] == "failed":
                 report.failed.append(record)
                 say(f"failed: {record['error']}")
+            elif record.get("fallback"):
+                report.fallbacks[record["fallback"]] += 1
 
     for path, reason in failures:
         names.append(str(path))
         note([_failure(Sample(path=path, name=str(path)), f"{path}: {reason}")])
-    finished = {sample.name for sample in samples if output.finished(sample.name)}
+    finished = {sample.name for sample in samples if output.finished(sample.name, sample.labels)}
     report.kept = len(finished)
     batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
     todo = [batch for batch in batches if any(sample.name not in finished for sample in batch)]
@@ -114,7 +118,7 @@ def _completed(
                 batch, futures = reading.popleft()
                 loaded = [_settle(future, report, "read") for future in futures]
                 clock = time.perf_counter()
-                inferred = steps.infer(batch, [None if isinstance(one, _Failed) else one for one in loaded])
+                inferred = _infer(steps, batch, [None if isinstance(one, _Failed) else one for one in loaded])
                 report.seconds["network"] += time.perf_counter() - clock
                 writing.append(
                     [
@@ -146,6 +150,19 @@ def _timed(function: Callable[[Sample], Any], sample: Sample) -> tuple[Any, floa
     return result, time.perf_counter() - clock
 
 
+def _infer(steps: Steps, batch: Sequence[Sample], loaded: Sequence[Any]) -> Sequence[Any]:
+    try:
+        return steps.infer(batch, loaded)
+    except CamsegError:
+        raise
+    except Exception as error:  # what libraries and devices raise, such as too little memory
+        words = " ".join(str(error).split())[:300]
+        raise CamsegError(
+            f"the network failed on the batch of {len(batch)} images from {batch[0].path} on "
+            f"({type(error).__name__}: {words}); if memory is short, a smaller --batch-size helps"
+        ) from error
+
+
 def _settle(future: Future, report: Report, stage: str) -> Any:
     result, seconds = future.result()
     report.seconds[stage] += seconds
@@ -165,9 +182,9 @@ def _write(steps: Steps, sample: Sample, loaded: Any, inferred: Any) -> tuple[li
 
 def _words(sample: Sample, error: Exception) -> str:
     """One line that names the file; errors that nobody foresaw also say their kind."""
-    text = " ".join(str(error).split())
+    path, text = (" ".join(str(part).split()) for part in (sample.path, error))
     text = text if isinstance(error, CamsegError) else f"{type(error).__name__}: {text}"
-    return text if str(sample.path) in text else f"{sample.path}: {text}"
+    return text if path in text else f"{path}: {text}"
 
 
 def _failure(sample: Sample, error: str) -> Record:

@@ -193,7 +193,8 @@ def _open(path: Path, convert: Callable[[PilImage.Image], NDArray[np.uint8]]) ->
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
-        with PilImage.open(path) as picture:
+        # Opened here: of a file that Pillow opens itself it may map the memory, which turns rotated TIFF wrongly.
+        with path.open("rb") as file, PilImage.open(file) as picture:
             return convert(picture)
     except CamsegError:
         raise

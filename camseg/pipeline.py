@@ -4,36 +4,42 @@ Between two stages a map is always the 8-bit map that a file would hold, so that
 byte what the single commands give one after the other.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from camseg.activations import Score
+from camseg.activations import Score, forward
 from camseg.arrays import Alpha, Cam, Image, Mask, Trimap, dequantise, quantise
+from camseg.cams import METHODS as CAM_METHODS
 from camseg.cams import CamSettings, extract, stack_inputs, to_image_size, view_scales
 from camseg.classifier import Classifier
-from camseg.datasets import Dataset, Sample
+from camseg.datasets import Dataset, Sample, load_images
 from camseg.errors import InputError
 from camseg.figures import overlay_mask
 from camseg.folders import Report, process_folder
-from camseg.images import (
-    read_image,
-    write_cam,
-    write_image,
-    write_mask,
-    write_raw,
-)
+from camseg.images import read_image, write_cam, write_image, write_mask, write_raw
 from camseg.masks import cam_to_mask, parse_threshold
 from camseg.progress import Progress, Say, silent, unheard
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import propagate
 from camseg.refinement import METHODS as REFINERS
 from camseg.refinement import refine_with_report
-from camseg.results import Output, Record, Run, check_names, check_output
+from camseg.results import (
+    Output,
+    Record,
+    Run,
+    check_names,
+    check_output,
+    group_records,
+    is_finished,
+    read_manifest,
+)
 from camseg.targets import TargetRule, target_rule
 from camseg.trimaps import mask_to_trimap, masks_to_trimap, parse_radius
 
@@ -63,9 +69,12 @@ class TrimapSettings:
             parse_radius(text)
         if (self.low is None) != (self.high is None):
             raise InputError("a trimap from two thresholds needs both, a low and a high one")
-        for threshold in (self.low, self.high):
-            if threshold is not None:
-                parse_threshold(threshold)
+        if self.low is not None and self.high is not None:
+            low, high = parse_threshold(self.low), parse_threshold(self.high)
+            # Of an area the larger share is the lower threshold.
+            ordered = low.value >= high.value if low.kind == "area" else low.value <= high.value
+            if low.kind == high.kind and not ordered:
+                raise InputError(f"expected a low threshold below the high one; got {self.low} and {self.high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +102,9 @@ class LabelSettings:
 
     def __post_init__(self) -> None:
         parse_threshold(self.threshold)
-        check_choice("propagation", self.propagation, PROPAGATORS)
-        check_choice("refiner", self.refiner, REFINERS)
+        check_choice("CAM method", self.method, CAM_METHODS)
+        check_choice("propagation", self.propagation, {**PROPAGATORS, "none": None})
+        check_choice("refiner", self.refiner, {**REFINERS, "none": None})
         if self.score not in ("auto", "class", "margin"):
             raise InputError(f"expected score auto, class or margin, got {self.score!r}")
 
@@ -156,7 +166,7 @@ def label_map(image: Image, cam: Cam, settings: LabelSettings, classifier: Class
         spread = propagate(image, cam, settings.propagation, device=classifier.device)
         cam = dequantise(quantise(spread))
     mask = cam_to_mask(cam, settings.threshold)
-    if settings.refiner == "none" or not cam.any():
+    if settings.refiner == "none":
         return Labelled(cam=cam, mask=mask)
     trimap = make_trimap(mask, cam, settings.trimap)
     refined = refine_with_report(image, trimap, settings.refiner, mask)
@@ -212,7 +222,7 @@ _Finish: TypeAlias = Callable[[Callable[[], Image], Callable[[str], Cam], str], 
 
 
 def label_folder(
-    images: Dataset,
+    images: Dataset | Path | str,
     classifier: Classifier,
     out: Path | str,
     settings: LabelSettings | None = None,
@@ -222,8 +232,9 @@ def label_folder(
     batch_size: int = 16,
     options: FolderOptions | None = None,
 ) -> Report:
-    """Label every image of a dataset into ``out/masks``, and on request ``cams``, ``trimaps``, ...
+    """Label every image of a folder or CSV into ``out/masks``, and on request ``cams``, ``trimaps``, ...
 
+    ``images`` is read by ``datasets.load_images`` where it is no Dataset yet.
     Continues an interrupted run with equal settings. An image that fails is reported and listed in the
     manifest; the others are finished. Raises OutputError or InputError before any work starts.
     """
@@ -233,7 +244,7 @@ def label_folder(
             raise InputError(f"cannot save {kind!r}; choose among {', '.join(KINDS)}")
         if kind in ("trimaps", "alphas") and settings.refiner == "none":
             raise InputError(f"without a refiner there are no {kind}; choose one of {', '.join(REFINERS)}")
-    folder = Path(out)
+    images, folder = _dataset(images, classifier), Path(out)
 
     def finish(image: Callable[[], Image], cam: Callable[[str], Cam], name: str) -> Record:
         labelled = label_map(image(), cam(settings.method), settings, classifier)
@@ -253,6 +264,9 @@ def label_folder(
             write_image(folder / files["overlay"], overlay_mask(image(), labelled.mask))
         return {"files": files, "area": int(labelled.mask.sum()), "fallback": labelled.fallback}
 
+    # A threshold file may change under its name: what it says decides too.
+    rules = [[rule.kind, rule.value] for rule in map(parse_threshold, _thresholds(settings))]
+    decisive = {**asdict(settings), "rules": rules, "save": sorted(save)}
     facts = {"propagation": settings.propagation, "threshold": settings.threshold, "refiner": settings.refiner}
     return _NetworkFolder(
         classifier=classifier,
@@ -260,11 +274,11 @@ def label_folder(
         rule=target_rule(targets, classifier, images.samples),
         finish=finish,
         facts=facts,
-    ).process("label", images, folder, {**asdict(settings), "save": sorted(save)}, targets, batch_size, options)
+    ).process("label", images, folder, decisive, targets, batch_size, options)
 
 
 def cams_folder(
-    images: Dataset,
+    images: Dataset | Path | str,
     classifier: Classifier,
     out: Path | str,
     settings: CamSettings,
@@ -274,7 +288,7 @@ def cams_folder(
     options: FolderOptions | None = None,
 ) -> Report:
     """Write the maps of every image into ``out/<method>/...``; otherwise as ``label_folder``."""
-    folder = Path(out)
+    images, folder = _dataset(images, classifier), Path(out)
     suffix, write = (".tif", write_raw) if settings.raw else (".png", write_cam)
 
     def finish(image: Callable[[], Image], cam: Callable[[str], Cam], name: str) -> Record:
@@ -314,6 +328,7 @@ class _NetworkFolder:
     ) -> Report:
         if batch_size < 1:
             raise InputError(f"expected a batch size of at least 1, got {batch_size}")
+        steps = replace(self, cams=replace(self.cams, layer=self._find_layer()))
         # What the methods are, and all else that decides bytes, batch size and device included.
         decisive = {
             **settings,
@@ -326,7 +341,23 @@ class _NetworkFolder:
             "batch_size": batch_size,
             "device": self.classifier.device.type,
         }
-        return process(command, images, out, decisive, self, batch_size, options)
+        return process(command, images, out, decisive, steps, batch_size, options)
+
+    def _find_layer(self) -> str:
+        """The layer's name, once the network has shown at every scale that layer and score can be had."""
+        layer = self.cams.layer
+        for scale in view_scales(self.cams):
+            side = max(1, round(scale * self.classifier.image_size))
+            blank = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+            try:
+                seen = forward(self.classifier, self.classifier.normalise(blank), layer=layer)
+            except (RuntimeError, AssertionError, ValueError) as error:
+                raise InputError(
+                    f"{self.classifier.arch} cannot take inputs of {side} pixels ({error}); choose other --scales"
+                ) from None
+            seen.toward([0], self.cams.score)
+            layer = seen.layer
+        return layer
 
     def read(self, sample: Sample) -> _Loaded:
         image = read_image(sample.path, self.classifier.window)
@@ -357,28 +388,34 @@ class _NetworkFolder:
 
     def write(self, sample: Sample, loaded: _Loaded, inferred: _Inferred) -> list[Record]:
         classifier = self.classifier
+        if not np.isfinite(inferred.probabilities).all():
+            raise InputError("the classifier's scores of it are not finite numbers; train it again")
         empty = self.rule.is_empty(classifier, sample)
 
         def image() -> Image:
             return loaded.image if loaded.image is not None else read_image(sample.path, classifier.window)
 
+        # Without a folder per class an image without any class has a mask too, an empty one.
+        targets: Sequence[int | None] = inferred.targets or ([] if self.rule.per_class else [None])
         records = []
-        for k, target in enumerate(inferred.targets):
+        for k, target in enumerate(targets):
 
             def cam(method: str, k: int = k) -> Cam:
                 if empty:
                     return np.zeros(loaded.size, np.float32)
                 return to_image_size(classifier, inferred.maps[method][k], *loaded.size, self.cams.raw)
 
-            name = classifier.classes[target]
+            name = None if target is None else classifier.classes[target]
+            score = None if target is None else round(float(inferred.probabilities[target]), 6)
             done = self.finish(image, cam, f"{name}/{sample.name}" if self.rule.per_class else sample.name)
-            records.append(self._record(sample, name, round(float(inferred.probabilities[target]), 6)) | done)
+            records.append(self._record(sample, name, score) | done)
         return records or [self._record(sample, None, None)]
 
     def _record(self, sample: Sample, name: str | None, score: float | None) -> Record:
         return {
             "input": sample.input,
             "name": sample.name,
+            "labels": None if sample.labels is None else list(sample.labels),
             "class": name,
             "files": {},
             "score": score,
@@ -405,15 +442,21 @@ def process(
     batch_size: int,
     options: FolderOptions | None,
 ) -> Report:
+    """Check names and folders, open the output, and take the inputs through the steps (a ``folders.Steps``).
+
+    Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError.
+    """
     options = options or FolderOptions()
-    inside = [sample.path for sample in inputs.samples if out.resolve() in sample.path.resolve().parents]
-    if inside:
-        raise InputError(f"the inputs lie in the output folder {out}, the first is {inside[0]}; choose another --out")
-    check_names([(sample.name, sample.path) for sample in inputs.samples])
+    _check_apart(inputs, out)
+    check_names((sample.name, sample.path) for sample in inputs.samples)
     run = Run(command=command, settings=settings)
     if options.dry_run:
         check_output(out, run, overwrite=options.overwrite)
-        return Report(planned=len(inputs.samples))
+        there = {} if options.overwrite else group_records(read_manifest(out))
+        kept = sum(
+            sample.name in there and is_finished(out, there[sample.name], sample.labels) for sample in inputs.samples
+        )
+        return Report(planned=len(inputs.samples) - kept, kept=kept)
     return process_folder(
         inputs.samples,
         steps,
@@ -427,6 +470,34 @@ def process(
     )
 
 
-def check_choice(kind: str, name: str, registry: Mapping[str, object]) -> None:
-    if name != "none" and name not in registry:
-        raise InputError(f"unknown {kind} {name!r}; choose among {', '.join(registry)}, none")
+def _check_apart(inputs: Dataset, out: Path) -> None:
+    """Outputs among the inputs would be inputs of the next run."""
+    folder = _real(out)
+    for sample in inputs.samples:
+        if _real(sample.path).startswith(folder):
+            raise InputError(f"the inputs lie in the output folder {out}, as does {sample.path}; choose another --out")
+    # A single file has its own folder as root, where other things may lie.
+    if len(inputs.samples) > 1 and folder.startswith(_real(inputs.root)):
+        raise InputError(f"the output folder {out} lies in the folder of inputs {inputs.root}; choose another --out")
+
+
+def _real(path: Path) -> str:
+    """The path without links, with a separator at its end; one that can be no path as it is."""
+    try:
+        return os.path.join(os.path.realpath(path), "")
+    except ValueError:  # a null byte, say in a CSV
+        return str(path)
+
+
+def _dataset(images: Dataset | Path | str, classifier: Classifier) -> Dataset:
+    return images if isinstance(images, Dataset) else load_images(images, classifier.classes)
+
+
+def _thresholds(settings: LabelSettings) -> list[str]:
+    return [text for text in (settings.threshold, settings.trimap.low, settings.trimap.high) if text is not None]
+
+
+def check_choice(kind: str, name: str, choices: Mapping[str, object]) -> None:
+    """Raise InputError, with the choices, for a name that is none of them."""
+    if name not in choices:
+        raise InputError(f"unknown {kind} {name!r}; choose among {', '.join(choices)}")

@@ -73,7 +73,7 @@ def par(images: Tensor, maps: Tensor, settings: ParSettings) -> Tensor:
     nearness = (-((distances / (distances.std() + 1e-8) / settings.color_width) ** 2)).softmax(dim=0)
     weights = (colors + settings.position_weight * nearness.view(1, 1, -1, 1, 1)) / (1.0 + settings.position_weight)
     for _ in range(settings.rounds):
-        maps = torch.einsum("nkphw,nphw->nkhw", _shifted(maps, offsets), weights[:, 0])
+        maps = (_shifted(maps, offsets) * weights).sum(dim=2)  # (N, K, P, h, w) -> (N, K, h, w)
     return maps
 
 
@@ -98,7 +98,8 @@ def propagate(
     if method not in METHODS:
         raise InputError(f"unknown propagation {method!r}; choose among {', '.join(METHODS)}")
     settings = settings or ParSettings()
-    check_same_size(check_image(image), check_cam(cam), "image and map")
+    cam = check_cam(cam)
+    check_same_size(check_image(image), cam, "image and map")
     if not cam.any():
         return np.zeros(cam.shape, np.float32)
     height, width = image.shape[:2]

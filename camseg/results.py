@@ -4,16 +4,17 @@
 of the inputs. ``run.json`` says with which settings.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import platform
-from collections import Counter
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
-from camseg.errors import InputError, OutputError
+from camseg.errors import CamsegError, InputError, OutputError
 from camseg.files import read_json, write_json, write_text
 
 SCHEMA_VERSION = 1
@@ -35,13 +36,18 @@ class Run:
 
 
 def check_names(names: Iterable[tuple[str, Path]]) -> None:
-    """Raise InputError when two inputs carry one output name, also on file systems that ignore case."""
-    by_name: dict[str, list[Path]] = {}
+    """Raise InputError when two inputs would write one file, also on file systems that ignore case.
+
+    Nor may one input's file be another's folder, as with ``a.jpg`` beside ``a.png/b.jpg``.
+    """
+    by_name: dict[str, Path] = {}
     for name, path in names:
-        by_name.setdefault(name.casefold(), []).append(path)
-    for paths in by_name.values():
-        if len(paths) > 1:
-            raise InputError(f"{paths[0]} and {paths[1]} would write the same output; rename or remove one")
+        if (first := by_name.setdefault(name.casefold(), path)) is not path:
+            raise InputError(f"{first} and {path} would write the same output; rename or remove one")
+    for name, path in by_name.items():
+        for match in re.finditer(r"\.(png|tif)/", name):
+            if (other := by_name.get(name[: match.start()])) is not None:
+                raise InputError(f"the output of {other} would be named like the folder for {path}; rename one")
 
 
 def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
@@ -54,16 +60,16 @@ def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
         if any(folder.iterdir()):
             raise OutputError(f"{folder} holds other files; choose an empty --out, or --overwrite to write there")
         return
-    earlier = read_json(folder / RUN, OutputError)
+    earlier = _read_run(folder)
     if earlier.get("schema_version") != SCHEMA_VERSION:
         raise OutputError(f"{folder} was written by another version of camseg; choose another --out, or --overwrite")
     if earlier.get("command") != run.command:
         raise OutputError(f"{folder} holds outputs of camseg {earlier.get('command')}; choose another --out")
     # Compared as JSON has them: tuples are lists there.
-    mine, theirs = json.loads(json.dumps(run.settings)), earlier.get("settings", {})
+    mine, theirs = json.loads(json.dumps(run.settings)), earlier["settings"]
     changed = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     if changed:
-        changes = "; ".join(f"{key} was {theirs.get(key)!r}, now {mine.get(key)!r}" for key in changed)
+        changes = "; ".join(f"{key} was {_shown(theirs.get(key))}, now {_shown(mine.get(key))}" for key in changed)
         raise OutputError(
             f"{folder} was written with other settings ({changes}); repeat those to continue it, choose another --out, "
             "or --overwrite"
@@ -80,40 +86,41 @@ class Output:
         """
         self.folder = Path(folder)
         self.run = run
-        self._records: dict[tuple[str, str | None], Record] = {}
         check_output(self.folder, run, overwrite=overwrite)
         if overwrite:
             self._clear()
-        for record in read_manifest(self.folder):
-            self._records[record["name"], record["class"]] = record
-        # A kill may have left half a line at the end; what follows must not be joined to it.
-        if self._records:
-            write_text(self.folder / MANIFEST, "".join(_line(record) for record in self._records.values()))
+        # As text, which takes a fraction of the memory of the records.
+        self._lines = {
+            name: "".join(map(_line, records)) for name, records in group_records(read_manifest(self.folder)).items()
+        }
         if not (self.folder / RUN).exists():
             self.write_run({})
+        # A kill may have left half a line at the end; what follows must not be joined to it.
+        if (self.folder / MANIFEST).exists():
+            write_text(self.folder / MANIFEST, "".join(self._lines.values()))
 
-    def finished(self, name: str) -> bool:
-        """Whether every line of an input says ``ok`` and every file of it is there."""
-        lines = [record for (key, _), record in self._records.items() if key == name]
-        return bool(lines) and all(
-            record["status"] == "ok" and all((self.folder / file).is_file() for file in record["files"].values())
-            for record in lines
-        )
+    def finished(self, name: str, labels: Sequence[str] | None = None) -> bool:
+        """Whether an input needs no more work: see ``is_finished``."""
+        return name in self._lines and is_finished(self.folder, self._records(name), labels)
 
     def add(self, records: Sequence[Record]) -> None:
-        """Append lines for one input; they replace what an earlier run said of it."""
-        for key in [key for key in self._records if key[0] in {record["name"] for record in records}]:
-            del self._records[key]
-        for record in records:
-            self._records[record["name"], record["class"]] = record
-        with (self.folder / MANIFEST).open("a", encoding="utf-8") as file:
-            file.writelines(_line(record) for record in records)
+        """Append the lines of one input; they replace what an earlier run said of it, and the files it wrote."""
+        name = records[0]["name"]
+        for old in _files(self._records(name)) - _files(records):
+            (self.folder / old).unlink(missing_ok=True)
+        self._lines[name] = "".join(map(_line, records))
+        with (self.folder / MANIFEST).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(self._lines[name])
 
     def close(self, names: Sequence[str], seconds: Mapping[str, float]) -> None:
-        """Put the manifest into the order of ``names``, and the seconds per stage into ``run.json``."""
-        order = {name: index for index, name in enumerate(names)}
-        lines = sorted(self._records.values(), key=lambda record: order.get(record["name"], len(order)))
-        write_text(self.folder / MANIFEST, "".join(_line(record) for record in lines))
+        """Put the manifest into the order of ``names``, and the seconds per stage into ``run.json``.
+
+        Lines of other names follow if they tell of files; else, as those of a folder that now can be read, they go.
+        """
+        known = set(names)
+        others = [name for name in self._lines if name not in known and _files(self._records(name))]
+        lines = (self._lines[name] for name in (*names, *others) if name in self._lines)
+        write_text(self.folder / MANIFEST, "".join(lines))
         self.write_run(seconds)
 
     def write_run(self, seconds: Mapping[str, float]) -> None:
@@ -129,32 +136,62 @@ class Output:
             },
         )
 
+    def _records(self, name: str) -> list[Record]:
+        return [json.loads(line) for line in self._lines.get(name, "").split("\n") if line]
+
     def _clear(self) -> None:
-        for record in read_manifest(self.folder):
-            for file in record.get("files", {}).values():
-                (self.folder / file).unlink(missing_ok=True)
+        for file in _files(read_manifest(self.folder, damaged_too=True)):
+            (self.folder / file).unlink(missing_ok=True)
         for name in (MANIFEST, RUN):
             (self.folder / name).unlink(missing_ok=True)
 
 
-def read_manifest(folder: Path | str) -> list[Record]:
-    """The lines of a folder's manifest, [] without one; the last line may be cut short by a kill and is left out."""
+def read_manifest(folder: Path | str, *, damaged_too: bool = False) -> list[Record]:
+    """The lines of a folder's manifest, [] without one.
+
+    A kill may have cut the last line short; then it and the other lines of the last input are left out.
+    Raises OutputError for another line that is damaged, unless with ``damaged_too``, which passes over it.
+    """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         return []
-    records = []
+    records: list[Record] = []
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):
-            break
+            return [record for record in records if record["name"] != records[-1]["name"]]
         try:
             record = json.loads(line)
-            records.append({"class": None, "files": {}, **record, "name": record["name"], "status": record["status"]})
-        except (ValueError, KeyError, TypeError):
+            record.setdefault("class", None)
+            if not (record["name"] and record["status"] and all(map(_is_inside, record["files"].values()))):
+                raise ValueError("files outside the folder")
+            records.append(record)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if damaged_too:
+                continue
             raise OutputError(
                 f"{path}: line {number} is damaged; --overwrite the folder, or choose another --out"
             ) from None
     return records
+
+
+def group_records(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The lines of each input, by its name; where a killed run had begun to replace them, the later ones."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        group = groups.setdefault(record["name"], [])
+        if any(record["class"] == earlier["class"] for earlier in group):
+            group.clear()
+        group.append(record)
+    return groups
+
+
+def is_finished(folder: Path, records: Sequence[Record], labels: Sequence[str] | None = None) -> bool:
+    """Whether all lines of an input say ``ok`` of the labels it has now, and every file of it is there."""
+    known = None if labels is None else list(labels)
+    return all(record["status"] == "ok" and record.get("labels") == known for record in records) and all(
+        (folder / file).is_file() for file in _files(records)
+    )
 
 
 def map_root(folder: Path | str) -> Path:
@@ -165,13 +202,27 @@ def map_root(folder: Path | str) -> Path:
     folder = Path(folder)
     if not (folder / RUN).is_file():
         return folder
-    run = read_json(folder / RUN, InputError)
-    methods = run.get("settings", {}).get("methods", [])
-    if run.get("command") not in ("cams", "propagate") or not methods:
+    run = _read_run(folder)
+    methods = run["settings"].get("methods")
+    if run.get("command") not in ("cams", "propagate") or not isinstance(methods, list) or not methods:
         return folder
     if len(methods) > 1:
         raise InputError(f"{folder} holds the maps of {len(methods)} methods; name one, such as {folder / methods[0]}")
-    return folder / methods[0]
+    return folder / str(methods[0])
+
+
+def provenance(folder: Path | str) -> str | None:
+    """SHA-256 of the command and settings that wrote the files in a folder; None where no ``run.json`` tells."""
+    folder = Path(folder).absolute()
+    for parent in (folder, *folder.parents[:2]):
+        if (parent / RUN).is_file():
+            try:
+                run = _read_run(parent)
+            except CamsegError:
+                return None
+            told = json.dumps([run.get("command"), run["settings"]], sort_keys=True)
+            return hashlib.sha256(told.encode()).hexdigest()
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -186,9 +237,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def count_status(records: Iterable[Record]) -> Counter[str]:
-    """How many inputs each status has."""
-    return Counter({record["name"]: record["status"] for record in records}.values())
+def _read_run(folder: Path) -> dict[str, Any]:
+    run = read_json(folder / RUN, OutputError)
+    if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
+        raise OutputError(f"{folder / RUN} was not written by camseg; choose another folder, or --overwrite")
+    return run
+
+
+def _files(records: Iterable[Record]) -> set[str]:
+    return {file for record in records for file in record["files"].values()}
+
+
+def _is_inside(file: str) -> bool:
+    # A manifest may come from anywhere; --overwrite must not follow it out of its folder.
+    return not PurePath(file).is_absolute() and ".." not in PurePath(file).parts
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:20]}...{text[-20:]}"
 
 
 def _line(record: Record) -> str:

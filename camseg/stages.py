@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from camseg.arrays import Cam, Image, Trimap, dequantise, quantise
 from camseg.datasets import Dataset, Sample
-from camseg.errors import ImageError
+from camseg.errors import ImageError, InputError
 from camseg.folders import Report, Steps
 from camseg.images import (
+    Window,
+    check_window,
     find_images,
     read_cam,
     read_image,
@@ -29,7 +31,7 @@ from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import propagate
 from camseg.refinement import METHODS as REFINERS
 from camseg.refinement import refine_with_report
-from camseg.results import Record
+from camseg.results import Record, provenance
 
 
 def propagate_folder(
@@ -39,11 +41,15 @@ def propagate_folder(
     method: str,
     *,
     device: str,
+    window: Window = "full",
     options: FolderOptions | None = None,
 ) -> Report:
-    """Spread one method's maps in the folder ``cams`` into ``out/<method>/...``."""
+    """Spread one method's maps in the folder ``cams`` into ``out/<method>/...``.
+
+    ``window``: how 16-bit images become 8-bit, as it was for the classifier.
+    """
     check_choice("propagation", method, PROPAGATORS)
-    partner = _partner(images)
+    partner = _partner(images, window)
     folder = Path(out)
 
     def write(sample: Sample, cam: Cam, _: None) -> list[Record]:
@@ -51,7 +57,7 @@ def propagate_folder(
         write_cam(folder / file, propagate(partner(sample), cam, method, device=device))
         return [_file_record(sample, files={method: file}, propagation=method)]
 
-    settings = {"methods": [method], "images": str(images.root.resolve()), "device": device}
+    settings = {"methods": [method], "images": str(images.root.resolve()), "device": device, "window": window}
     return _file_folder("propagate", cams, folder, settings, read_cam, write, options)
 
 
@@ -99,14 +105,17 @@ def refine_folder(
     *,
     masks: Path | str | None = None,
     save: Sequence[str] = (),
+    window: Window = "full",
     options: FolderOptions | None = None,
 ) -> Report:
     """Refine every trimap into ``out/masks``, on request also ``alphas`` and ``foregrounds`` (RGBA).
 
-    ``masks`` are what an unusable trimap falls back to.
+    ``masks``: the folder of what an unusable trimap falls back to; ``window`` as in ``propagate_folder``.
     """
     check_choice("refiner", method, REFINERS)
-    partner = _partner(images)
+    if masks is not None and not Path(masks).is_dir():
+        raise InputError(f"expected the folder of the masks to fall back to; {masks} is none")
+    partner = _partner(images, window)
     folder = Path(out)
 
     def write(sample: Sample, trimap: Trimap, _: None) -> list[Record]:
@@ -129,7 +138,9 @@ def refine_folder(
         "refiner": method,
         "images": str(images.root.resolve()),
         "masks": None if masks is None else str(Path(masks).resolve()),
+        "masks_run": None if masks is None else provenance(masks),
         "save": sorted(save),
+        "window": window,
     }
     return _file_folder("refine", trimaps, folder, settings, read_trimap, write, options)
 
@@ -148,19 +159,21 @@ def _file_folder(
     samples = tuple(Sample(path=path, name=relative_name(path, found.root)) for path in found.files)
     files = Dataset(root=found.root, samples=samples, classes=(), multi_label=False, failures=found.failures)
     steps = Steps(read=lambda sample: read(sample.path), infer=lambda batch, _: [None] * len(batch), write=write)
-    decisive = {**settings, "source": str(Path(source).resolve())}
+    # A folder of maps may be written again under its name: with which settings decides too.
+    decisive = {**settings, "source": str(Path(source).resolve()), "source_run": provenance(source)}
     return process(command, files, out, decisive, steps, batch_size=16, options=options)
 
 
-def _partner(images: Dataset) -> Callable[[Sample], Image]:
+def _partner(images: Dataset, window: Window) -> Callable[[Sample], Image]:
     """Find the image of a map or trimap: of the same name, or of its name without the class folder in front."""
+    check_window(window)
     paths = {sample.name: sample.path for sample in images.samples}
 
     def image_of(sample: Sample) -> Image:
         name = sample.name if sample.name in paths else sample.name.partition("/")[2]
         if name not in paths:
             raise ImageError(f"{sample.path}: no image {sample.name} in {images.root}")
-        return read_image(paths[name])
+        return read_image(paths[name], window)
 
     return image_of
 

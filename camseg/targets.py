@@ -62,5 +62,12 @@ def target_rule(targets: Sequence[str], classifier: Classifier, samples: Sequenc
             f"--target label needs a label for every image; {len(unknown)} have none, the first is {unknown[0].path}; "
             f"use class folders ({', '.join(classifier.classes)}) or a CSV with a column label, or --target predicted"
         )
-    per_class = words == ["all"] or len(named) > 1 or (classifier.multi_label and not named)
-    return TargetRule(word=words[0] if words else None, named=named, per_class=per_class or classifier.multi_label)
+    if words in (["auto"], ["label"]) and not classifier.multi_label:
+        for sample in samples:
+            if len(sample.labels or ()) > 1:
+                raise InputError(
+                    f"{sample.path} has {len(sample.labels or ())} labels, but the classifier's classes exclude each "
+                    "other; train a multi-label one, or name its --target"
+                )
+    per_class = words == ["all"] or len(named) > 1 or classifier.multi_label
+    return TargetRule(word=words[0] if words else None, named=named, per_class=per_class)

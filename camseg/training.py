@@ -5,6 +5,7 @@ follows from seed, epoch and image index, so an interrupted run that is started 
 uninterrupted one would have.
 """
 
+import copy
 import csv
 import hashlib
 import io
@@ -49,7 +50,7 @@ _PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 class TrainSettings:
     """How a classifier is trained; checked when made."""
 
-    epochs: int = 16
+    epochs: int = 20
     """Most epochs to run, the warm-up included."""
     batch_size: int = 16
     """Images per step and device."""
@@ -59,6 +60,8 @@ class TrainSettings:
     """AdamW's decoupled weight decay."""
     warmup_epochs: int = 1
     """Epochs in which only the head learns, while a pretrained backbone stays frozen."""
+    averaging: float = 0.98
+    """Decay per step of the running average of the weights that is validated and kept; 0 keeps the last step's."""
     plateau_patience: int = 2
     """Epochs without a lower validation loss before the rate is divided by 4."""
     patience: int = 8
@@ -78,9 +81,11 @@ class TrainSettings:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("warmup_epochs", "plateau_patience", "patience", "workers"):
+        for name in ("warmup_epochs", "plateau_patience", "patience", "seed", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        if not 0.0 <= self.averaging < 1.0:
+            raise InputError(f"expected averaging in [0, 1), got {self.averaging:g}")
         if not self.learning_rate > 0:
             raise InputError(f"expected a learning rate above 0, got {self.learning_rate:g}")
         if self.mixed_precision not in ("auto", "no", "fp16", "bf16"):
@@ -92,6 +97,7 @@ class _State:
     """What changes from epoch to epoch, beside the tensors."""
 
     epoch: int = 0
+    step: int = 0
     best_f1: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
@@ -116,10 +122,14 @@ def train_classifier(
     ``metrics.json``, ``history.csv``, ``curves.png`` and ``confusion.png``. A run that was interrupted
     continues from its last whole epoch.
 
+    Images that cannot be read are left out, and listed under ``failed`` in the metrics.
+
     Raises OutputError when ``out`` holds a finished run, or an unfinished one with other settings;
-    DatasetError when labels do not fit the classifier; ImageError when an image cannot be read.
+    DatasetError when labels do not fit the classifier, or none of the images can be read.
     """
     settings = settings or TrainSettings()
+    # A set may happen to give every image one label beside a multi-label classifier.
+    train, val = (replace(part, multi_label=classifier.multi_label) for part in (train, val))
     out = Path(out)
     processes = Accelerator()
     state_file = out / _STATE
@@ -172,7 +182,11 @@ def train_classifier(
 
 
 class _Trainer:
-    """The network under training with its optimiser, its data and its state."""
+    """The network under training with its optimiser, its data and its state.
+
+    What learns is a copy, ``learner``; the classifier's own network is the running average of its weights, which on
+    small sets both classifies and localises better, and varies less from seed to seed.
+    """
 
     def __init__(
         self, classifier: Classifier, settings: TrainSettings, processes: Accelerator, train: "_Source", val: "_Source"
@@ -189,9 +203,10 @@ class _Trainer:
         self.weights = None
         if settings.class_weights:
             self.weights = _class_weights(train.dataset.targets(classifier.classes), classifier).to(device)
-        self.head = head_parameters(classifier.model)
+        self.learner = copy.deepcopy(classifier.model)
+        self.head = head_parameters(self.learner)
         self.optimizer = torch.optim.AdamW(
-            classifier.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.scheduler = ReduceLROnPlateau(self.optimizer, factor=0.25, patience=settings.plateau_patience)
         self.autocast_type = _autocast_type(settings, processes, device)
@@ -210,14 +225,12 @@ class _Trainer:
         if self.network is None or epoch == self._warmup():
             self._freeze(warming)
             # Wrapped for several processes only now: what learns must be settled before.
-            model = self.classifier.model
-            self.network = model if self.processes.num_processes == 1 else nn.parallel.DistributedDataParallel(model)
+            several = self.processes.num_processes > 1
+            self.network = nn.parallel.DistributedDataParallel(self.learner) if several else self.learner
         self.sampler.epoch = epoch
         torch.manual_seed(hash((self.settings.seed, epoch, self.processes.process_index)) % 2**63)
-        self.classifier.model.train()
-        if warming:
-            # Frozen means frozen: the statistics of batch norm stay the pretrained ones too.
-            self.classifier.model.eval()
+        # Frozen means frozen: in the warm-up the statistics of batch norm stay the pretrained ones too.
+        self.learner.train(not warming)
         loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}")
         probabilities, val_loss = self.validate()
         report = classification_metrics(self.truth, probabilities, self.classifier.classes, self.classifier.multi_label)
@@ -258,7 +271,8 @@ class _Trainer:
 
     def save(self, path: Path, identity: str) -> None:
         """Write weights, optimiser and state into one safetensors file, the state as JSON in its metadata."""
-        tensors = {f"model.{name}": value for name, value in self.classifier.model.state_dict().items()}
+        tensors = {f"average.{name}": value for name, value in self.classifier.model.state_dict().items()}
+        tensors |= {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         for index, slots in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
@@ -285,9 +299,10 @@ class _Trainer:
                 f"{path.parent} holds an unfinished run with other data or settings; repeat its call to continue it, "
                 "choose another --out, or --overwrite it"
             )
-        self.classifier.model.load_state_dict(
-            {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        )
+        for model, prefix in ((self.classifier.model, "average."), (self.learner, "learner.")):
+            model.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            )
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
@@ -302,7 +317,7 @@ class _Trainer:
         return min(self.settings.warmup_epochs, self.settings.epochs - 1) if self.head else 0
 
     def _freeze(self, warming: bool) -> None:
-        for parameter in self.classifier.model.parameters():
+        for parameter in self.learner.parameters():
             parameter.requires_grad_(not warming)
         for parameter in self.head:
             parameter.requires_grad_(True)
@@ -318,9 +333,23 @@ class _Trainer:
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            self._average()
             total, count = total + loss.item() * len(targets), count + len(targets)
         sums = self.processes.reduce(torch.tensor([total, count], device=self.processes.device), "sum")
         return float(sums[0] / sums[1])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the classifier's weights and statistics toward the learner's; in the first steps nearly all the way."""
+        self.state.step += 1
+        decay = min(self.settings.averaging, self.state.step / (10 + self.state.step))
+        for average, value in zip(
+            self.classifier.model.state_dict().values(), self.learner.state_dict().values(), strict=True
+        ):
+            if average.is_floating_point():
+                average.lerp_(value, 1.0 - decay)
+            else:
+                average.copy_(value)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.autocast_type != torch.float32
@@ -389,6 +418,7 @@ def _loader(
         drop_last=lonely and isinstance(order, _EpochSampler),
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
+        generator=torch.Generator(),  # its own: how often it is drawn from depends on the workers
     )
 
 

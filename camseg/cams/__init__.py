@@ -4,12 +4,14 @@ A method (``gradient``, ``eigen``, ``scoring``; registered in ``methods``) is a 
 Capture. ``scales`` runs a batch at every scale and fuses the views; ``compute_cams`` is the way in.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.activations import Score
+from camseg.activations import Score, find_layer
 from camseg.arrays import Image
 from camseg.cams.methods import METHODS, Method
 from camseg.cams.scales import CamSettings, Targets, extract, stack_inputs, to_image_size, view_scales
@@ -59,20 +61,24 @@ def compute_cams(
         raw=raw,
         gate=gate,
     )
+    if layer == "auto":  # looked for once, not in every batch
+        settings = replace(settings, layer=find_layer(classifier))
     results: dict[str, list] = {name: [] for name in settings.methods}
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         wanted = None if targets is None else targets[start : start + batch_size]
-        as_dicts = classifier.multi_label if wanted is None else any(not isinstance(row, str) for row in wanted)
+        as_dicts = [
+            classifier.multi_label if wanted is None else not isinstance(wanted[i], str) for i in range(len(batch))
+        ]
         inputs = stack_inputs(
             [[classifier.to_input(image, scale) for scale in view_scales(settings)] for image in batch]
         )
         found = extract(classifier, inputs, _chooser(classifier, wanted), settings)
         for name, maps in found.maps.items():
-            for image, row, grids in zip(batch, found.targets, maps, strict=True):
+            for image, row, grids, as_dict in zip(batch, found.targets, maps, as_dicts, strict=True):
                 cams = [to_image_size(classifier, grid, image.shape[0], image.shape[1], raw) for grid in grids]
                 names = [classifier.classes[target] for target in row]
-                results[name].append(dict(zip(names, cams, strict=True)) if as_dicts else cams[0])
+                results[name].append(dict(zip(names, cams, strict=True)) if as_dict else cams[0])
     return results
 
 
@@ -81,6 +87,8 @@ def _chooser(
 ) -> Callable[[NDArray[np.float32]], Targets]:
     if wanted is None:
         return classifier.predicted
-    rows = [[row] if isinstance(row, str) else list(dict.fromkeys(row)) for row in wanted]
+    rows: list[list[Any]] = [
+        list(dict.fromkeys(row)) if isinstance(row, Iterable) and not isinstance(row, str) else [row] for row in wanted
+    ]
     indices = [[classifier.class_index(name) for name in row] for row in rows]
     return lambda _probabilities: indices

@@ -28,6 +28,8 @@ def eigengradcam(capture: Capture) -> Tensor:
 def _first_component(values: Tensor) -> Tensor:
     """(N, C, h, w) -> (N, h, w): for each image u_1 s_1 of the (positions x channels) matrix, sign fixed."""
     n, c, h, w = values.shape
+    if values.device.type == "mps":  # which has neither float64 nor eigh
+        return _first_component(values.cpu()).to(values.device)
     rows = values.flatten(2).transpose(1, 2).double()  # (N, hw, C)
     centred = rows - rows.mean(dim=1, keepdim=True)
     if h * w <= c:

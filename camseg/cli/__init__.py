@@ -1,5 +1,7 @@
 """The command line. Commands load what they need when they run, so that ``--help`` answers at once."""
 
+import io
+import os
 import sys
 
 import typer
@@ -43,6 +45,9 @@ def _options(
 
 def main() -> None:
     """Run the command line: 0 all done, 1 some inputs failed, 2 unusable call or inputs, 130 interrupted."""
+    # Class and file names that the terminal's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except CamsegError as error:
@@ -52,4 +57,10 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         print(f"camseg: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:  # what libraries raise, such as too little memory; else a bug
+        if os.environ.get("CAMSEG_TRACEBACK"):
+            raise
+        words = " ".join(str(error).split())[:500]
+        print(f"camseg: {type(error).__name__}: {words} (CAMSEG_TRACEBACK=1 shows where)", file=sys.stderr)
         sys.exit(2)

@@ -32,7 +32,8 @@ def progress(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
 
 def print_json(value: Any) -> None:
     """A result on stdout, as JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    # In ASCII, which every terminal and pipe can take, whatever file names hold.
+    print(json.dumps(value, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
@@ -40,27 +41,32 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    # A file or a pipe has no width to fit into.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    # A file or a pipe has no width to fit into; brackets and colons in names are no markup.
+    console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
+    if title:
+        console.print(title, soft_wrap=True)
+    console.print(table)
 
 
 def finish(report: "Report", out: Path, as_json: bool, dry_run: bool) -> None:
     """Say what became of a folder; exit with 1 when inputs failed."""
     failed = [record["error"] for record in report.failed]
+    kept = f", {report.kept} were there already" if report.kept else ""
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out)}
-        counts = {"done": report.done, "kept": report.kept, "failed": failed}
+        counts = {"done": report.done, "kept": report.kept, "failed": failed, "fallbacks": report.fallbacks}
         print_json({**facts, **counts, "seconds": report.seconds})
     elif dry_run:
-        say(f"would write {report.planned} inputs' outputs to {out}")
+        say(f"would write the outputs of {report.planned} inputs{kept}: {out}")
     else:
-        kept = f", {report.kept} were there already" if report.kept else ""
         say(f"{report.done} done{kept}, {len(failed)} failed, in {report.seconds['total']:.1f} s: {out}")
+        for reason, count in report.fallbacks.items():
+            say(f"{count} not refined: {reason}")
     if failed:
         say(f"the {len(failed)} failed inputs are listed in {out / 'manifest.jsonl'}")
         raise typer.Exit(1)

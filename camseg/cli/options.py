@@ -15,7 +15,7 @@ ClassifierRun = Annotated[
     Path, typer.Option("--classifier", "-c", metavar="RUN", help="Classifier run that train-cls wrote.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Seed = Annotated[int, typer.Option(help="Start of all random choices.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Start of all random choices.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read and write; results do not depend on it.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass of the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -45,6 +45,9 @@ Dilate = Annotated[
     str, typer.Option(metavar="RADIUS", help="Unknown band outwards, in pixels (5) or of the size (20%).")
 ]
 Erode = Annotated[str, typer.Option(metavar="RADIUS", help="Unknown band inwards, in pixels (5) or of the size (10%).")]
+Window = Annotated[
+    str, typer.Option(metavar="full|percentile|LOW,HIGH", help="How 16-bit and float images become 8-bit.")
+]
 Low = Annotated[
     str | None, typer.Option(metavar="THRESHOLD", help="With --high: trimap from the map; below this is background.")
 ]

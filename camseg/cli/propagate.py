@@ -13,6 +13,7 @@ def propagate(
     cams: Annotated[Path, typer.Option(help="Folder of one method's maps.")],
     out: options.Out,
     method: Annotated[str, typer.Option(help="par: pixel-adaptive refinement.")] = "par",
+    window: options.Window = "full",
     device: options.Device = "auto",
     workers: options.Workers = 2,
     overwrite: options.Overwrite = False,
@@ -27,5 +28,6 @@ def propagate(
 
     folder = console.folder_options(workers, overwrite, dry_run)
     data, maps = load_images(images), map_root(cams)
-    report = propagate_folder(data, maps, out, method, device=str(find_device(device)), options=folder)
+    where = str(find_device(device))
+    report = propagate_folder(data, maps, out, method, device=where, window=window, options=folder)
     console.finish(report, out, json, dry_run)

@@ -20,6 +20,7 @@ def refine(
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Also write cut-outs, RGBA: OUT/foregrounds.")
     ] = False,
+    window: options.Window = "full",
     workers: options.Workers = 2,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -31,5 +32,6 @@ def refine(
 
     folder = console.folder_options(workers, overwrite, dry_run)
     save = [kind for kind, wanted in (("alphas", alpha), ("foregrounds", foreground)) if wanted]
-    report = refine_folder(load_images(images), trimap, out, method, masks=masks, save=save, options=folder)
+    data = load_images(images)
+    report = refine_folder(data, trimap, out, method, masks=masks, save=save, window=window, options=folder)
     console.finish(report, out, json, dry_run)

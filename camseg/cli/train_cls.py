@@ -17,7 +17,8 @@ def train_cls(
     val_fraction: Annotated[float, typer.Option(help="Share split off, by label and never through a group.")] = 0.2,
     negative: Annotated[list[str] | None, typer.Option(metavar="CLASS", help="Class without object (repeats).")] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="timm architecture; default: the weights' own, else resnet18.")
+        str | None,
+        typer.Option(metavar="NAME", help="timm architecture; default: the weights' own, else mobilenetv2_100."),
     ] = None,
     model_arg: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the architecture (repeats).")
@@ -29,10 +30,8 @@ def train_cls(
     resize: Annotated[
         Literal["stretch", "pad"], typer.Option(help="Stretch to the square, or keep the aspect ratio.")
     ] = "stretch",
-    window: Annotated[
-        str, typer.Option(metavar="full|percentile|LOW,HIGH", help="16-bit and float images to 8 bits.")
-    ] = "full",
-    epochs: Annotated[int, typer.Option(min=1)] = 16,
+    window: options.Window = "full",
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
     warmup_epochs: Annotated[
         int | None, typer.Option(help="Epochs with a frozen backbone; default 1, or 0 from scratch.")
     ] = None,
@@ -89,6 +88,8 @@ def train_cls(
     )
     sizes = f"{len(train.samples)} training and {len(held.samples)} validation images"
     console.say(f"{classifier.arch}: {sizes} of {', '.join(dataset.classes)}")
+    if dry_run and json:
+        console.print_json({"out": str(out), "model": classifier.arch, "classes": dataset.classes})
     if not dry_run:
         metrics = train_classifier(
             classifier,

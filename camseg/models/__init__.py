@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def create_model(
     cannot be downloaded.
     """
     if not timm.is_model(arch):
-        near = timm.list_models(f"*{arch}*")[:5]
+        near = get_close_matches(arch, timm.list_models(), n=5)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise InputError(f"timm {timm.__version__} has no model {arch!r}{hint}")
     try:
@@ -63,6 +64,12 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     """The mean and standard deviation of inputs, in [0, 1], that timm states for a model."""
     config = resolve_model_data_config(model)
     return tuple(config["mean"]), tuple(config["std"])
+
+
+def pretrained_classes(model: nn.Module) -> int | None:
+    """The number of classes that a model's pretrained head tells apart, as timm states it."""
+    config: Any = getattr(model, "pretrained_cfg", {})
+    return config.get("num_classes")
 
 
 def read_weights(path: Path | str) -> Weights:
@@ -108,7 +115,8 @@ def read_weights(path: Path | str) -> Weights:
 def load_backbone(model: nn.Module, weights: Weights, source: str) -> bool:
     """Copy the weights into a model in place; a head of another number of classes stays as it is.
 
-    Returns whether the head came along. Raises CheckpointError when anything but the head is missing, unknown or of another shape.
+    Returns whether the head came along. Raises CheckpointError when anything but the head is missing,
+    unknown or of another shape.
     """
     own = model.state_dict()
     head = tuple(f"{name}." for name in _head_names(model))

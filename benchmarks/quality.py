@@ -1,0 +1,180 @@
+"""Quality of every stage on folders of real images with true masks: the tables of docs/results.md.
+
+    python benchmarks/quality.py DATA --weights FILE --out runs/quality --set NAME=NEGATIVE ...
+
+DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/. For every set and seed a
+classifier is fine-tuned on the training images; the chain runs on the test images, once without any mask and once
+with the threshold that is best on the training masks. Interrupted, it continues. Means over seeds with
+their lowest and highest value; Dice and IoU are means over images whose true mask is not empty.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from camseg.cams import METHODS, CamSettings
+from camseg.classifier import Classifier, load_classifier
+from camseg.datasets import Dataset, load_images, load_training_data, split
+from camseg.errors import InputError
+from camseg.evaluation import evaluate_folder, save_best_threshold
+from camseg.files import read_json, write_json
+from camseg.images import read_image
+from camseg.pipeline import FolderOptions, LabelSettings, TrimapSettings, cams_folder
+from camseg.refinement import METHODS as REFINERS
+from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
+from camseg.training import TrainSettings, train_classifier
+
+QUICK = [name for name, method in METHODS.items() if method.needs != "rescoring"]
+SLOW = [name for name, method in METHODS.items() if method.needs == "rescoring"]
+SLOW_EVERY = 4
+"""Methods that run the network once per channel are measured on every fourth image of one seed."""
+LABEL = LabelSettings()
+
+
+def main() -> None:
+    """Measure, then print the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--set", dest="sets", action="append", required=True, metavar="NAME=NEGATIVE")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--skip-slow", action="store_true", help="Leave out methods of one pass per channel.")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    for entry in args.sets:
+        name, _, negative = entry.partition("=")
+        found = []
+        for seed in seeds:
+            out = args.out / f"{name}-{seed}"
+            file = out / "scores.json"
+            if not file.exists():
+                write_json(file, measure(args.data / name, negative, args.weights, out, seed))
+            found.append(read_json(file, InputError))
+            print(f"{name}, seed {seed}: {json.dumps(found[-1]['accuracy'])}", flush=True)
+        if not args.skip_slow:
+            out = args.out / f"{name}-{seeds[0]}"
+            if not (out / "slow.json").exists():
+                write_json(out / "slow.json", slow_methods(args.data / name, out))
+            for one in found[:1]:
+                one["methods"].update(read_json(out / "slow.json", InputError))
+        report(name, found)
+
+
+def measure(data: Path, negative: str, weights: str, out: Path, seed: int) -> dict:
+    """All scores of one set and seed, by name of method and of chain."""
+    classifier = train(data, negative, weights, out / "classifier", seed)
+    test = load_images(data / "images" / "test", classifier.classes)
+    training = load_images(data / "images" / "train", classifier.classes)
+    options = FolderOptions()
+    cams_folder(test, classifier, out / "methods", CamSettings(methods=tuple(QUICK)), options=options)
+    plain = {name: maps_score(out / "methods" / name, data) for name in QUICK}
+    fused = LABEL.cams(classifier)
+    chains: dict[str, dict] = {}
+    for part, images in (("test", test), ("train", training)):
+        cams_folder(images, classifier, out / "cams" / part, fused, options=options)
+        propagate_folder(
+            images, out / "cams" / part / LABEL.method, out / "propagated" / part, LABEL.propagation, device="cpu"
+        )
+    for chain, folder in (("fused", out / "cams"), ("propagated", out / "propagated")):
+        method = LABEL.method if chain == "fused" else LABEL.propagation
+        chosen = evaluate_folder(folder / "train" / method, data / "masks" / "train")
+        threshold_file = out / f"{chain}.threshold.json"
+        save_best_threshold(threshold_file, chosen, name=f"{data.name} training masks")
+        for basis, threshold in (("no mask", LABEL.threshold), ("training masks", str(threshold_file))):
+            work = out / f"{chain}-{basis.replace(' ', '-')}"
+            maps = folder / "test" / method
+            chains[f"{chain}|{basis}"] = maps_score(maps, data, threshold)
+            masks_folder(maps, work / "masks", threshold)
+            trimap_folder(work / "masks", work / "trimaps", TrimapSettings())
+            for refiner in REFINERS:
+                refine_folder(test, work / "trimaps", work / refiner, refiner, masks=work / "masks")
+                chains[f"{chain}, {refiner}|{basis}"] = maps_score(work / refiner / "masks", data)
+    return {"accuracy": accuracy(classifier, test), "methods": plain, "chains": chains}
+
+
+def train(data: Path, negative: str, weights: str, run: Path, seed: int) -> Classifier:
+    """The classifier of one seed, trained with the defaults of ``camseg train-cls``."""
+    if not (run / "metrics.json").exists():
+        dataset = load_training_data(data / "images" / "train")
+        train_part, val_part = split(dataset, 0.2, seed)
+        torch.manual_seed(seed)
+        classifier = Classifier.create(None, classes=dataset.classes, negative=(negative,), weights=weights)
+        train_classifier(classifier, train_part, val_part, run, TrainSettings(seed=seed), device="cpu")
+    return load_classifier(run)
+
+
+def slow_methods(data: Path, out: Path) -> dict:
+    """The methods of one pass per channel, on every fourth test image."""
+    classifier = load_classifier(out / "classifier")
+    test = load_images(data / "images" / "test", classifier.classes)
+    objects = [sample for sample in test.samples if set(sample.labels or ()) - set(classifier.negative)]
+    some = Dataset(
+        root=test.root, samples=tuple(objects[::SLOW_EVERY]), classes=test.classes, multi_label=test.multi_label
+    )
+    cams_folder(some, classifier, out / "slow", CamSettings(methods=tuple(SLOW)))
+    truth = out / "slow-masks"
+    for sample in some.samples:
+        link = truth / f"{sample.name}.png"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to((data / "masks" / "test" / f"{sample.name}.png").resolve())
+    return {name: scores(out / "slow" / name, truth, LABEL.threshold) for name in SLOW}
+
+
+def maps_score(folder: Path, data: Path, threshold: str = LABEL.threshold) -> dict:
+    """The scores of test maps or masks."""
+    return scores(folder, data / "masks" / "test", threshold)
+
+
+def scores(folder: Path, truth: Path, threshold: str) -> dict:
+    """Headline scores of one folder; ``best`` is Dice at the level that is best on these very masks."""
+    overall = evaluate_folder(folder, truth, thresholds=(threshold,)).overall
+    cut = overall.thresholds[0]
+    best = overall.best.dice if overall.best else None
+    return {"mean_dice": overall.mean_dice, "dice": cut.dice, "iou": cut.iou, "best": best, "images": overall.images}
+
+
+def accuracy(classifier: Classifier, test: Dataset) -> float:
+    """The share of test images whose likeliest class is right."""
+    right = 0
+    with torch.inference_mode():
+        for sample in test.samples:
+            logits = classifier.model(classifier.preprocess([read_image(sample.path, classifier.window)]))
+            right += (classifier.classes[int(logits.argmax())],) == sample.labels
+    return right / len(test.samples)
+
+
+def report(name: str, found: list[dict]) -> None:
+    """Print one set's tables."""
+    print(f"\n### {name}: {found[0]['methods'][QUICK[0]]['images']} test images with an object, {len(found)} seeds\n")
+    print(f"Test accuracy {spread([one['accuracy'] for one in found])}.\n")
+    print("| method | mean-Dice | Dice at its best single threshold | images |\n|---|---|---|---|")
+    for method in METHODS:
+        rows = [one["methods"][method] for one in found if method in one["methods"]]
+        if rows:
+            numbers = [spread([row[key] for row in rows]) for key in ("mean_dice", "best")]
+            print(f"| {method} | {' | '.join(numbers)} | {rows[0]['images']} |")
+    for basis in ("no mask", "training masks"):
+        print(f"\nThreshold: {basis}\n\n| chain | mean-Dice | Dice | IoU |\n|---|---|---|---|")
+        for key in found[0]["chains"]:
+            chain, _, chosen = key.partition("|")
+            if chosen == basis:
+                numbers = [spread([one["chains"][key][kind] for one in found]) for kind in ("mean_dice", "dice", "iou")]
+                print(f"| {chain} | {' | '.join(numbers)} |")
+
+
+def spread(values: list[float]) -> str:
+    """Mean, lowest and highest."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Time of camseg's parts beside the peer that does the same, in one run: python benchmarks/speed.py [--json]
+
+Each row is the best of several repeats, peer and ours in turn, so that other work on the machine hits both.
+The networks are untrained: time does not depend on the weights.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from camseg.activations import find_layer, forward
+from camseg.cams import METHODS
+from camseg.classifier import Classifier
+from camseg.metrics import mean_dice
+from camseg.propagation import propagate
+
+ARCHITECTURES = ("resnet50", "mobilenetv2_100")
+BATCH, SIDE, REPEATS = 8, 224, 5
+PEERS = {
+    "gradcam": "GradCAM",
+    "hirescam": "HiResCAM",
+    "gradcam-elementwise": "GradCAMElementWise",
+    "gradcam++": "GradCAMPlusPlus",
+    "xgradcam": "XGradCAM",
+    "layercam": "LayerCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+}
+
+
+def main() -> None:
+    """Measure and print a Markdown table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    rows = [*cam_rows(), mean_dice_row(), propagation_row(), help_row()]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| what | peer | peer, ms | camseg, ms | peer / camseg |\n|---|---|---|---|---|")
+    for row in rows:
+        peer = "-" if row["peer_ms"] is None else f"{row['peer_ms']:.1f}"
+        ratio = "-" if row["peer_ms"] is None else f"{row['peer_ms'] / row['ours_ms']:.1f}"
+        print(f"| {row['what']} | {row['peer']} | {peer} | {row['ours_ms']:.1f} | {ratio} |")
+
+
+def cam_rows() -> list[dict]:
+    """One method, and all eight that need no further passes, against grad-cam on the same layer."""
+    import pytorch_grad_cam as peer
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    rows = []
+    for arch in ARCHITECTURES:
+        torch.manual_seed(0)
+        classifier = Classifier.create(arch, classes=["a", "b"], image_size=SIDE)
+        images = torch.randn(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
+        name = find_layer(classifier)
+        layer = dict(classifier.model.named_modules())[name]
+        targets = [0] * BATCH
+
+        def plain(classifier: Classifier = classifier, images: torch.Tensor = images) -> None:
+            with torch.inference_mode():
+                classifier.model(images)
+
+        for methods in (["layercam"], list(PEERS)):
+
+            def theirs(methods: list[str] = methods, classifier: Classifier = classifier) -> None:
+                for method in methods:
+                    with getattr(peer, PEERS[method])(classifier.model, [layer]) as cam:  # noqa: B023
+                        cam(images, [ClassifierOutputTarget(target) for target in targets])  # noqa: B023
+
+            def ours(methods: list[str] = methods, classifier: Classifier = classifier) -> None:
+                capture = forward(classifier, images, layer=name).toward(targets)  # noqa: B023
+                for method in methods:
+                    METHODS[method].function(capture)
+
+            peer_ms, ours_ms, plain_ms = compare(theirs, ours, plain)
+            title = methods[0] if len(methods) == 1 else f"{len(methods)} methods"
+            what = f"{title}, {arch}, {BATCH} x {SIDE} px (plain forward {plain_ms:.0f} ms)"
+            rows.append(
+                {"what": what, "peer": "grad-cam", "peer_ms": peer_ms, "ours_ms": ours_ms, "plain_ms": plain_ms}
+            )
+    return rows
+
+
+def mean_dice_row() -> dict:
+    """Equation 9 by one histogram against the loop over thresholds."""
+    random = np.random.default_rng(0)
+    levels, mask = random.integers(0, 256, (512, 512), np.uint8), random.random((512, 512)) < 0.1
+
+    def loop() -> None:
+        for threshold in range(256):
+            binary = levels > threshold
+            2 * (binary & mask).sum() / max(1, binary.sum() + mask.sum())
+
+    peer_ms, ours_ms = compare(loop, lambda: mean_dice(levels, mask))
+    return {"what": "mean-Dice, 512 x 512", "peer": "loop in NumPy", "peer_ms": peer_ms, "ours_ms": ours_ms}
+
+
+def propagation_row() -> dict:
+    """PAR of one map at its working size."""
+    random = np.random.default_rng(0)
+    image, cam = random.integers(0, 256, (512, 512, 3), np.uint8), random.random((512, 512), np.float32)
+    (ours_ms,) = compare(lambda: propagate(image, cam))
+    return {"what": "PAR, 512 x 512", "peer": "-", "peer_ms": None, "ours_ms": ours_ms}
+
+
+def help_row() -> dict:
+    """What a user waits for ``camseg --help``."""
+    (ours_ms,) = compare(lambda: subprocess.run([sys.executable, "-m", "camseg", "--help"], stdout=subprocess.DEVNULL))
+    return {"what": "camseg --help", "peer": "-", "peer_ms": None, "ours_ms": ours_ms}
+
+
+def compare(*functions: Callable[[], object]) -> list[float]:
+    """The best time of each function in milliseconds, run in turn."""
+    best = [float("inf")] * len(functions)
+    for _ in range(REPEATS + 1):  # the first round warms up
+        for index, function in enumerate(functions):
+            clock = time.perf_counter()
+            function()
+            best[index] = min(best[index], 1000.0 * (time.perf_counter() - clock))
+    return best
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Write the pages that the code itself says best.
+
+``docs/commands.md`` comes from the command line, ``docs/python.md`` from signatures and docstrings, and the picture
+of the imports in ``docs/architecture.md`` from the import statements. A test holds all three equal to this.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from typer.models import ArgumentInfo
+
+import camseg
+from camseg.cli import app
+
+DOCS = Path(__file__).parent
+PACKAGE = Path(camseg.__file__).parent
+WIDTH = 100
+BEGIN, END = "<!-- imports: begin -->\n", "<!-- imports: end -->"
+BUNDLES = {
+    "camseg.cams.scales": ["CamSettings"],
+    "camseg.pipeline": ["LabelSettings", "TrimapSettings", "FolderOptions", "Labelled"],
+    "camseg.propagation": ["ParSettings"],
+    "camseg.refinement": ["Refined"],
+    "camseg.folders": ["Report"],
+    "camseg.training": ["TrainSettings"],
+    "camseg.augmentation": ["Augmentation"],
+}
+"""Settings and results that users meet, by module."""
+
+
+def pages() -> dict[Path, str]:
+    """The text of every generated page."""
+    architecture = DOCS / "architecture.md"
+    before, _, rest = architecture.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return {
+        DOCS / "commands.md": commands_page(),
+        DOCS / "python.md": python_page(),
+        architecture: before + BEGIN + imports_picture() + END + after,
+    }
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options."""
+    lines = [
+        "# Commands",
+        "",
+        "Results go to stdout; progress and messages go to stderr. Exit codes: 0 all done; 1 some inputs failed, the "
+        "rest are written and the failures listed; 2 the call or its inputs are unusable; 130 interrupted. "
+        "`camseg --version` prints the version, and `camseg COMMAND --help` says what stands here.",
+        "",
+        "This page is generated from the command line by `make docs`.",
+    ]
+    for command in app.registered_commands:
+        assert command.callback is not None
+        lines += ["", f"## camseg {command.name}", "", inspect.getdoc(command.callback) or ""]
+        entries = [_entry(parameter) for parameter in inspect.signature(command.callback).parameters.values()]
+        arguments = " ".join(spelling for spelling, _, is_option in entries if not is_option)
+        lines += ["", "```text", f"camseg {command.name} [OPTIONS] {arguments}".rstrip(), ""]
+        for spelling, text, _ in sorted(entries, key=lambda entry: entry[2]):
+            lines += _two_columns(spelling, text)
+        lines += ["```"]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(parameter: inspect.Parameter) -> tuple[str, str, bool]:
+    """How a parameter is spelled, what it says, and whether it is an option."""
+    annotation, info = parameter.annotation.__origin__, parameter.annotation.__metadata__[-1]
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kind = next(member for member in members if member is not type(None))
+    kind = get_args(kind)[0] if get_origin(kind) is list else kind
+    names = {bool: "", int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
+    value = info.metavar or ("|".join(get_args(kind)) if get_origin(kind) is Literal else names[kind])
+    notes = []
+    if parameter.default is inspect.Parameter.empty:
+        notes.append("required")
+    elif parameter.default is not None and parameter.default is not False:
+        default = parameter.default
+        default = ", ".join(default) if isinstance(default, list) else "on" if default is True else default
+        notes.append(f"default: {default}")
+    if info.min is not None:
+        notes.append(f"at least {info.min}")
+    text = f"{info.help or ''} [{'; '.join(notes)}]" if notes else info.help or ""
+    if isinstance(info, ArgumentInfo):
+        return value, text.strip(), False
+    # Inside Annotated typer keeps the first spelling under ``default``.
+    flags = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
+    long = parameter.name.replace("_", "-")
+    flags = sorted(flags, key=len) or [f"--{long}", *([f"--no-{long}"] if kind is bool else [])]
+    return " ".join(filter(None, [", ".join(flags), value])), text.strip(), True
+
+
+def _two_columns(left: str, right: str, indent: int = 30) -> list[str]:
+    wrapped = textwrap.wrap(right, WIDTH - indent)
+    first = f"  {left}"
+    if len(first) + 2 > indent:
+        return [first, *(" " * indent + line for line in wrapped)]
+    return [first.ljust(indent) + wrapped[0], *(" " * indent + line for line in wrapped[1:])]
+
+
+def python_page() -> str:
+    """Every public name, and the settings and results that go with them."""
+    lines = [
+        "# Python",
+        "",
+        "`import camseg` is instant; torch loads when a name is first used. Images are uint8 (H, W, 3) in RGB, maps "
+        "and alphas float32 (H, W) in [0, 1], masks bool (H, W), trimaps uint8 (H, W) of 0, 128 and 255. Every error "
+        "that camseg raises on purpose is a `camseg.CamsegError`.",
+        "",
+        "This page is generated from the docstrings by `make docs`.",
+        "",
+        "## Names of `camseg`",
+    ]
+    for name in camseg.__all__:
+        if name != "__version__":
+            module = camseg._HOMES[name]
+            lines += ["", f"### camseg.{name}", "", *_describe(_find(module, name))]
+    lines += ["", "## Settings and results"]
+    for module, names in BUNDLES.items():
+        for name in names:
+            lines += ["", f"### {module}.{name}", "", *_describe(_find(module, name))]
+    return "\n".join(lines) + "\n"
+
+
+def _find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return next(node for node in tree.body if isinstance(node, kinds) and node.name == name)
+
+
+def _describe(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
+    """A function's signature and docstring; a class's docstring, fields and methods."""
+    text = (ast.get_docstring(node) or "").replace("``", "`")
+    if isinstance(node, ast.FunctionDef):
+        return ["```python", *_signature(node), "```", "", text]
+    lines = [text]
+    fields = [member for member in node.body if isinstance(member, ast.AnnAssign)]
+    if fields:
+        lines.append("")
+    for field in fields:
+        note = node.body[node.body.index(field) + 1]
+        assert isinstance(note, ast.Expr), f"{node.name}.{ast.unparse(field.target)} has no docstring under it"
+        said = " ".join(inspect.cleandoc(ast.literal_eval(note.value)).split()).replace("``", "`")
+        lines.append(f"- `{ast.unparse(field)}`: {said}")
+    for member in node.body:
+        if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
+            is_property = any(ast.unparse(mark) == "property" for mark in member.decorator_list)
+            call = member.name if is_property else "\n".join(_signature(member)).removeprefix("def ")
+            said = " ".join((ast.get_docstring(member) or "").split("\n\n")[0].split()).replace("``", "`")
+            lines += ["", f"**`{node.name}.{member.name}`** {said}"]
+            lines += [] if is_property else ["", "```python", call, "```"]
+    return lines
+
+
+def _signature(node: ast.FunctionDef) -> list[str]:
+    """On one line if it fits, else a line per parameter."""
+    ends = f") -> {ast.unparse(node.returns)}" if node.returns else ")"
+    parameters = list(_parameters(node.args))
+    line = f"{node.name}({', '.join(parameters)}{ends}"
+    if len(line) <= WIDTH:
+        return [line]
+    return [f"{node.name}(", *(f"    {parameter}," for parameter in parameters), ends]
+
+
+def _parameters(args: ast.arguments) -> Iterator[str]:
+    defaults: list[ast.expr | None] = [None] * (len(args.args) - len(args.defaults)) + [*args.defaults]
+    pairs = [pair for pair in zip(args.args, defaults, strict=True) if pair[0].arg != "self"]
+    yield from (_parameter(*pair) for pair in pairs)
+    if args.kwonlyargs:
+        yield "*"
+        yield from (_parameter(*pair) for pair in zip(args.kwonlyargs, args.kw_defaults, strict=True))
+
+
+def _parameter(arg: ast.arg, default: ast.expr | None) -> str:
+    return ast.unparse(arg) + (f" = {ast.unparse(default)}" if default else "")
+
+
+def imports_picture() -> str:
+    """The package's modules and who imports whom, as a Mermaid flowchart; arrows that others imply are left out."""
+    imports = module_imports()
+    lines = ["```mermaid", "flowchart LR"]
+    for module, used in imports.items():
+        implied = {far for near in used for far in _reachable(imports, near)}
+        lines += [f"    {near} --> {module}" for near in sorted(used - implied)]
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def module_imports() -> dict[str, set[str]]:
+    """Per module or subpackage of camseg, those that it imports anywhere in its code."""
+    imports: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if module.startswith("__"):
+            continue
+        used = imports.setdefault(module, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("camseg."):
+                used.add(node.module.split(".")[1])
+        used.discard(module)
+    return imports
+
+
+def _reachable(imports: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = imports[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
+
+
+def main(write: Callable[[str], Any] = print) -> None:
+    """Write the pages that differ, and say which."""
+    for path, text in pages().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            write(f"written: {path.relative_to(DOCS.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+
+from camseg.classifier import Classifier
+from camseg.images import write_image
+
+torch.set_num_threads(1)  # tiny networks gain nothing from more, and equal results need equal sums
+
+
+@pytest.fixture
+def make_classifier():
+    """Seeded, untrained tiny classifiers, with spread logits so that the classes differ."""
+
+    def make(arch="test_resnet", seed=0, **settings):
+        torch.manual_seed(seed)
+        classifier = Classifier.create(arch, **{"classes": ["cat", "dog", "none"], "image_size": 64, **settings})
+        for name, buffer in classifier.model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+        return classifier
+
+    return make
+
+
+@pytest.fixture
+def tiny_classifier(make_classifier):
+    return make_classifier(negative=["none"])
+
+
+@pytest.fixture
+def make_images():
+    """Random images with structure at several scales: uint8 (H, W, 3) for each size (H, W)."""
+
+    def make(*sizes, seed=0):
+        random = np.random.default_rng(seed)
+        images = []
+        for height, width in sizes:
+            coarse = random.integers(0, 256, (4, 5, 3)).repeat(-(-height // 4), axis=0).repeat(-(-width // 5), axis=1)
+            noise = random.integers(-20, 21, (height, width, 3))
+            images.append(np.clip(coarse[:height, :width] + noise, 0, 255).astype(np.uint8))
+        return images
+
+    return make
+
+
+def make_data(root, count=12, size=32):
+    """A folder of class folders: red and blue squares on grey, ``count`` images of each class."""
+    random = np.random.default_rng(0)
+    for label, color in {"blue": (30, 30, 220), "red": (220, 30, 30)}.items():
+        for i in range(count):
+            image = random.integers(90, 130, (size, size, 3)).astype(np.uint8)
+            top, left = random.integers(0, size // 2, 2)
+            image[top : top + size // 2, left : left + size // 2] = color
+            write_image(root / label / f"{i:02}.png", image)
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory):
+    return lambda **settings: make_data(tmp_path_factory.mktemp("data"), **settings)
