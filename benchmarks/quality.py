@@ -29,8 +29,8 @@ from camseg.training import TrainSettings, train_classifier
 
 QUICK = [name for name, method in METHODS.items() if method.needs != "rescoring"]
 SLOW = [name for name, method in METHODS.items() if method.needs == "rescoring"]
-SLOW_EVERY = 4
-"""Methods that run the network once per channel are measured on every fourth image of one seed."""
+SLOW_EVERY = 6
+"""Methods that run the network once per channel are measured on every sixth image of one seed."""
 LABEL = LabelSettings()
 
 
@@ -110,7 +110,7 @@ def train(data: Path, negative: str, weights: str, run: Path, seed: int) -> Clas
 
 
 def slow_methods(data: Path, out: Path) -> dict:
-    """The methods of one pass per channel, on every fourth test image."""
+    """The methods of one pass per channel, on every sixth test image with an object."""
     classifier = load_classifier(out / "classifier")
     test = load_images(data / "images" / "test", classifier.classes)
     objects = [sample for sample in test.samples if set(sample.labels or ()) - set(classifier.negative)]

@@ -36,6 +36,18 @@ class Capture:
     rescore: Callable[[Tensor, int], Tensor]
     """``rescore(images (M, 3, H, W), n)``: the score (M,) of other images for input n's target."""
 
+    def only(self, chosen: Sequence[int]) -> "Capture":
+        """The capture of some of the images, in the order of their indices ``chosen``."""
+        rows = list(chosen)
+        return Capture(
+            inputs=self.inputs[rows],
+            targets=self.targets[rows],
+            layer=self.layer,
+            activations=self.activations[rows],
+            gradients=None if self.gradients is None else self.gradients[rows],
+            rescore=lambda images, n: self.rescore(images, rows[n]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Forward:

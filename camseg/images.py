@@ -43,8 +43,8 @@ class Found:
 def find_images(root: Path | str) -> Found:
     """Find the images below a folder, or take the one file that ``root`` names.
 
-    Hidden files and files with other suffixes than ``IMAGE_SUFFIXES`` are passed over. Raises
-    InputError when ``root`` does not exist, or holds no image and no unreadable folder.
+    Linked folders are entered. Hidden files and files with other suffixes than ``IMAGE_SUFFIXES`` are
+    passed over. Raises InputError when ``root`` does not exist, or holds no image and no unreadable folder.
     """
     root = Path(root)
     if root.is_file():
@@ -57,8 +57,8 @@ def find_images(root: Path | str) -> Found:
     def refuse(error: OSError) -> None:
         failures.append((Path(error.filename), error.strerror or type(error).__name__))
 
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _leads_back(folder, name)]
         files += [
             Path(folder, name)
             for name in names
@@ -71,6 +71,12 @@ def find_images(root: Path | str) -> Found:
         files=tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())),
         failures=tuple(sorted(failures)),
     )
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a subfolder is a link to a folder it lies in, which a walk would follow for ever."""
+    target = os.path.realpath(os.path.join(folder, name))
+    return os.path.commonpath([target, os.path.realpath(folder)]) == target
 
 
 def relative_name(path: Path, root: Path) -> str:

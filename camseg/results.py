@@ -211,6 +211,14 @@ def map_root(folder: Path | str) -> Path:
     return folder / str(methods[0])
 
 
+def prediction_root(folder: Path | str) -> Path:
+    """Where a run's maps or masks lie: as ``map_root`` says, or ``masks`` in what ``label`` or ``refine`` wrote."""
+    folder = Path(folder)
+    if (folder / RUN).is_file() and _read_run(folder).get("command") in ("label", "refine"):
+        return folder / "masks"
+    return map_root(folder)
+
+
 def provenance(folder: Path | str) -> str | None:
     """SHA-256 of the command and settings that wrote the files in a folder; None where no ``run.json`` tells."""
     folder = Path(folder).absolute()

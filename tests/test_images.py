@@ -459,3 +459,13 @@ def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(InputError, match="expected a mask"):
         write_mask(tmp_path / "x.png", GREY)
     assert not list(tmp_path.iterdir())
+
+
+def test_find_images_enters_linked_folders_but_not_in_circles(tmp_path):
+    write_image(tmp_path / "store" / "x.png", np.zeros((4, 4, 3), np.uint8))
+    root = tmp_path / "root"
+    (root / "here").mkdir(parents=True)
+    (root / "linked").symlink_to(tmp_path / "store")
+    (root / "here" / "back").symlink_to(root)
+
+    assert [relative_name(path, root) for path in find_images(root).files] == ["linked/x"]

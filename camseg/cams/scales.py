@@ -102,12 +102,14 @@ def extract(
             # An image with fewer targets repeats its first one; that map is not read.
             row = [(targets[n][k] if k < len(targets[n]) else targets[n][0]) if targets[n] else 0 for n in images]
             captured = view.toward(row, settings.score)
+            if len(live) < len(images):  # the first pass, which was for the scores of all
+                captured = captured.only(live)
             for name in settings.methods:
                 maps = METHODS[name].function(captured).clamp_min(0)  # (n, h, w)
                 maps = maps.flip(2) if mirrored else maps
                 maps = maps if settings.raw else _over_maximum(maps)
                 grid = functional.interpolate(maps[:, None], size=(side, side), mode="bilinear", align_corners=False)
-                totals[name][list(images), k] += grid[:, 0]
+                totals[name][live, k] += grid[:, 0]
 
     views = 0
     for scale, square in zip(view_scales(settings), squares, strict=True):

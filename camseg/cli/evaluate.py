@@ -29,12 +29,12 @@ def evaluate(
     """Measure maps or masks against true masks: mean-Dice, Dice, IoU, precision, recall, accuracy."""
     from camseg.evaluation import evaluate_folder, evaluation_plot, evaluation_table, save_best_threshold
     from camseg.images import write_image
-    from camseg.results import map_root
+    from camseg.results import prediction_root
 
     if save_threshold and not name:
         raise typer.BadParameter("--save-threshold needs --name, to say later which masks chose it")
     found = evaluate_folder(
-        map_root(predictions), masks, thresholds=tuple(threshold), seed=seed, progress=console.progress
+        prediction_root(predictions), masks, thresholds=tuple(threshold), seed=seed, progress=console.progress
     )
     if save_threshold and name:
         save_best_threshold(save_threshold, found, name=name)

@@ -52,6 +52,7 @@ def train_cls(
 ) -> None:
     """Train a classifier from image-level labels; an interrupted training continues when it is started again."""
     import torch
+    from accelerate import Accelerator
 
     from camseg.augmentation import NONE, Augmentation
     from camseg.classifier import Classifier
@@ -86,9 +87,11 @@ def train_cls(
         std=options.numbers(std),
         model_args=options.pairs(model_arg or ()),
     )
-    sizes = f"{len(train.samples)} training and {len(held.samples)} validation images"
-    console.say(f"{classifier.arch}: {sizes} of {', '.join(dataset.classes)}")
-    if dry_run and json:
+    speaks = Accelerator().is_main_process  # the first of those that accelerate launched
+    if speaks:
+        sizes = f"{len(train.samples)} training and {len(held.samples)} validation images"
+        console.say(f"{classifier.arch}: {sizes} of {', '.join(dataset.classes)}")
+    if dry_run and json and speaks:
         console.print_json({"out": str(out), "model": classifier.arch, "classes": dataset.classes})
     if not dry_run:
         metrics = train_classifier(
@@ -102,4 +105,5 @@ def train_cls(
             progress=console.progress,
             say=console.say,
         )
-        console.finish_training(metrics, out, json)
+        if speaks:
+            console.finish_training(metrics, out, json)

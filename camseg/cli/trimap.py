@@ -24,10 +24,10 @@ def trimap(
 ) -> None:
     """Turn masks or maps into trimaps: OUT/<path>.png, 0, 128 and 255."""
     from camseg.pipeline import TrimapSettings
-    from camseg.results import map_root
+    from camseg.results import prediction_root
     from camseg.stages import trimap_folder
 
     folder = console.folder_options(workers, overwrite, dry_run)
     settings = TrimapSettings(open=open, close=close, dilate=dilate, erode=erode, low=low, high=high)
-    report = trimap_folder(map_root(source) if low else source, out, settings, options=folder)
+    report = trimap_folder(prediction_root(source), out, settings, options=folder)
     console.finish(report, out, json, dry_run)
