@@ -229,7 +229,7 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         )
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which the meta device cannot
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -257,7 +257,7 @@ def _fit(height: int, width: int, side: int) -> tuple[int, int]:
 def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
     if len(values) == 1:
         values = tuple(values) * 3
-    if len(values) != 3 or (name == "std" and not min(values) > 0):
+    if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and not min(values) > 0):
         raise InputError(f"expected one or three numbers for {name}{', above 0' * (name == 'std')}, got {list(values)}")
     return tuple(float(value) for value in values)
 

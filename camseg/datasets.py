@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, train_test_split
 
 from camseg.errors import DatasetError, InputError
 from camseg.images import Found, find_images, relative_name
@@ -116,6 +115,8 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     ``fraction`` in (0, 1) is the validation share; with groups it is met as nearly as whole groups
     allow. Raises DatasetError when either side would be empty or would miss a class.
     """
+    from sklearn.model_selection import train_test_split  # here: only training waits for its import
+
     if not 0.0 < fraction < 1.0:
         raise InputError(f"expected a validation fraction between 0 and 1, got {fraction:g}")
     labels = np.array([";".join(sorted(sample.labels or ())) for sample in dataset.samples])
@@ -142,6 +143,8 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
 
 
 def _split_groups(labels: NDArray, groups: NDArray, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
+    from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
+
     folds = max(2, round(1.0 / fraction))
     if fraction <= 0.5 and len(set(groups)) >= folds and min(Counter(labels).values()) >= folds:
         splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)

@@ -7,7 +7,6 @@ empty truth are reported apart: there a prediction is right (Dice 1) when it is 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +33,7 @@ from camseg.metrics import (
     threshold_counts,
 )
 from camseg.progress import Progress, silent
+from camseg.results import network_records
 
 MEASURES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "pixel_accuracy": pixel_accuracy}
 """Of a mask against the true one; the names are those of the fields and of the JSON."""
@@ -336,19 +336,12 @@ def _by_name(found: Found) -> dict[str, Path]:
 
 
 def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str]]]:
-    """The images that were processed, and the (image, class) targets, by the nearest manifest; empty without one."""
-    folder = predictions.resolve()
-    for manifest in (parent / "manifest.jsonl" for parent in (folder, *folder.parents[:2])):
-        if manifest.is_file():
-            entries = []
-            for line in manifest.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError):  # a killed run may end in half a line
-                    entries.append(json.loads(line))
-            return (
-                {entry["name"] for entry in entries if entry["status"] == "ok"},
-                {(entry["name"], entry["class"]) for entry in entries},
-            )
-    return set(), set()
+    """The images that were processed, and the (image, class) targets, by the network's manifest; empty without one."""
+    records = network_records(predictions)
+    return (
+        {record["name"] for record in records if record["status"] == "ok"},
+        {(record["name"], record["class"]) for record in records},
+    )
 
 
 def _measure(counts: Counts) -> NDArray[np.float64]:

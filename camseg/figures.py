@@ -8,14 +8,10 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
@@ -23,12 +19,15 @@ from PIL import ImageDraw, ImageFont
 from camseg.arrays import Cam, Image, Mask, check_cam, check_image, check_mask, check_same_size, quantise
 from camseg.errors import InputError
 
+if TYPE_CHECKING:  # matplotlib is loaded by the first plot, not by those who only draw on images
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 MASK_COLOR = (0, 200, 255)
-_HEAT = np.rint(255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)  # (256, 3)
+_HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1]  # (256, 3), RGB
 _INK, _FAINT, _PAPER, _GRID = "#24292f", "#6e7781", "#ffffff", "#e4e7eb"
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
 _STYLES = ("-", "--", ":", "-.")
-_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 _DPI = 150
 
 
@@ -36,7 +35,7 @@ _DPI = 150
 
 
 def colorize(cam: Cam) -> Image:
-    """The map in colour, dark for 0 and bright for 1, equal steps looking equal (matplotlib's inferno).
+    """The map in colour, dark for 0 and bright for 1, equal steps looking equal (the colour map inferno).
 
     ``cam`` is float (H, W) in [0, 1]; the result is uint8 (H, W, 3). Raises InputError otherwise.
     """
@@ -114,7 +113,7 @@ def contact_sheet(
     width, height = gutter + pitch_x * len(titles), title_height + pitch_y * len(rows) + gutter * (not captions)
     sheet = PillowImage.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    title_font, caption_font = ImageFont.truetype(_FONT, text), ImageFont.truetype(_FONT, round(0.85 * text))
+    title_font, caption_font = _font(text), _font(round(0.85 * text))
     for column, title in enumerate(titles):
         middle = gutter + pitch_x * column + cell // 2
         draw.text((middle, title_height // 2), _cut(title, title_font, cell), _INK, title_font, anchor="mm")
@@ -149,6 +148,12 @@ def _fit(picture: Image, cell: int) -> Image:
     scale = cell / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
@@ -196,7 +201,7 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Image:
                 label=name.replace("_", " "),
             )
         _finish(axes, "epoch", kind)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         low, high = axes.get_ylim()
         axes.set_ylim(*((0, 1.05 * high) if kind == "loss" else (low - 0.02, 1.01)))
@@ -278,11 +283,13 @@ def plot_threshold_curves(
     return _render(figure)
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=_DPI, facecolor=_PAPER, layout="constrained")
 
 
-def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
+def _finish(axes: "Axes", xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, color=_INK)
     axes.set_ylabel(ylabel, color=_INK)
     axes.tick_params(colors=_INK, labelsize=9, length=0)
@@ -292,7 +299,9 @@ def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.spines[["left", "bottom"]].set_color(_GRID)
 
 
-def _render(figure: Figure) -> Image:
+def _render(figure: "Figure") -> Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # A class name in a script that the font lacks is drawn as boxes; the plot is still of use.

@@ -200,6 +200,10 @@ class FolderOptions:
     say: Say = unheard
     """Hears of every failed image."""
 
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"expected at least 1 worker, got {self.workers}")
+
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
@@ -346,11 +350,12 @@ class _NetworkFolder:
     def _find_layer(self) -> str:
         """The layer's name, once the network has shown at every scale that layer and score can be had."""
         layer = self.cams.layer
+        gradients = any(CAM_METHODS[name].needs == "gradients" for name in self.cams.methods)
         for scale in view_scales(self.cams):
             side = max(1, round(scale * self.classifier.image_size))
             blank = torch.zeros(1, side, side, 3, dtype=torch.uint8)
             try:
-                seen = forward(self.classifier, self.classifier.normalise(blank), layer=layer)
+                seen = forward(self.classifier, self.classifier.normalise(blank), layer=layer, gradients=gradients)
             except (RuntimeError, AssertionError, ValueError) as error:
                 raise InputError(
                     f"{self.classifier.arch} cannot take inputs of {side} pixels ({error}); choose other --scales"
@@ -447,7 +452,7 @@ def process(
     Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError.
     """
     options = options or FolderOptions()
-    _check_apart(inputs, out)
+    check_apart(inputs, out)
     check_names((sample.name, sample.path) for sample in inputs.samples)
     run = Run(command=command, settings=settings)
     if options.dry_run:
@@ -470,8 +475,8 @@ def process(
     )
 
 
-def _check_apart(inputs: Dataset, out: Path) -> None:
-    """Outputs among the inputs would be inputs of the next run."""
+def check_apart(inputs: Dataset, out: Path) -> None:
+    """Raise InputError when outputs and inputs would mix: what is written would be an input of the next run."""
     folder = _real(out)
     for sample in inputs.samples:
         if _real(sample.path).startswith(folder):

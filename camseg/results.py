@@ -150,7 +150,7 @@ def read_manifest(folder: Path | str, *, damaged_too: bool = False) -> list[Reco
     """The lines of a folder's manifest, [] without one.
 
     A kill may have cut the last line short; then it and the other lines of the last input are left out.
-    Raises OutputError for another line that is damaged, unless with ``damaged_too``, which passes over it.
+    Raises OutputError for another line that is damaged. With ``damaged_too`` all that can be read is returned.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -158,11 +158,11 @@ def read_manifest(folder: Path | str, *, damaged_too: bool = False) -> list[Reco
     records: list[Record] = []
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n") and not damaged_too:
             return [record for record in records if record["name"] != records[-1]["name"]]
         try:
             record = json.loads(line)
-            record.setdefault("class", None)
+            record = {**record, "class": record.get("class"), "files": record.get("files", {})}
             if not (record["name"] and record["status"] and all(map(_is_inside, record["files"].values()))):
                 raise ValueError("files outside the folder")
             records.append(record)
@@ -221,16 +221,27 @@ def prediction_root(folder: Path | str) -> Path:
 
 def provenance(folder: Path | str) -> str | None:
     """SHA-256 of the command and settings that wrote the files in a folder; None where no ``run.json`` tells."""
-    folder = Path(folder).absolute()
-    for parent in (folder, *folder.parents[:2]):
-        if (parent / RUN).is_file():
-            try:
-                run = _read_run(parent)
-            except CamsegError:
-                return None
-            told = json.dumps([run.get("command"), run["settings"]], sort_keys=True)
-            return hashlib.sha256(told.encode()).hexdigest()
-    return None
+    place = _nearest(Path(folder), RUN)
+    run = None if place is None else _try_run(place)
+    if run is None:
+        return None
+    return hashlib.sha256(json.dumps([run.get("command"), run["settings"]], sort_keys=True).encode()).hexdigest()
+
+
+def network_records(folder: Path | str) -> list[Record]:
+    """The manifest lines that say of which images and classes the files in a folder are; [] where none does.
+
+    Stages behind the network know files only; what they were made of leads back to its run.
+    """
+    records: list[Record] = []
+    seen: set[Path] = set()
+    place = _nearest(Path(folder), MANIFEST)
+    while place is not None and place not in seen:
+        seen.add(place)
+        records = read_manifest(place, damaged_too=True)
+        source = (_try_run(place) or {"settings": {}})["settings"].get("source")
+        place = _nearest(Path(source), MANIFEST) if isinstance(source, str) else None
+    return records
 
 
 def versions() -> dict[str, str]:
@@ -250,6 +261,19 @@ def _read_run(folder: Path) -> dict[str, Any]:
     if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
         raise OutputError(f"{folder / RUN} was not written by camseg; choose another folder, or --overwrite")
     return run
+
+
+def _try_run(folder: Path) -> dict[str, Any] | None:
+    try:
+        return _read_run(folder)
+    except CamsegError:
+        return None
+
+
+def _nearest(folder: Path, name: str) -> Path | None:
+    """The folder itself or one of the two above it (a class, a kind of output), whichever holds ``name`` first."""
+    folder = folder.absolute()
+    return next((place for place in (folder, *folder.parents[:2]) if (place / name).is_file()), None)
 
 
 def _files(records: Iterable[Record]) -> set[str]:

@@ -86,7 +86,7 @@ class TrainSettings:
                 raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")
         if not 0.0 <= self.averaging < 1.0:
             raise InputError(f"expected averaging in [0, 1), got {self.averaging:g}")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"expected a learning rate above 0, got {self.learning_rate:g}")
         if self.mixed_precision not in ("auto", "no", "fp16", "bf16"):
             raise InputError(f"expected mixed precision auto, no, fp16 or bf16; got {self.mixed_precision!r}")
@@ -139,6 +139,8 @@ def train_classifier(
         for name in ("metrics.json", _STATE):
             (out / name).unlink(missing_ok=True)
     processes.wait_for_everyone()
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the run; {out} is a file")
     if (out / "metrics.json").exists():
         raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
     train, train_pixels, failed = _load(classifier, train, progress, "reading training images")

@@ -198,6 +198,22 @@ def test_json_is_all_that_goes_to_stdout(call, images, run_folder, tmp_path):
     assert not (tmp_path / "out2").exists()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_terminals_alone(call, images, run_folder, tmp_path, monkeypatch, terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    (images / "cat/bad.png").write_bytes(b"")
+    code, out, _ = call("label", images, "-c", run_folder, "-o", tmp_path / "out", *QUICK)
+    assert (code, out) == (1, "")
+    assert ("label: 100%" in stream.getvalue()) == terminal
+    assert ("/s" in stream.getvalue()) == terminal
+    # One line per failed image, not in the middle of the bar.
+    lines = stream.getvalue().replace("\r", "\n").splitlines()
+    failed = [line for line in lines if line.startswith("failed: ")]
+    assert failed == [f"failed: {images}/cat/bad.png: the file is empty"]
+
+
 def test_names_with_brackets_and_of_other_scripts_are_shown_as_they_are(call, make_classifier, make_images, tmp_path):
     names = ["[red]猫", ":cat:"]
     for n, image in enumerate(make_images((20, 20), (20, 20))):
@@ -261,6 +277,7 @@ def test_output_survives_a_terminal_without_the_letters(call, images, tmp_path, 
         (["--workers", "two"], "Invalid value"),
         (["--device", "toaster"], "device toaster cannot be used here"),
         (["--device", "cuda:99"], "device cuda:99 cannot be used here"),
+        (["--device", "meta"], "device meta cannot be used here"),
     ],
 )
 def test_options_out_of_range(refused, images, run_folder, tmp_path, arguments, words):
@@ -785,10 +802,12 @@ def test_training_leaves_out_what_it_cannot_read(call, make_folder, tmp_path):
         (["--val-fraction", "0.999"], "cannot split"),
         (["--lr", "nan"], "learning rate above 0"),
         (["--lr", "0"], "learning rate above 0"),
+        (["--lr", "inf"], "learning rate above 0"),
         (["--lr", "1e30"], "loss became"),
         (["--mean", "a"], "numbers separated by commas"),
         (["--mean", "1,2"], "one or three numbers"),
         (["--std", "0"], "above 0"),
+        (["--mean", "inf"], "one or three numbers"),
         (["--image-size", "0"], "at least 8 pixels"),
         (["--window", "9,1"], "window"),
         (["--negative", "green"], "the negative class 'green' is not one of"),
@@ -817,6 +836,13 @@ def test_a_single_class_cannot_be_learnt(refused, make_folder, tmp_path):
     shutil.rmtree(data / "red")
     assert "at least 2 classes" in refused("train-cls", data, "-o", tmp_path / "run", *TRAIN)
     assert "have no label" in refused("train-cls", data / "blue", "-o", tmp_path / "run", *TRAIN)
+
+
+def test_a_run_is_not_written_among_its_images_or_over_a_file(refused, make_folder, tmp_path):
+    data = make_folder()
+    (tmp_path / "file").write_text("x")
+    for out, words in ((data, "inputs lie in"), (data / "run", "lies in the folder"), (tmp_path / "file", "is a file")):
+        assert words in refused("train-cls", data, "-o", out, *TRAIN)
 
 
 def test_pretrained_weights_that_cannot_be_had_say_what_to_do(refused, make_folder, tmp_path, monkeypatch):

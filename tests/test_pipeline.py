@@ -9,7 +9,7 @@ from PIL import Image as PilImage
 from camseg import pipeline
 from camseg.cams import METHODS, CamSettings, compute_cams
 from camseg.datasets import load_images
-from camseg.errors import InputError, LayerError, OutputError, ThresholdError
+from camseg.errors import EvaluationError, InputError, LayerError, OutputError, ThresholdError
 from camseg.evaluation import evaluate_folder
 from camseg.images import read_cam, read_image, read_levels, read_mask, write_image
 from camseg.masks import save_threshold
@@ -226,9 +226,17 @@ def test_an_empty_cell_of_a_multi_label_set_counts_as_zero_in_every_class(unlabe
             truth = np.zeros(SIZES[n], np.uint8)
             truth[:9, : 9 * (1 - n)] = 255
             write_image(tmp_path / f"truth/{name}/plain/{n}.png", truth)
-    found = evaluate_folder(tmp_path / "out/masks", tmp_path / "truth")
-    assert (found.overall.images, found.overall.empty_images) == (2, 2)
-    assert found.overall.mean_dice_of_empty == 1.0
+    # The stages one by one know of it too.
+    cams_folder(labels, classifier, tmp_path / "cams", QUICK.cams(classifier))
+    propagate_folder(load_images(labels), tmp_path / "cams/layercam", tmp_path / "spread", "par", device="cpu")
+    masks_folder(tmp_path / "spread/par", tmp_path / "masks", QUICK.threshold)
+    for predictions in ("out/masks", "cams/layercam", "spread/par", "masks"):
+        found = evaluate_folder(tmp_path / predictions, tmp_path / "truth")
+        assert (found.overall.images, found.overall.empty_images) == (2, 2)
+        assert found.overall.mean_dice_of_empty == 1.0
+    (tmp_path / "masks/cat/plain/0.png").unlink()
+    with pytest.raises(EvaluationError, match="1 are missing: cat/plain/0"):
+        evaluate_folder(tmp_path / "masks", tmp_path / "truth")
 
 
 def test_several_labels_need_a_multi_label_classifier(unlabelled, tiny_classifier, tmp_path):
@@ -490,6 +498,8 @@ def test_layers_and_scales_are_tried_before_any_work(images, make_classifier, tm
     tiles = make_classifier("test_vit", image_size=160)
     with pytest.raises(InputError, match="test_vit cannot take inputs of 88 pixels"):
         cams_folder(images, tiles, tmp_path / "out", CamSettings(layer="patch_embed.proj", scales=(1.0, 0.55)))
+    with pytest.raises(InputError, match="at least 1 worker"):
+        FolderOptions(workers=0)
     with pytest.raises(InputError, match="batch size"):
         cams_folder(images, make_classifier(), tmp_path / "out", CamSettings(), batch_size=0)
     assert not (tmp_path / "out").exists()

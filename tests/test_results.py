@@ -4,7 +4,18 @@ from pathlib import Path
 import pytest
 
 from camseg.errors import InputError, OutputError
-from camseg.results import MANIFEST, RUN, Output, Run, check_names, check_output, map_root, provenance, read_manifest
+from camseg.results import (
+    MANIFEST,
+    RUN,
+    Output,
+    Run,
+    check_names,
+    check_output,
+    map_root,
+    network_records,
+    provenance,
+    read_manifest,
+)
 
 RUN_A = Run(command="cams", settings={"methods": ("layercam",), "scales": (1.0, 1.5), "classifier": "a" * 64})
 RUN_B = Run(command="cams", settings={"methods": ("layercam",), "scales": (1.0,), "classifier": "b" * 64})
@@ -254,3 +265,20 @@ def test_provenance_follows_the_settings_and_not_the_files(tmp_path):
     assert provenance(tmp_path / "a") not in (None, first)
     (tmp_path / "a" / RUN).write_text("not ours")
     assert provenance(tmp_path / "a") is None
+
+
+def test_the_network_s_run_is_found_behind_the_later_stages(tmp_path):
+    cams = Output(tmp_path / "cams", RUN_A)
+    cams.add([line("a", "cat")])
+    assert network_records(tmp_path / "cams/layercam") == network_records(tmp_path / "cams") == [line("a", "cat")]
+    later = Output(tmp_path / "masks", Run(command="masks", settings={"source": str(tmp_path / "cams/layercam")}))
+    later.add([line("cat/a")])
+    assert network_records(tmp_path / "masks") == [line("a", "cat")]
+    circle = Output(tmp_path / "circle", Run(command="masks", settings={"source": str(tmp_path / "circle")}))
+    circle.add([line("x")])
+    assert network_records(tmp_path / "circle") == [line("x")]
+    foreign = tmp_path / "a/b/foreign"
+    foreign.mkdir(parents=True)
+    (foreign / MANIFEST).write_text('[1, 2]\n{"id": 3}\nno json\n\udcff', errors="surrogateescape")
+    assert network_records(foreign) == []
+    assert network_records(tmp_path / "a") == []

@@ -57,9 +57,11 @@ def train_cls(
     from camseg.augmentation import NONE, Augmentation
     from camseg.classifier import Classifier
     from camseg.datasets import load_training_data, split
+    from camseg.pipeline import check_apart
     from camseg.training import TrainSettings, train_classifier
 
     dataset = load_training_data(data)
+    check_apart(dataset, out)
     train, held = split(dataset, val_fraction, seed) if val is None else (dataset, load_training_data(val))
     settings = TrainSettings(
         epochs=epochs,
