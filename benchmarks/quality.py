@@ -21,8 +21,9 @@ from camseg.datasets import Dataset, load_images, load_training_data, split
 from camseg.errors import InputError
 from camseg.evaluation import evaluate_folder, save_best_threshold
 from camseg.files import read_json, write_json
+from camseg.folders import FolderOptions
 from camseg.images import read_image
-from camseg.pipeline import FolderOptions, LabelSettings, TrimapSettings, cams_folder
+from camseg.pipeline import LabelSettings, TrimapSettings, cams_folder
 from camseg.refinement import METHODS as REFINERS
 from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.training import TrainSettings, train_classifier

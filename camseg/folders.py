@@ -4,6 +4,7 @@ Items are cut into batches from their full sorted list, so that a batch holds th
 run, whatever is finished already or cannot be read.
 """
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from camseg.datasets import Sample
-from camseg.errors import CamsegError
-from camseg.progress import Progress, Say
-from camseg.results import Output, Record
+from camseg.datasets import Dataset, Sample
+from camseg.errors import CamsegError, InputError
+from camseg.progress import Progress, Say, silent, unheard
+from camseg.results import (
+    Output,
+    Record,
+    Run,
+    check_names,
+    check_output,
+    group_records,
+    is_finished,
+    read_manifest,
+)
 
 Loaded = TypeVar("Loaded")
 Inferred = TypeVar("Inferred")
@@ -49,6 +59,82 @@ class Report:
     """How many outputs fell back, by the reason."""
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "network": 0.0, "write": 0.0, "total": 0.0})
     """Time spent in each stage, summed over threads, and from start to end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """How a folder is worked through; none of these changes a result."""
+
+    workers: int = 2
+    """Threads that read and write."""
+    overwrite: bool = False
+    """Remove what an earlier run wrote instead of continuing it."""
+    dry_run: bool = False
+    """Check everything, count the inputs, write nothing."""
+    progress: Progress = silent
+    """Shows how far the work is."""
+    say: Say = unheard
+    """Hears of every failed image."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"expected at least 1 worker, got {self.workers}")
+
+
+def run_folder(
+    command: str,
+    inputs: Dataset,
+    out: Path,
+    settings: Record,
+    steps: Steps[Any, Any],
+    batch_size: int,
+    options: FolderOptions | None,
+) -> Report:
+    """Check names and folders, open the output, and take the inputs through the steps.
+
+    Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError.
+    """
+    options = options or FolderOptions()
+    check_apart(inputs, out)
+    check_names((sample.name, sample.path) for sample in inputs.samples)
+    run = Run(command=command, settings=settings)
+    if options.dry_run:
+        check_output(out, run, overwrite=options.overwrite)
+        there = {} if options.overwrite else group_records(read_manifest(out))
+        kept = sum(
+            sample.name in there and is_finished(out, there[sample.name], sample.labels) for sample in inputs.samples
+        )
+        return Report(planned=len(inputs.samples) - kept, kept=kept)
+    return process_folder(
+        inputs.samples,
+        steps,
+        Output(out, run, overwrite=options.overwrite),
+        batch_size=batch_size,
+        workers=options.workers,
+        title=command,
+        progress=options.progress,
+        say=options.say,
+        failures=inputs.failures,
+    )
+
+
+def check_apart(inputs: Dataset, out: Path) -> None:
+    """Raise InputError when outputs and inputs would mix: what is written would be an input of the next run."""
+    folder = _real(out)
+    for sample in inputs.samples:
+        if _real(sample.path).startswith(folder):
+            raise InputError(f"the inputs lie in the output folder {out}, as does {sample.path}; choose another --out")
+    # A single file has its own folder as root, where other things may lie.
+    if len(inputs.samples) > 1 and folder.startswith(_real(inputs.root)):
+        raise InputError(f"the output folder {out} lies in the folder of inputs {inputs.root}; choose another --out")
+
+
+def _real(path: Path) -> str:
+    """The path without links, with a separator at its end; one that can be no path as it is."""
+    try:
+        return os.path.join(os.path.realpath(path), "")
+    except ValueError:  # a null byte, say in a CSV
+        return str(path)
 
 
 def process_folder(

@@ -4,11 +4,10 @@ Between two stages a map is always the 8-bit map that a file would hold, so that
 byte what the single commands give one after the other.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -22,23 +21,15 @@ from camseg.classifier import Classifier
 from camseg.datasets import Dataset, Sample, load_images
 from camseg.errors import InputError
 from camseg.figures import overlay_mask
-from camseg.folders import Report, process_folder
+from camseg.folders import FolderOptions, Report, Steps, run_folder
 from camseg.images import read_image, write_cam, write_image, write_mask, write_raw
 from camseg.masks import cam_to_mask, parse_threshold
-from camseg.progress import Progress, Say, silent, unheard
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import propagate
 from camseg.refinement import METHODS as REFINERS
 from camseg.refinement import refine_with_report
 from camseg.results import (
-    Output,
     Record,
-    Run,
-    check_names,
-    check_output,
-    group_records,
-    is_finished,
-    read_manifest,
 )
 from camseg.targets import TargetRule, target_rule
 from camseg.trimaps import mask_to_trimap, masks_to_trimap, parse_radius
@@ -185,26 +176,6 @@ def make_trimap(mask: Mask | None, cam: Cam | None, settings: TrimapSettings) ->
     return mask_to_trimap(mask, open=settings.open, close=settings.close, dilate=settings.dilate, erode=settings.erode)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FolderOptions:
-    """How a folder is worked through; none of these changes a result."""
-
-    workers: int = 2
-    """Threads that read and write."""
-    overwrite: bool = False
-    """Remove what an earlier run wrote instead of continuing it."""
-    dry_run: bool = False
-    """Check everything, count the inputs, write nothing."""
-    progress: Progress = silent
-    """Shows how far the work is."""
-    say: Say = unheard
-    """Hears of every failed image."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError(f"expected at least 1 worker, got {self.workers}")
-
-
 @dataclass(frozen=True, eq=False)
 class _Loaded:
     squares: list[Image]
@@ -345,7 +316,8 @@ class _NetworkFolder:
             "batch_size": batch_size,
             "device": self.classifier.device.type,
         }
-        return process(command, images, out, decisive, steps, batch_size, options)
+        loop = Steps(read=steps.read, infer=steps.infer, write=steps.write)
+        return run_folder(command, images, out, decisive, loop, batch_size, options)
 
     def _find_layer(self) -> str:
         """The layer's name, once the network has shown at every scale that layer and score can be had."""
@@ -436,62 +408,6 @@ class _NetworkFolder:
             "error": None,
             **self.facts,
         }
-
-
-def process(
-    command: str,
-    inputs: Dataset,
-    out: Path,
-    settings: Record,
-    steps: Any,
-    batch_size: int,
-    options: FolderOptions | None,
-) -> Report:
-    """Check names and folders, open the output, and take the inputs through the steps (a ``folders.Steps``).
-
-    Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError.
-    """
-    options = options or FolderOptions()
-    check_apart(inputs, out)
-    check_names((sample.name, sample.path) for sample in inputs.samples)
-    run = Run(command=command, settings=settings)
-    if options.dry_run:
-        check_output(out, run, overwrite=options.overwrite)
-        there = {} if options.overwrite else group_records(read_manifest(out))
-        kept = sum(
-            sample.name in there and is_finished(out, there[sample.name], sample.labels) for sample in inputs.samples
-        )
-        return Report(planned=len(inputs.samples) - kept, kept=kept)
-    return process_folder(
-        inputs.samples,
-        steps,
-        Output(out, run, overwrite=options.overwrite),
-        batch_size=batch_size,
-        workers=options.workers,
-        title=command,
-        progress=options.progress,
-        say=options.say,
-        failures=inputs.failures,
-    )
-
-
-def check_apart(inputs: Dataset, out: Path) -> None:
-    """Raise InputError when outputs and inputs would mix: what is written would be an input of the next run."""
-    folder = _real(out)
-    for sample in inputs.samples:
-        if _real(sample.path).startswith(folder):
-            raise InputError(f"the inputs lie in the output folder {out}, as does {sample.path}; choose another --out")
-    # A single file has its own folder as root, where other things may lie.
-    if len(inputs.samples) > 1 and folder.startswith(_real(inputs.root)):
-        raise InputError(f"the output folder {out} lies in the folder of inputs {inputs.root}; choose another --out")
-
-
-def _real(path: Path) -> str:
-    """The path without links, with a separator at its end; one that can be no path as it is."""
-    try:
-        return os.path.join(os.path.realpath(path), "")
-    except ValueError:  # a null byte, say in a CSV
-        return str(path)
 
 
 def _dataset(images: Dataset | Path | str, classifier: Classifier) -> Dataset:

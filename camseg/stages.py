@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from camseg.arrays import Cam, Image, Trimap, dequantise, quantise
 from camseg.datasets import Dataset, Sample
 from camseg.errors import ImageError, InputError
-from camseg.folders import Report, Steps
+from camseg.folders import FolderOptions, Report, Steps, run_folder
 from camseg.images import (
     Window,
     check_window,
@@ -26,7 +26,7 @@ from camseg.images import (
     write_mask,
 )
 from camseg.masks import cam_to_mask, parse_threshold
-from camseg.pipeline import FolderOptions, TrimapSettings, check_choice, make_trimap, process
+from camseg.pipeline import TrimapSettings, check_choice, make_trimap
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import propagate
 from camseg.refinement import METHODS as REFINERS
@@ -161,7 +161,7 @@ def _file_folder(
     steps = Steps(read=lambda sample: read(sample.path), infer=lambda batch, _: [None] * len(batch), write=write)
     # A folder of maps may be written again under its name: with which settings decides too.
     decisive = {**settings, "source": str(Path(source).resolve()), "source_run": provenance(source)}
-    return process(command, files, out, decisive, steps, batch_size=16, options=options)
+    return run_folder(command, files, out, decisive, steps, batch_size=16, options=options)
 
 
 def _partner(images: Dataset, window: Window) -> Callable[[Sample], Image]:

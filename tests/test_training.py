@@ -161,7 +161,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
 
 def test_workers_and_memory_change_nothing(whole_run, tmp_path, monkeypatch):
     parts, whole, wanted = whole_run
-    monkeypatch.setattr(training, "_MEMORY", 0)  # images are read in every epoch
+    monkeypatch.setattr("camseg.batches._MEMORY", 0)  # images are read in every epoch
     metrics = train_classifier(create(dropout=0.3), *parts, tmp_path, replace(FAST, workers=2), device="cpu")
     assert metrics == {**wanted, "training": {**wanted["training"], "workers": 2}}
     for name in ("model.safetensors", "history.csv"):

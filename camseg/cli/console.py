@@ -12,8 +12,7 @@ import typer
 if TYPE_CHECKING:
     from camseg.classifier import Classifier
     from camseg.datasets import Dataset
-    from camseg.folders import Report
-    from camseg.pipeline import FolderOptions
+    from camseg.folders import FolderOptions, Report
 
 
 def say(line: str) -> None:
@@ -91,7 +90,7 @@ def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
 
 def folder_options(workers: int, overwrite: bool, dry_run: bool) -> "FolderOptions":
     """How a folder is worked through, with this terminal's bar and messages."""
-    from camseg.pipeline import FolderOptions
+    from camseg.folders import FolderOptions
 
     # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per image.
     warnings.filterwarnings("ignore", module="PIL")

@@ -57,7 +57,7 @@ def train_cls(
     from camseg.augmentation import NONE, Augmentation
     from camseg.classifier import Classifier
     from camseg.datasets import load_training_data, split
-    from camseg.pipeline import check_apart
+    from camseg.folders import check_apart
     from camseg.training import TrainSettings, train_classifier
 
     dataset = load_training_data(data)

@@ -16,8 +16,9 @@ from camseg.datasets import Sample, load_images, load_training_data, split
 from camseg.evaluation import Evaluation, evaluate_folder
 from camseg.figures import contact_sheet, overlay_cam, overlay_mask
 from camseg.files import write_text
+from camseg.folders import FolderOptions
 from camseg.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
-from camseg.pipeline import FolderOptions, LabelSettings, cams_folder
+from camseg.pipeline import LabelSettings, cams_folder
 from camseg.samples import NEGATIVE_CLASS, OBJECT_CLASS, generate_samples
 from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.training import TrainSettings, train_classifier
