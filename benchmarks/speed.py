@@ -19,6 +19,8 @@ from camseg.cams import METHODS
 from camseg.classifier import Classifier
 from camseg.metrics import mean_dice
 from camseg.propagation import propagate
+from camseg.refinement import METHODS as REFINERS
+from camseg.refinement import refine
 
 ARCHITECTURES = ("resnet50", "mobilenetv2_100")
 BATCH, SIDE, REPEATS = 8, 224, 5
@@ -39,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    rows = [*cam_rows(), mean_dice_row(), propagation_row(), help_row()]
+    rows = [*cam_rows(), mean_dice_row(), propagation_row(), *refinement_rows(), help_row()]
     if args.json:
         print(json.dumps(rows, indent=2))
         return
@@ -110,6 +112,20 @@ def propagation_row() -> dict:
     image, cam = random.integers(0, 256, (512, 512, 3), np.uint8), random.random((512, 512), np.float32)
     (ours_ms,) = compare(lambda: propagate(image, cam))
     return {"what": "PAR, 512 x 512", "peer": "-", "peer_ms": None, "ours_ms": ours_ms}
+
+
+def refinement_rows() -> list[dict]:
+    """Every refiner on a disc whose outline is unknown, 6 % of the pixels."""
+    rows, columns = np.mgrid[:512, :512]
+    distance = np.hypot(rows - 250, columns - 260)
+    noise = np.random.default_rng(0).normal(0, 8, (512, 512, 1))
+    image = np.clip(60 + 100 * (distance < 100)[..., None] + noise, 0, 255).astype(np.uint8).repeat(3, axis=2)
+    trimap = np.where(distance < 88, 255, np.where(distance < 113, 128, 0)).astype(np.uint8)
+    found = []
+    for name in REFINERS:
+        (ours_ms,) = compare(lambda name=name: refine(image, trimap, name))
+        found.append({"what": f"{name}, 512 x 512", "peer": "-", "peer_ms": None, "ours_ms": ours_ms})
+    return found
 
 
 def help_row() -> dict:

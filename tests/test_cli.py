@@ -680,7 +680,14 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(make_images, run_folder
     out = tmp_path / "out"
     command = [sys.executable, "-m", "camseg", *map(str, call), "-o", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Where the tests run in the background, shells have them ignore this signal, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     progress_of(out, 8, process)
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
