@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class TrainSettings:
     plateau_patience: int = 2
     """Epochs without a lower validation loss before the rate is divided by 4."""
     patience: int = 8
-    """Epochs without a better validation macro-F1 (or the same at a lower loss) before training stops."""
+    """After more epochs than this without a better validation macro-F1 (or the same at a lower loss) training stops;
+    0: never."""
     class_weights: bool = True
     """Weigh the loss so that rare classes count as much as frequent ones."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -260,12 +262,12 @@ class _Trainer:
             for squares, _ in self.val_loader:
                 with self._autocast():
                     outputs.append(self.classifier.model(self.classifier.normalise(squares)).float().cpu())
-        logits = torch.cat(outputs)
+        # Statistics of batch norm differ between processes; what is decided from the scores, when to stop among it,
+        # must not, or one process waits for ever. So all take those of the first.
+        logits = broadcast(torch.cat(outputs).to(self.processes.device)).cpu()
         weights = None if self.weights is None else self.weights.cpu()
         loss = _loss(logits, torch.from_numpy(self.truth), weights, self.classifier.multi_label)
-        # Processes may differ in the last bits; what is decided from the loss must not.
-        agreed = self.processes.reduce(loss.to(self.processes.device), "mean")
-        return self.classifier.probabilities(logits).numpy(), float(agreed)
+        return self.classifier.probabilities(logits).numpy(), float(loss)
 
     def save(self, path: Path, identity: str) -> None:
         """Write weights, optimiser and state into one safetensors file, the state as JSON in its metadata."""
