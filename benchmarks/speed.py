@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from camseg.activations import find_layer, forward
+from camseg.activations import network
 from camseg.cams import METHODS
 from camseg.classifier import Classifier
 from camseg.metrics import mean_dice
@@ -63,8 +63,8 @@ def cam_rows() -> list[dict]:
         torch.manual_seed(0)
         classifier = Classifier.create(arch, classes=["a", "b"], image_size=SIDE)
         images = torch.randn(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
-        name = find_layer(classifier)
-        layer = dict(classifier.model.named_modules())[name]
+        ours_network = network(classifier)
+        layer = classifier.model.get_submodule(ours_network.layers[0])
         targets = [0] * BATCH
 
         def plain(classifier: Classifier = classifier, images: torch.Tensor = images) -> None:
@@ -79,7 +79,7 @@ def cam_rows() -> list[dict]:
                         cam(images, [ClassifierOutputTarget(target) for target in targets])  # noqa: B023
 
             def ours(methods: list[str] = methods, classifier: Classifier = classifier) -> None:
-                capture = forward(classifier, images, layer=name).toward(targets)  # noqa: B023
+                (capture,) = ours_network.forward(images).toward(targets)  # noqa: B023
                 for method in methods:
                     METHODS[method].function(capture)
 

@@ -1,13 +1,14 @@
-"""Scores -> Capture: what a network's layer did for a batch, and how the scores depend on it.
+"""Scores -> Capture: what a network's layers did for a batch, and how the scores depend on it.
 
-The only module that hooks into a network. Gradients run from the score back to the chosen layer and
-no further: the layer's output is replaced by a leaf of the graph, and no parameter takes part in it.
+The only module that hooks into a network. Gradients run from the score back to the chosen layers and
+no further: the first layer's output is replaced by a leaf of the graph, and no parameter takes part in it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,145 @@ from camseg.errors import InputError, LayerError
 
 Score = Literal["class", "margin"]
 """``class``: the target's logit. ``margin``: the target's logit minus the best negative class's."""
+Precision = Literal["float32", "bf16", "fp16"]
+"""In what numbers the network runs up to the first chosen layer; from there on always in float32."""
+PRECISIONS: Final[dict[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a layer's output holds a map: (N, C, h, w), (N, h, w, C), or tokens (N, prefix + h w, C)."""
+
+    kind: Literal["channels first", "channels last", "tokens"]
+    prefix: int = 0
+    """Tokens before those of the map, such as the class token."""
+
+    def maps(self, output: Tensor) -> Tensor:
+        """A layer's output -> (N, C, h, w)."""
+        if self.kind == "channels last":
+            return output.permute(0, 3, 1, 2)
+        if self.kind == "tokens":
+            grid = output[:, self.prefix :]  # (N, h w, C)
+            side = round(grid.shape[1] ** 0.5)
+            return grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return output
+
+    def output(self, maps: Tensor, like: Tensor) -> Tensor:
+        """(M, C, h, w) -> what the layer would give; tokens before the map are those of ``like``'s only image."""
+        if self.kind == "channels last":
+            return maps.permute(0, 2, 3, 1)
+        if self.kind == "tokens":
+            prefix = like[:, : self.prefix].expand(len(maps), -1, -1)
+            return torch.cat([prefix, maps.flatten(2).transpose(1, 2)], dim=1)
+        return maps
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A classifier toward one score, as a function of its input or of a layer's output.
+
+    For what runs the network again: mode, ``requires_grad`` flags and hooks of the model are always put back.
+    """
+
+    classifier: Classifier
+    """The classifier that runs."""
+    layers: tuple[str, ...]
+    """The chosen layers' names in the model."""
+    score: Score = "class"
+    """What gradients are taken of, and what scores are."""
+    precision: Precision = "float32"
+    """As in Precision."""
+
+    @property
+    def rivals(self) -> list[int]:
+        """The indices of the classes whose best logit is taken off the target's; none for ``class``.
+
+        Raises InputError where there is no negative class for ``margin``.
+        """
+        if self.score == "class":
+            return []
+        if not self.classifier.negative:
+            raise InputError("score margin needs a negative class; train with --negative CLASS, or use --score class")
+        return [self.classifier.class_index(name) for name in self.classifier.negative]
+
+    def scores(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The score (M,) of normalised images (M, 3, H, W) for class indices int64 (M,)."""
+        model = self.classifier.model
+        with _inference(model), torch.inference_mode(), self._autocast():
+            return target_scores(model(images).float(), targets, self.rivals)
+
+    def scores_after(self, layer: str, activations: Tensor, image: Tensor, target: Tensor) -> Tensor:
+        """The score (M,) of one image (3, H, W) if ``layer`` gave these activations (M, C, h, w) instead.
+
+        What lies before the layer runs once, not M times. ``target`` is a class index, int64 ().
+        """
+        model = self.classifier.model
+        given: list[int] = []
+
+        def swap(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+            given.append(len(output))
+            new = _layout(output, model, layer).output(activations, output)
+            return new.to(output.dtype).clone(memory_format=torch.contiguous_format)
+
+        many = target.expand(len(activations))
+        with _inference(model), torch.inference_mode(), _hooked(model, {layer: swap}):
+            try:
+                # One image up to the layer, and M from there on.
+                logits = model(image[None])
+                if len(logits) != len(activations):
+                    raise RuntimeError("the batch did not grow")
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # Something beside the layer carries the batch of one along in a way that does not broadcast.
+                logits = model(image.expand(len(activations), -1, -1, -1))
+        return target_scores(logits.float(), many, self.rivals)
+
+    def input_gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+        """d score / d images (M, 3, H, W), float32, by a backward pass through the whole network."""
+        model = self.classifier.model
+        with _inference(model), torch.inference_mode(False), torch.enable_grad():
+            leaf = images.detach().clone().requires_grad_()
+            with self._autocast():
+                logits = model(leaf.clone())  # the network may begin in place
+            total = target_scores(logits.float(), targets.clone(), self.rivals).sum()
+            (slope,) = torch.autograd.grad(total, leaf)
+        return slope.float()
+
+    def forward(self, inputs: Tensor, *, gradients: bool = True) -> "Forward":
+        """Run a batch (N, 3, H, W), as ``Classifier.preprocess`` gives, through the network once.
+
+        Without ``gradients`` no graph is kept. Raises LayerError when a layer is unknown, runs more than once
+        or gives no map.
+        """
+        model = self.classifier.model
+        taps = _Taps(self)
+        hooks = {name: taps.hook(name) for name in self.layers}
+        with (
+            _inference(model),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+            _hooked(model, hooks),
+            self._autocast(),
+        ):
+            outputs = model(inputs)
+        leaves = taps.once()
+        return Forward(network=self, inputs=inputs, leaves=leaves, layouts=taps.layouts, outputs=outputs)
+
+    def _autocast(self) -> torch.autocast:
+        reduced = self.precision != "float32"
+        return torch.autocast(
+            self.classifier.device.type, dtype=PRECISIONS[self.precision] if reduced else None, enabled=reduced
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Capture:
-    """One layer's view of a batch, for one target class per image."""
+    """One layer's view of a batch, for one target class per image: what a CAM method is a function of."""
 
     inputs: Tensor
     """Normalised images (N, 3, H, W)."""
@@ -33,19 +168,37 @@ class Capture:
     """The layer's output (N, C, h, w), float32."""
     gradients: Tensor | None
     """d score / d activations (N, C, h, w), float32; None where no method needs them."""
-    rescore: Callable[[Tensor, int], Tensor]
-    """``rescore(images (M, 3, H, W), n)``: the score (M,) of other images for input n's target."""
+    network: Network
+    """The network that gave it."""
+    score_channels: int | None = None
+    """How many channels of an image a method of one pass per channel may try; None for all."""
+
+    def rescore(self, images: Tensor, n: int) -> Tensor:
+        """The score (M,) of other images (M, 3, H, W) for input n's target."""
+        return self.network.scores(images, self.targets[n].expand(len(images)))
+
+    def rescore_activations(self, activations: Tensor, n: int) -> Tensor:
+        """The score (M,) of input n for its target, if the layer gave these activations (M, C, h, w) instead."""
+        return self.network.scores_after(self.layer, activations, self.inputs[n], self.targets[n])
+
+    def recapture(self, images: Tensor) -> "Capture":
+        """The same layer's capture of other images (N, 3, H, W) toward the same targets."""
+        network = replace(self.network, layers=(self.layer,))
+        return network.forward(images).toward(self.targets.tolist())[0]
+
+    def input_gradients(self, images: Tensor) -> Tensor:
+        """d score / d images (N, 3, H, W) toward the same targets."""
+        return self.network.input_gradients(images, self.targets)
 
     def only(self, chosen: Sequence[int]) -> "Capture":
         """The capture of some of the images, in the order of their indices ``chosen``."""
         rows = list(chosen)
-        return Capture(
+        return replace(
+            self,
             inputs=self.inputs[rows],
             targets=self.targets[rows],
-            layer=self.layer,
             activations=self.activations[rows],
             gradients=None if self.gradients is None else self.gradients[rows],
-            rescore=lambda images, n: self.rescore(images, rows[n]),
         )
 
 
@@ -53,14 +206,14 @@ class Capture:
 class Forward:
     """One pass of a batch, from which captures toward any targets can be had. Drop it to free the graph."""
 
-    classifier: Classifier
-    """The classifier that ran."""
+    network: Network
+    """The network that ran, its layers named."""
     inputs: Tensor
     """Normalised images (N, 3, H, W)."""
-    layer: str
-    """The layer's name in the model."""
-    leaf: Tensor
-    """The layer's output as the network gives it, a leaf of the graph if gradients were asked for."""
+    leaves: tuple[Tensor, ...]
+    """Each layer's output as the network gives it, in the graph if gradients were asked for."""
+    layouts: tuple[Layout, ...]
+    """How each of them holds a map."""
     outputs: Tensor
     """Logits (N, classes), at the end of the graph."""
 
@@ -69,65 +222,63 @@ class Forward:
         """The network's outputs (N, classes), float32, without graph."""
         return self.outputs.detach().float()
 
-    def toward(self, targets: Sequence[int], score: Score = "class") -> Capture:
-        """The capture for one target class per image; each call costs one backward pass down to the layer.
+    def toward(self, targets: Sequence[int]) -> tuple[Capture, ...]:
+        """Each layer's capture for one target class per image; a call costs one backward pass down to the layers.
 
-        Raises InputError when the number of targets is not N, or no negative class exists for ``margin``;
-        LayerError when the scores do not depend on the layer.
+        Raises InputError when the number of targets is not N, or no negative class exists for the score
+        ``margin``; LayerError when the scores do not depend on a layer.
         """
         if len(targets) != len(self.inputs):
             raise InputError(f"expected one target per image: {len(self.inputs)} images, {len(targets)} targets")
-        classifier = self.classifier
-        if score == "margin" and not classifier.negative:
-            raise InputError("score margin needs a negative class; train with --negative CLASS, or use --score class")
-        rivals = [classifier.class_index(name) for name in classifier.negative] if score == "margin" else []
+        network = self.network
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
             chosen = torch.as_tensor(targets, dtype=torch.int64, device=self.inputs.device)  # (N,)
-            total = target_scores(self.outputs, chosen, rivals).sum()
-        slope = None
-        if self.leaf.requires_grad:
+            total = target_scores(self.outputs, chosen, network.rivals).sum()
+        slopes: Sequence[Tensor | None] = [None] * len(self.leaves)
+        if self.leaves[0].requires_grad:
             if total.requires_grad:
-                (slope,) = torch.autograd.grad(total, self.leaf, retain_graph=True, allow_unused=True)
-            if slope is None:
-                raise LayerError(f"the scores do not depend on layer {self.layer}; choose one on the way to them")
-
-        def rescore(images: Tensor, n: int) -> Tensor:
-            with _inference(classifier.model), torch.inference_mode():
-                return target_scores(classifier.model(images).float(), chosen[n].expand(len(images)), rivals)
-
-        return Capture(
-            inputs=self.inputs,
-            targets=chosen,
-            layer=self.layer,
-            activations=_as_maps(self.leaf, classifier.model),
-            gradients=None if slope is None else _as_maps(slope, classifier.model),
-            rescore=rescore,
+                slopes = torch.autograd.grad(total, self.leaves, retain_graph=True, allow_unused=True)
+            for name, slope in zip(network.layers, slopes, strict=True):
+                if slope is None:
+                    raise LayerError(f"the scores do not depend on layer {name}; choose one on the way to them")
+        return tuple(
+            Capture(
+                inputs=self.inputs,
+                targets=chosen,
+                layer=name,
+                activations=layout.maps(leaf.detach().float()),
+                gradients=None if slope is None else layout.maps(slope.float()),
+                network=network,
+            )
+            for name, leaf, layout, slope in zip(network.layers, self.leaves, self.layouts, slopes, strict=True)
         )
 
 
-def forward(classifier: Classifier, inputs: Tensor, *, layer: str = "auto", gradients: bool = True) -> Forward:
-    """Run a batch (N, 3, H, W), as ``Classifier.preprocess`` gives, through the network once.
+def network(
+    classifier: Classifier,
+    *,
+    layers: str | Sequence[str] = "auto",
+    score: Score = "class",
+    precision: Precision = "float32",
+) -> Network:
+    """The classifier with its layers found: ``auto`` stands for what ``find_layer`` finds.
 
-    Without ``gradients`` no graph is kept. Mode, ``requires_grad`` flags and hooks of the model are as
-    before afterwards. Raises LayerError when the layer is unknown, runs more than once or gives no map.
+    Raises InputError or LayerError for layers that cannot be.
     """
-    name = find_layer(classifier) if layer == "auto" else layer
-    model = classifier.model
-    with (
-        _inference(model),
-        torch.inference_mode(False),
-        torch.set_grad_enabled(gradients),
-        _tapped(model, name) as leaves,
-    ):
-        outputs = model(inputs)
-    return Forward(classifier=classifier, inputs=inputs, layer=name, leaf=_spatial(leaves, name), outputs=outputs)
+    given = [layers] if isinstance(layers, str) else list(layers)
+    if not given:
+        raise InputError("expected at least one layer, or auto")
+    names = [find_layer(classifier) if name == "auto" else name for name in given]
+    if len(set(names)) < len(names):
+        raise InputError(f"expected different layers, got {', '.join(names)}")
+    return Network(classifier=classifier, layers=tuple(names), score=score, precision=precision)
 
 
 def capture(
     classifier: Classifier, inputs: Tensor, targets: Sequence[int], *, layer: str = "auto", score: Score = "class"
 ) -> Capture:
-    """``forward`` and ``Forward.toward`` in one call: what CAM methods take."""
-    return forward(classifier, inputs, layer=layer).toward(targets, score)
+    """One pass and one layer's capture: what CAM methods take."""
+    return network(classifier, layers=layer, score=score).forward(inputs).toward(targets)[0]
 
 
 def target_scores(logits: Tensor, targets: Tensor, negatives: Sequence[int] = ()) -> Tensor:
@@ -144,55 +295,171 @@ def target_scores(logits: Tensor, targets: Tensor, negatives: Sequence[int] = ()
     return chosen - torch.where(best.isinf(), torch.zeros_like(best), best)
 
 
-def find_layer(classifier: Classifier) -> str:
-    """The last layer that still has a spatial map: the outermost module of it, found by a dry run.
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer of a network that can be named, because its output is a map."""
 
-    Raises LayerError when no module's output is a map larger than 1x1, or the network goes on from its last
-    map with tokens, as vision transformers do.
+    name: str
+    """The module's name in the model."""
+    channels: int
+    """C."""
+    height: int
+    """h, at the classifier's image size."""
+    width: int
+    """w."""
+    layout: Layout
+    """How its output holds the map."""
+    stage: bool
+    """Whether it is a part of the network's outline: a child of the model, or a member of a sequence of blocks."""
+    speaks: bool
+    """Whether the scores depend on its map. That of a transformer's last block says nothing where only its class
+    token is read."""
+
+
+_FOUND: WeakKeyDictionary[nn.Module, dict[int, str]] = WeakKeyDictionary()
+
+
+def find_layer(classifier: Classifier) -> str:
+    """The last layer whose map the scores depend on: the outermost module of it, found by a dry run once.
+
+    Of transformers that read only a class token that is the block before the last.
+    Raises LayerError when no module's output is a map larger than 1x1.
     """
+    found = _FOUND.setdefault(classifier.model, {})
+    if classifier.image_size not in found:
+        layers = list_layers(classifier)
+        # Within attention blocks much is square that is no map.
+        streams = tuple(f"{layer.name}." for layer in layers if layer.layout.kind == "tokens")
+        spatial = [
+            layer.name
+            for layer in layers
+            if layer.speaks and (layer.stage if layer.layout.kind == "tokens" else not layer.name.startswith(streams))
+        ]
+        if not spatial:
+            raise LayerError(
+                f"no layer of {classifier.arch} gives a map (N, C, h, w) larger than 1x1 that the scores depend on; "
+                "name one with --layer"
+            )
+        found[classifier.image_size] = spatial[-1]
+    return found[classifier.image_size]
+
+
+def list_layers(classifier: Classifier) -> list[Layer]:
+    """Every layer that gives a map larger than 1x1, in the order in which the network runs them."""
     model = classifier.model
-    seen: list[tuple[str, torch.Size]] = []
+    seen: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[[nn.Module, tuple, object], None]:
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == 1:
-                seen.append((name, output.shape))
+            # Taken out first: a module that runs again counts where it ran last.
+            seen.pop(name, None)
+            if isinstance(output, Tensor) and len(output) == 1 and output.requires_grad:
+                seen[name] = output
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules() if name]
-    try:
-        with _inference(model), torch.inference_mode():
-            side = classifier.image_size
-            model(torch.zeros(1, 3, side, side, device=classifier.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    rows, columns = (1, 2) if _channels_last(model) else (2, 3)
-    # A square image has square maps, which most attention weights and heads are not.
-    spatial = [i for i, (_, shape) in enumerate(seen) if len(shape) == 4 and shape[rows] == shape[columns] > 1]
-    if not spatial:
-        raise LayerError(
-            f"no layer of {classifier.arch} gives a map (N, C, h, w) larger than 1x1; name one with --layer"
-        )
-    last = seen[spatial[-1]][0]
-    if any(len(shape) == 3 and shape[1] > 1 for _, shape in seen[spatial[-1] :]):
-        raise LayerError(
-            f"{classifier.arch} works on tokens after its last map, that of {last}; train a convolutional network, "
-            "or name a layer with --layer"
-        )
-    return last
+    side = classifier.image_size
+    hooks = {name: note(name) for name, _ in model.named_modules() if name}
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with _inference(model), torch.inference_mode(False), torch.enable_grad(), _hooked(model, hooks):
+        x = noise.to(next(model.parameters())).requires_grad_()
+        logits = model(x.clone())
+        weights = torch.linspace(1.0, 2.0, logits.shape[1], device=logits.device)  # no class cancels another
+        slopes = torch.autograd.grad((logits * weights).sum(), list(seen.values()), allow_unused=True)
+    outlined = {name for name, _ in model.named_children()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Sequential | nn.ModuleList):
+            outlined |= {f"{name}.{child}" for child, _ in module.named_children()}
+    found = []
+    for (name, output), slope in zip(seen.items(), slopes, strict=True):
+        layout = layout_of(output, model)
+        if layout is None:
+            continue
+        _, channels, height, width = layout.maps(output).shape
+        if height == width > 1:
+            found.append(
+                Layer(
+                    name=name,
+                    channels=channels,
+                    height=height,
+                    width=width,
+                    layout=layout,
+                    stage=name in outlined,
+                    speaks=slope is not None and bool(layout.maps(slope).any()),
+                )
+            )
+    return found
 
 
-def _as_maps(values: Tensor, model: nn.Module) -> Tensor:
-    """A layer's output without graph, as float32 (N, C, h, w)."""
-    maps = values.detach().float()
-    return maps.permute(0, 3, 1, 2) if _channels_last(model) else maps
+def layout_of(output: object, model: nn.Module) -> Layout | None:
+    """How a layer's output holds a map; None when it holds none.
+
+    Inputs are square, so maps are too: that tells (N, C, h, w) from (N, h, w, C), and tokens before the map.
+    """
+    if not isinstance(output, Tensor):
+        return None
+    if output.ndim == 4:
+        _, a, b, c = output.shape
+        # timm's own statement, where the shape leaves it open.
+        stated = getattr(getattr(model, "output_fmt", None), "value", getattr(model, "output_fmt", "NCHW"))
+        last = stated == "NHWC" if (a == b) == (b == c) else a == b
+        return Layout(kind="channels last" if last else "channels first")
+    if output.ndim == 3:
+        own: tuple[int, ...] = (int(getattr(model, "num_prefix_tokens", 0) or 0),)
+        for prefix in (*own, 0, 1, 2):
+            count = output.shape[1] - prefix
+            if count > 1 and round(count**0.5) ** 2 == count:
+                return Layout(kind="tokens", prefix=prefix)
+    return None
 
 
-def _channels_last(model: nn.Module) -> bool:
-    # timm's own statement; models without it keep channels first.
-    return getattr(getattr(model, "output_fmt", None), "value", getattr(model, "output_fmt", "NCHW")) == "NHWC"
+def _layout(output: object, model: nn.Module, name: str) -> Layout:
+    layout = layout_of(output, model)
+    if layout is None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise LayerError(f"layer {name} gives {shape}, not a map (N, C, h, w); choose one that `camseg layers` lists")
+    return layout
+
+
+class _Taps:
+    """What the chosen layers gave in one pass: leaves of the graph, or links of it behind an earlier leaf."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.seen: dict[str, list[object]] = {name: [] for name in network.layers}
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple, object], object]:
+        def tap(_module: nn.Module, _inputs: tuple, output: object) -> object:
+            if not isinstance(output, Tensor):
+                self.seen[name].append(output)
+                return output
+            # From here on in float32; what encloses the pass puts autocast back.
+            torch.set_autocast_enabled(output.device.type, False)
+            if output.dtype in (torch.bfloat16, torch.float16):
+                output = output.float()
+            if not output.requires_grad:
+                output = output.detach().requires_grad_(torch.is_grad_enabled())
+            self.seen[name].append(output)
+            # A clone goes on, so that an in-place activation behind the layer changes the copy, not the leaf.
+            return output.clone()
+
+        return tap
+
+    def once(self) -> tuple[Tensor, ...]:
+        """Each layer's one output; LayerError where there are more, or it holds no map."""
+        leaves = []
+        for name, outputs in self.seen.items():
+            if len(outputs) != 1:
+                raise LayerError(f"layer {name} ran {len(outputs)} times in one pass; choose a layer that runs once")
+            _layout(outputs[0], self.network.classifier.model, name)
+            assert isinstance(outputs[0], Tensor)
+            leaves.append(outputs[0])
+        return tuple(leaves)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        model = self.network.classifier.model
+        return tuple(_layout(outputs[0], model, name) for name, outputs in self.seen.items())
 
 
 @contextmanager
@@ -213,36 +480,21 @@ def _inference(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+_Hook: TypeAlias = Callable[[nn.Module, tuple, object], object]
+
+
 @contextmanager
-def _tapped(model: nn.Module, name: str) -> Iterator[list[object]]:
-    """Replace the layer's output by a leaf, and list the leaves of the calls made meanwhile."""
+def _hooked(model: nn.Module, hooks: dict[str, _Hook]) -> Iterator[None]:
+    """Forward hooks by module name, taken off again; LayerError for a name that the model lacks."""
     modules = dict(model.named_modules())
-    if name not in modules or not name:
-        near = [other for other in modules if name and name in other][:5]
-        raise LayerError(f"the model has no layer {name!r}{'; near it are ' + ', '.join(near) if near else ''}")
-    outputs: list[object] = []
-
-    def replace(_module: nn.Module, _inputs: tuple, output: object) -> object:
-        if not isinstance(output, Tensor):
-            outputs.append(output)
-            return output
-        leaf = output.detach().requires_grad_(torch.is_grad_enabled())
-        outputs.append(leaf)
-        # A clone goes on, so that an in-place activation behind the layer changes the copy, not the leaf.
-        return leaf.clone()
-
-    handle = modules[name].register_forward_hook(replace)
+    for name in hooks:
+        if name not in modules or not name:
+            near = [other for other in modules if name and name in other][:5]
+            hint = f"near it are {', '.join(near)}" if near else "`camseg layers` lists them"
+            raise LayerError(f"the model has no layer {name!r}; {hint}")
+    handles = [modules[name].register_forward_hook(hook) for name, hook in hooks.items()]
     try:
-        yield outputs
+        yield
     finally:
-        handle.remove()
-
-
-def _spatial(outputs: list[object], name: str) -> Tensor:
-    if len(outputs) != 1:
-        raise LayerError(f"layer {name} ran {len(outputs)} times in one pass; choose a layer that runs once")
-    output = outputs[0]
-    if not isinstance(output, Tensor) or output.ndim != 4:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise LayerError(f"layer {name} gives {shape}, not a map (N, C, h, w); choose a convolutional layer")
-    return output
+        for handle in handles:
+            handle.remove()

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from camseg.activations import Score, forward
+from camseg.activations import Precision, Score
 from camseg.arrays import Alpha, Cam, Image, Mask, Trimap, dequantise, quantise
 from camseg.cams import METHODS as CAM_METHODS
-from camseg.cams import CamSettings, extract, stack_inputs, to_image_size, view_scales
+from camseg.cams import BatchLimit, CamSettings, Plan, extract, plan, stack_inputs, to_image_size
+from camseg.cams.scales import Scales
 from camseg.classifier import Classifier
 from camseg.datasets import Dataset, Sample, load_images
 from camseg.errors import InputError
@@ -72,7 +72,7 @@ class TrimapSettings:
 class LabelSettings:
     """The chain from an image to its mask; the defaults are the best on average in the results table."""
 
-    scales: tuple[float, ...] = (1.0, 1.5, 2.0)
+    scales: Scales = (1.0, 1.5, 2.0)
     """As in CamSettings."""
     flip: bool = True
     """As in CamSettings."""
@@ -80,7 +80,9 @@ class LabelSettings:
     """A CAM method."""
     score: Score | Literal["auto"] = "auto"
     """``class``, ``margin``, or ``auto``: margin where the classifier has a negative class."""
-    layer: str = "auto"
+    layers: tuple[str, ...] = ("auto",)
+    """As in CamSettings."""
+    precision: Precision = "float32"
     """As in CamSettings."""
     propagation: str = "par"
     """A propagator, or ``none``."""
@@ -104,7 +106,14 @@ class LabelSettings:
         score: Score = "margin" if classifier.negative else "class"
         if self.score != "auto":
             score = self.score
-        return CamSettings(methods=(self.method,), scales=self.scales, flip=self.flip, score=score, layer=self.layer)
+        return CamSettings(
+            methods=(self.method,),
+            scales=self.scales,
+            flip=self.flip,
+            score=score,
+            layers=self.layers,
+            precision=self.precision,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +147,13 @@ def label_image(
     A negative class gives an all-zero map and mask. Raises InputError for other arrays, settings or classes.
     """
     settings = settings or LabelSettings()
-    cams = settings.cams(classifier)
-    inputs = stack_inputs([[classifier.to_input(image, scale) for scale in view_scales(cams)]])
+    ready = plan(classifier, settings.cams(classifier))
+    inputs = stack_inputs([[classifier.to_input(image, scale) for scale in ready.input_scales]])
 
-    def choose(probabilities: NDArray[np.float32]) -> list[list[int]]:
-        return [[int(probabilities[0].argmax()) if target is None else classifier.class_index(target)]]
+    def choose(_n: int, probabilities: NDArray[np.float32]) -> list[int]:
+        return [int(probabilities.argmax()) if target is None else classifier.class_index(target)]
 
-    grid = extract(classifier, inputs, choose, cams).maps[settings.method][0][0]
+    grid = extract(ready, inputs, choose).maps[settings.method][0][0]
     return label_map(
         image, to_image_size(classifier, grid, image.shape[0], image.shape[1], raw=False), settings, classifier
     )
@@ -244,8 +253,8 @@ def label_folder(
     decisive = {**asdict(settings), "rules": rules, "save": sorted(save)}
     facts = {"propagation": settings.propagation, "threshold": settings.threshold, "refiner": settings.refiner}
     return _NetworkFolder(
-        classifier=classifier,
-        cams=settings.cams(classifier),
+        plan=plan(classifier, settings.cams(classifier)),
+        limit=BatchLimit((options or FolderOptions()).say),
         rule=target_rule(targets, classifier, images.samples),
         finish=finish,
         facts=facts,
@@ -273,8 +282,8 @@ def cams_folder(
         return {"files": files}
 
     return _NetworkFolder(
-        classifier=classifier,
-        cams=settings,
+        plan=plan(classifier, settings),
+        limit=BatchLimit((options or FolderOptions()).say),
         rule=target_rule(targets, classifier, images.samples),
         finish=finish,
         facts={},
@@ -285,11 +294,15 @@ def cams_folder(
 class _NetworkFolder:
     """The steps of a command that runs the network over a folder."""
 
-    classifier: Classifier
-    cams: CamSettings
+    plan: Plan
+    limit: BatchLimit
     rule: TargetRule
     finish: _Finish
     facts: Record
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.plan.network.classifier
 
     def process(
         self,
@@ -303,12 +316,15 @@ class _NetworkFolder:
     ) -> Report:
         if batch_size < 1:
             raise InputError(f"expected a batch size of at least 1, got {batch_size}")
-        steps = replace(self, cams=replace(self.cams, layer=self._find_layer()))
+        cams = self.plan.settings
         # What the methods are, and all else that decides bytes, batch size and device included.
         decisive = {
             **settings,
-            "methods": self.cams.methods,
-            "score": self.cams.score,
+            "methods": cams.methods,
+            "score": cams.score,
+            "layers": self.plan.network.layers,
+            "scales": self.plan.scales,
+            "weighed": cams.scales == "auto",
             "images": str(images.root.resolve()),
             "targets": list(targets),
             "negative": self.classifier.negative,
@@ -316,44 +332,25 @@ class _NetworkFolder:
             "batch_size": batch_size,
             "device": self.classifier.device.type,
         }
-        loop = Steps(read=steps.read, infer=steps.infer, write=steps.write)
+        loop = Steps(read=self.read, infer=self.infer, write=self.write)
         return run_folder(command, images, out, decisive, loop, batch_size, options)
-
-    def _find_layer(self) -> str:
-        """The layer's name, once the network has shown at every scale that layer and score can be had."""
-        layer = self.cams.layer
-        gradients = any(CAM_METHODS[name].needs == "gradients" for name in self.cams.methods)
-        for scale in view_scales(self.cams):
-            side = max(1, round(scale * self.classifier.image_size))
-            blank = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-            try:
-                seen = forward(self.classifier, self.classifier.normalise(blank), layer=layer, gradients=gradients)
-            except (RuntimeError, AssertionError, ValueError) as error:
-                raise InputError(
-                    f"{self.classifier.arch} cannot take inputs of {side} pixels ({error}); choose other --scales"
-                ) from None
-            seen.toward([0], self.cams.score)
-            layer = seen.layer
-        return layer
 
     def read(self, sample: Sample) -> _Loaded:
         image = read_image(sample.path, self.classifier.window)
-        squares = [self.classifier.to_input(image, scale) for scale in view_scales(self.cams)]
+        squares = [self.classifier.to_input(image, scale) for scale in self.plan.input_scales]
         kept = image if image.shape[0] * image.shape[1] <= _KEPT_PIXELS else None
         return _Loaded(squares=squares, size=image.shape[:2], image=kept)
 
     def infer(self, samples: Sequence[Sample], loaded: Sequence[_Loaded | None]) -> list[_Inferred]:
         side = self.classifier.image_size
-        blank = [np.zeros((round(scale * side), round(scale * side), 3), np.uint8) for scale in view_scales(self.cams)]
+        sides = [round(scale * side) for scale in self.plan.input_scales]
+        blank = [np.zeros((pixels, pixels, 3), np.uint8) for pixels in sides]
 
-        def choose(probabilities: NDArray[np.float32]) -> list[list[int]]:
-            return [
-                [] if one is None else self.rule.targets(self.classifier, sample, row)
-                for sample, one, row in zip(samples, loaded, probabilities, strict=True)
-            ]
+        def choose(n: int, probabilities: NDArray[np.float32]) -> Sequence[int]:
+            return [] if loaded[n] is None else self.rule.targets(self.classifier, samples[n], probabilities)
 
         inputs = stack_inputs([blank if one is None else one.squares for one in loaded])
-        found = extract(self.classifier, inputs, choose, self.cams)
+        found = extract(self.plan, inputs, choose, self.limit)
         return [
             _Inferred(
                 maps={method: maps[n] for method, maps in found.maps.items()},
@@ -380,7 +377,7 @@ class _NetworkFolder:
             def cam(method: str, k: int = k) -> Cam:
                 if empty:
                     return np.zeros(loaded.size, np.float32)
-                return to_image_size(classifier, inferred.maps[method][k], *loaded.size, self.cams.raw)
+                return to_image_size(classifier, inferred.maps[method][k], *loaded.size, self.plan.settings.raw)
 
             name = None if target is None else classifier.classes[target]
             score = None if target is None else round(float(inferred.probabilities[target]), 6)
@@ -396,9 +393,9 @@ class _NetworkFolder:
             "class": name,
             "files": {},
             "score": score,
-            "method": ",".join(self.cams.methods),
-            "layer": self.cams.layer,
-            "scales": list(self.cams.scales),
+            "method": ",".join(self.plan.settings.methods),
+            "layer": ",".join(self.plan.network.layers),
+            "scales": list(self.plan.scales),
             "propagation": None,
             "threshold": None,
             "refiner": None,

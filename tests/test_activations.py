@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from camseg.activations import capture, find_layer, forward, target_scores
+from camseg.activations import capture, find_layer, list_layers, network, target_scores
 from camseg.classifier import Classifier
 from camseg.errors import InputError, LayerError
 
@@ -70,12 +70,6 @@ def test_small_inputs_have_their_last_map_earlier(make_classifier):
     assert find_layer(make_classifier(image_size=32)) == "layer3"
 
 
-@pytest.mark.parametrize("arch", ["test_vit", "test_vit4"])
-def test_networks_of_tokens_have_no_map_to_find(make_classifier, arch):
-    with pytest.raises(LayerError, match=f"{arch} works on tokens.*--layer"):
-        find_layer(make_classifier(arch, image_size=160))
-
-
 def test_networks_without_any_map(make_classifier):
     classifier = make_classifier(image_size=8)
     classifier.model.conv1 = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 32, 1))
@@ -84,11 +78,11 @@ def test_networks_without_any_map(make_classifier):
 
 
 def test_shapes_and_values(tiny_classifier, x):
-    seen = forward(tiny_classifier, x)
-    assert seen.layer == "layer4"
+    seen = network(tiny_classifier).forward(x)
+    assert seen.network.layers[0] == "layer4"
     assert torch.allclose(seen.logits, tiny_classifier.model(x).detach())
     assert not seen.logits.requires_grad
-    captured = seen.toward([0, 2])
+    captured = seen.toward([0, 2])[0]
     assert captured.activations.shape == captured.gradients.shape == (2, 96, 2, 2)
     assert captured.activations.dtype == captured.gradients.dtype == torch.float32
     assert captured.targets.tolist() == [0, 2]
@@ -107,18 +101,18 @@ def test_maps_of_channels_last_networks_come_channels_first(make_classifier, mak
 
 
 def test_no_gradient_runs_below_the_layer(tiny_classifier, x):
-    seen = forward(tiny_classifier, x, layer="layer3")
+    seen = network(tiny_classifier, layers="layer3").forward(x)
     found, names = leaves(seen.outputs)
     assert len(found) == 1
-    assert found[0] is seen.leaf
+    assert found[0] is seen.leaves[0]
     behind = [module for module in tiny_classifier.model.layer4.modules() if isinstance(module, nn.Conv2d)]
     assert sum("Convolution" in name for name in names) == len(behind) == 3
 
 
 def test_without_gradients_no_graph_is_kept(tiny_classifier, x):
-    seen = forward(tiny_classifier, x, gradients=False)
+    seen = network(tiny_classifier).forward(x, gradients=False)
     assert seen.outputs.grad_fn is None
-    assert seen.toward([0, 0]).gradients is None
+    assert seen.toward([0, 0])[0].gradients is None
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -139,7 +133,7 @@ def test_gradients_are_those_of_the_score(make_classifier, x, layer, score):
     x = x.double()
     targets = [0, 3]
     captured = capture(classifier, x, targets, layer=layer, score=score)
-    activations = forward(classifier, x, layer=layer).leaf.detach()
+    activations = network(classifier, layers=layer).forward(x).leaves[0].detach()
     torch.manual_seed(0)
     step = 1e-6 * torch.randn_like(activations)
     with torch.no_grad():
@@ -150,9 +144,9 @@ def test_gradients_are_those_of_the_score(make_classifier, x, layer, score):
 
 
 def test_several_targets_of_one_pass(tiny_classifier, x):
-    seen = forward(tiny_classifier, x)
+    seen = network(tiny_classifier).forward(x)
     for targets in ([0, 0], [1, 2], [2, 1]):
-        assert torch.equal(seen.toward(targets).gradients, capture(tiny_classifier, x, targets).gradients)
+        assert torch.equal(seen.toward(targets)[0].gradients, capture(tiny_classifier, x, targets).gradients)
 
 
 def test_target_scores():
@@ -205,7 +199,7 @@ def test_modes_flags_and_hooks_come_back(tiny_classifier, x):
         parameter.requires_grad_(False)
     before = state(model)
     statistics = model.bn1.running_mean.clone()
-    logits = forward(tiny_classifier, x).logits
+    logits = network(tiny_classifier).forward(x).logits
     capture(tiny_classifier, x, [0, 1]).rescore(x, 0)
     assert state(model) == before
     assert torch.equal(model.bn1.running_mean, statistics)
@@ -216,9 +210,9 @@ def test_modes_flags_and_hooks_come_back_after_an_error(tiny_classifier, x, monk
     model = tiny_classifier.model.train()
     before = state(model)
     with pytest.raises(LayerError):
-        forward(tiny_classifier, x, layer="fc")
+        network(tiny_classifier, layers="fc").forward(x)
     with pytest.raises(RuntimeError, match="channels"):
-        forward(tiny_classifier, x[:, :2])
+        network(tiny_classifier).forward(x[:, :2])
     good = capture(tiny_classifier, x, [0, 1])
 
     def fail(_):
@@ -226,8 +220,8 @@ def test_modes_flags_and_hooks_come_back_after_an_error(tiny_classifier, x, monk
 
     monkeypatch.setattr(model.global_pool, "forward", fail)
     for interrupted in (
-        lambda: forward(tiny_classifier, x, layer="layer4"),
-        lambda: find_layer(tiny_classifier),
+        lambda: network(tiny_classifier, layers="layer4").forward(x),
+        lambda: list_layers(tiny_classifier),
         lambda: good.rescore(x, 0),
     ):
         with pytest.raises(KeyboardInterrupt):
@@ -236,16 +230,16 @@ def test_modes_flags_and_hooks_come_back_after_an_error(tiny_classifier, x, monk
 
 
 def test_the_graph_is_freed_with_the_forward(tiny_classifier, x):
-    seen = forward(tiny_classifier, x)
+    seen = network(tiny_classifier).forward(x)
     graph = weakref.ref(seen.outputs)
-    captured = seen.toward([0, 1])
+    (captured,) = seen.toward([0, 1])
     del seen
     assert graph() is None
     assert captured.rescore(x, 1).shape == (2,)
 
 
 def test_calls_that_cannot_be_answered(tiny_classifier, make_classifier, x):
-    seen = forward(tiny_classifier, x)
+    seen = network(tiny_classifier).forward(x)
     for targets in ([0], [0, 1, 2], []):
         with pytest.raises(InputError, match=f"2 images, {len(targets)} targets"):
             seen.toward(targets)
@@ -256,12 +250,12 @@ def test_calls_that_cannot_be_answered(tiny_classifier, make_classifier, x):
 def test_layers_that_cannot_be_used(tiny_classifier, x):
     for layer, message in {
         "layer": "no layer 'layer'; near it are layer1, ",
-        "nothing": "no layer 'nothing'$",
+        "nothing": "no layer 'nothing'; `camseg layers` lists them",
         "": "no layer ''",
         "fc": r"layer fc gives \(2, 3\), not a map",
     }.items():
         with pytest.raises(LayerError, match=message):
-            forward(tiny_classifier, x, layer=layer)
+            network(tiny_classifier, layers=layer).forward(x)
 
 
 class Odd(nn.Module):

@@ -435,7 +435,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(images, tiny_classifier,
     assert (report.planned, report.kept, report.done) == (6, 0, 0)
     assert not (tmp_path / "out").exists()
     with pytest.raises(LayerError):
-        label_folder(images, tiny_classifier, tmp_path / "out", replace(QUICK, layer="nope"), options=options)
+        label_folder(images, tiny_classifier, tmp_path / "out", replace(QUICK, layers=("nope",)), options=options)
     label_folder(images, tiny_classifier, tmp_path / "out", QUICK)
     (tmp_path / "out/masks/cat/a.png").unlink()
     before = tree(tmp_path / "out", without=())
@@ -492,12 +492,12 @@ def test_only_what_there_will_be_can_be_saved(images, tiny_classifier, tmp_path,
 
 
 def test_layers_and_scales_are_tried_before_any_work(images, make_classifier, tmp_path):
-    for settings in (CamSettings(layer="fc"), CamSettings(layer="nothing")):
+    for settings in (CamSettings(layers=("fc",)), CamSettings(layers=("nothing",))):
         with pytest.raises(LayerError):
             cams_folder(images, make_classifier(), tmp_path / "out", settings)
     tiles = make_classifier("test_vit", image_size=160)
     with pytest.raises(InputError, match="test_vit cannot take inputs of 88 pixels"):
-        cams_folder(images, tiles, tmp_path / "out", CamSettings(layer="patch_embed.proj", scales=(1.0, 0.55)))
+        cams_folder(images, tiles, tmp_path / "out", CamSettings(layers=("patch_embed.proj",), scales=(1.0, 0.55)))
     with pytest.raises(InputError, match="at least 1 worker"):
         FolderOptions(workers=0)
     with pytest.raises(InputError, match="batch size"):

@@ -4,22 +4,18 @@ A method (``gradient``, ``eigen``, ``scoring``; registered in ``methods``) is a 
 Capture. ``scales`` runs a batch at every scale and fuses the views; ``compute_cams`` is the way in.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from camseg.activations import Score, find_layer
+from camseg.activations import Precision, Score
 from camseg.arrays import Image
 from camseg.cams.methods import METHODS, Method
-from camseg.cams.scales import CamSettings, Targets, extract, stack_inputs, to_image_size, view_scales
+from camseg.cams.scales import BatchLimit, CamSettings, Choose, Plan, extract, plan, stack_inputs, to_image_size
 from camseg.classifier import Classifier
 from camseg.errors import InputError
 
-__all__ = ["METHODS", "CamSettings", "Method", "compute_cams", "extract", "stack_inputs"]
-__all__ += ["to_image_size", "view_scales"]
+__all__ = ["METHODS", "BatchLimit", "CamSettings", "Method", "Plan", "compute_cams", "extract", "plan"]
+__all__ += ["stack_inputs", "to_image_size"]
 
 
 def compute_cams(
@@ -28,10 +24,12 @@ def compute_cams(
     targets: Sequence[str | Sequence[str]] | None = None,
     methods: Sequence[str] = ("layercam",),
     *,
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] | Literal["auto"] = (1.0,),
     flip: bool = False,
     score: Score = "class",
-    layer: str = "auto",
+    layer: str | Sequence[str] = "auto",
+    score_channels: int | None = None,
+    precision: Precision = "float32",
     raw: bool = False,
     gate: bool = True,
     batch_size: int = 16,
@@ -54,15 +52,16 @@ def compute_cams(
         raise InputError(f"expected a batch size of at least 1, got {batch_size}")
     settings = CamSettings(
         methods=tuple([methods] if isinstance(methods, str) else methods),
-        scales=tuple(scales),
+        scales="auto" if scales == "auto" else tuple(scales),
         flip=flip,
         score=score,
-        layer=layer,
+        layers=(layer,) if isinstance(layer, str) else tuple(layer),
+        score_channels=score_channels,
+        precision=precision,
         raw=raw,
         gate=gate,
     )
-    if layer == "auto":  # looked for once, not in every batch
-        settings = replace(settings, layer=find_layer(classifier))
+    ready, limit = plan(classifier, settings), BatchLimit()
     results: dict[str, list] = {name: [] for name in settings.methods}
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
@@ -70,10 +69,8 @@ def compute_cams(
         as_dicts = [
             classifier.multi_label if wanted is None else not isinstance(wanted[i], str) for i in range(len(batch))
         ]
-        inputs = stack_inputs(
-            [[classifier.to_input(image, scale) for scale in view_scales(settings)] for image in batch]
-        )
-        found = extract(classifier, inputs, _chooser(classifier, wanted), settings)
+        inputs = stack_inputs([[classifier.to_input(image, scale) for scale in ready.input_scales] for image in batch])
+        found = extract(ready, inputs, _chooser(classifier, wanted), limit)
         for name, maps in found.maps.items():
             for image, row, grids, as_dict in zip(batch, found.targets, maps, as_dicts, strict=True):
                 cams = [to_image_size(classifier, grid, image.shape[0], image.shape[1], raw) for grid in grids]
@@ -82,13 +79,11 @@ def compute_cams(
     return results
 
 
-def _chooser(
-    classifier: Classifier, wanted: Sequence[str | Sequence[str]] | None
-) -> Callable[[NDArray[np.float32]], Targets]:
+def _chooser(classifier: Classifier, wanted: Sequence[str | Sequence[str]] | None) -> Choose:
     if wanted is None:
-        return classifier.predicted
+        return lambda _n, probabilities: classifier.predicted(probabilities[None])[0]
     rows: list[list[Any]] = [
         list(dict.fromkeys(row)) if isinstance(row, Iterable) and not isinstance(row, str) else [row] for row in wanted
     ]
     indices = [[classifier.class_index(name) for name in row] for row in rows]
-    return lambda _probabilities: indices
+    return lambda n, _probabilities: indices[n]

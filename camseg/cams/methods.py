@@ -25,6 +25,8 @@ class Method:
     """Forward passes per image and view; C is the layer's number of channels."""
     paper: str
     """Where it was published."""
+    at: Literal["layer", "input"] = "layer"
+    """Where the map is read: at the chosen layer, or at the input, whatever the layer."""
 
 
 METHODS: Final[Mapping[str, Method]] = {

@@ -1,24 +1,32 @@
 """One batch through the network at every scale and mirrored, and the fusion of those views' maps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from camseg.activations import Forward, Score, find_layer, forward
+from camseg.activations import PRECISIONS, Capture, Forward, Network, Precision, Score, network, target_scores
 from camseg.arrays import Cam, Image
 from camseg.cams.methods import METHODS, check_methods
 from camseg.classifier import Classifier
 from camseg.errors import InputError
+from camseg.progress import Say, unheard
 
 Targets: TypeAlias = Sequence[Sequence[int]]
 """For each image of a batch its target classes, as indices; none at all is allowed."""
+Choose: TypeAlias = Callable[[int, NDArray[np.float32]], Sequence[int]]
+"""(index in the batch, probabilities (classes,)) -> that image's targets."""
+Scales: TypeAlias = tuple[float, ...] | Literal["auto"]
+"""Sides of the network's input, relative to the classifier's image size, or ``auto``."""
+AUTO_SCALES: Final = (1.0, 1.5, 2.0)
+"""What ``auto`` weighs, as far as the network takes inputs of these sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +35,20 @@ class CamSettings:
 
     methods: tuple[str, ...] = ("layercam",)
     """Names in METHODS."""
-    scales: tuple[float, ...] = (1.0,)
-    """Sides of the network's input, relative to the classifier's image size; maps are averaged."""
+    scales: Scales = (1.0,)
+    """Sides of the network's input, relative to the classifier's image size; maps are averaged. ``auto``: 1, 1.5
+    and 2, for every image weighed by how sure the network is of its class there."""
     flip: bool = False
     """Also run every scale mirrored left to right."""
     score: Score = "class"
     """What gradients are taken of: the target's logit, or its margin over the best negative class."""
-    layer: str = "auto"
-    """A module's name in the network, or ``auto``: the last one with a spatial map."""
+    layers: tuple[str, ...] = ("auto",)
+    """Modules' names in the network, or ``auto``: the last one whose map the scores depend on. Maps of several are
+    averaged."""
+    score_channels: int | None = None
+    """scorecam tries only this many channels of every image, those that vary most over it; None: all."""
+    precision: Precision = "float32"
+    """Numbers that the network calculates with up to the layer."""
     raw: bool = False
     """Leave maps unnormalised, so that values compare across images."""
     gate: bool = True
@@ -42,12 +56,41 @@ class CamSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", check_methods(self.methods))
-        if not self.scales or any(not 0.1 <= scale <= 8.0 for scale in self.scales):
+        if isinstance(self.scales, str):
+            if self.scales != "auto":
+                raise InputError(f"expected scales as numbers, or auto; got {self.scales!r}")
+        elif not self.scales or any(not 0.1 <= scale <= 8.0 for scale in self.scales):
             raise InputError(f"expected scales between 0.1 and 8, got {list(self.scales)}")
-        if len(set(self.scales)) < len(self.scales):
+        elif len(set(self.scales)) < len(self.scales):
             raise InputError(f"expected different scales, got {list(self.scales)}")
         if self.score not in ("class", "margin"):
             raise InputError(f"expected score class or margin, got {self.score!r}")
+        if self.score_channels is not None and self.score_channels < 1:
+            raise InputError(f"expected at least 1 channel for scorecam to try, got {self.score_channels}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"expected precision {', '.join(PRECISIONS)}; got {self.precision!r}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Settings made ready for one classifier: its layers found, its scales tried."""
+
+    network: Network
+    """The classifier toward the settings' score and layers."""
+    settings: CamSettings
+    """What was asked for."""
+    scales: tuple[float, ...]
+    """The scales whose maps are fused."""
+
+    @property
+    def input_scales(self) -> tuple[float, ...]:
+        """The scales at which inputs are needed: scale 1 first, where scores are read, then the others."""
+        return (1.0, *(scale for scale in self.scales if scale != 1.0))
+
+    @property
+    def gradients(self) -> bool:
+        """Whether a method needs the gradients of the score."""
+        return any(METHODS[name].needs == "gradients" for name in self.settings.methods)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,76 +105,179 @@ class BatchCams:
     """(N, classes) at scale 1."""
 
 
-def view_scales(settings: CamSettings) -> tuple[float, ...]:
-    """The scales at which inputs are needed: scale 1 first, where scores are read, then the others."""
-    return (1.0, *(scale for scale in settings.scales if scale != 1.0))
+class BatchLimit:
+    """How many images the device's memory takes at once: halved, and once said, when it runs out."""
+
+    def __init__(self, say: Say = unheard) -> None:
+        self.size: int | None = None
+        self.say = say
+
+    def halve(self, tried: int) -> None:
+        """Take note that ``tried`` images were too many."""
+        if self.size is None:
+            self.say(f"{tried} images at once do not fit into the device's memory; going on with smaller batches")
+        self.size = tried // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def plan(classifier: Classifier, settings: CamSettings) -> Plan:
+    """Find the layers, and see that the network takes inputs of every scale; ``auto`` leaves out those it does not.
+
+    Raises InputError or LayerError for a layer, scale or score that cannot be had.
+    """
+    chosen = network(classifier, layers=settings.layers, score=settings.score, precision=settings.precision)
+    given = AUTO_SCALES if settings.scales == "auto" else settings.scales
+    ready = Plan(network=chosen, settings=settings, scales=given)
+    refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}
+    for scale, problem in refused.items():
+        if scale == 1.0 or settings.scales != "auto":
+            raise InputError(problem)
+    return replace(ready, scales=tuple(scale for scale in given if scale not in refused))
+
+
+_REFUSALS: WeakKeyDictionary[nn.Module, dict[tuple, str | None]] = WeakKeyDictionary()
+
+
+def _refusal(ready: Plan, scale: float) -> str | None:
+    """Why the network cannot take inputs of a scale, found by a dry run once; None when it can."""
+    classifier = ready.network.classifier
+    side = max(1, round(scale * classifier.image_size))
+    known = _REFUSALS.setdefault(classifier.model, {})
+    key = (side, ready.network.layers, tuple(ready.network.rivals), ready.gradients)
+    if key not in known:
+        blank = classifier.normalise(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        try:
+            ready.network.forward(blank, gradients=ready.gradients).toward([0])
+            known[key] = None
+        except (RuntimeError, AssertionError, ValueError) as error:
+            words = " ".join(str(error).split())[:200]
+            known[key] = f"{classifier.arch} cannot take inputs of {side} pixels ({words}); choose other --scales"
+    return known[key]
 
 
 def stack_inputs(inputs: Sequence[Sequence[Image]]) -> list[Tensor]:
-    """Per image a square for each of ``view_scales`` -> per scale uint8 (N, s, s, 3)."""
+    """Per image a square for each of ``input_scales`` -> per scale uint8 (N, s, s, 3)."""
     return [torch.from_numpy(np.stack(squares)) for squares in zip(*inputs, strict=True)]
 
 
-def extract(
-    classifier: Classifier,
-    squares: Sequence[Tensor],
-    choose: Callable[[NDArray[np.float32]], Targets],
-    settings: CamSettings,
-) -> BatchCams:
-    """Maps of one batch for every method, fused over scales and mirror images.
+def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchLimit | None = None) -> BatchCams:
+    """Maps of one batch for every method, fused over scales, mirror images and layers.
 
-    ``squares``: per scale of ``view_scales`` uint8 (N, s, s, 3). ``choose`` picks the targets from the
-    probabilities (N, classes). Every view's maps are divided by their own maximum before they are
-    averaged, so that each view has one voice; with ``raw`` they are averaged as they are. Images without
-    a target that needs a map take part in the first pass only.
+    ``squares``: per scale of ``Plan.input_scales`` uint8 (N, s, s, 3). Every view's maps are divided by
+    their own maximum before they are averaged, so that each view has one voice; with ``raw`` they are averaged as
+    they are. Images without a target that needs a map take part in the first pass only. A batch that does not
+    fit into the device's memory is halved, and later ones are cut as small.
     """
-    layer = find_layer(classifier) if settings.layer == "auto" else settings.layer
-    gradients = any(METHODS[name].needs == "gradients" for name in settings.methods)
-    first = forward(classifier, classifier.normalise(squares[0]), layer=layer, gradients=gradients)
+    limit = limit or BatchLimit()
+    count, parts, start = len(squares[0]), [], 0
+    while start < count:
+        size = min(limit.size or count, count - start)
+        rows = slice(start, start + size)
+        try:
+            parts.append(_extract([square[rows] for square in squares], plan, _from(choose, start)))
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        else:
+            start += size
+            continue
+        limit.halve(size)  # only now: what the error held on to is free
+    return BatchCams(
+        maps={name: [image for part in parts for image in part.maps[name]] for name in plan.settings.methods},
+        targets=[row for part in parts for row in part.targets],
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+    )
+
+
+def _from(choose: Choose, start: int) -> Choose:
+    return lambda n, probabilities: choose(start + n, probabilities)
+
+
+def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams:
+    settings, classifier = plan.settings, plan.network.classifier
+    first = plan.network.forward(classifier.normalise(squares[0]), gradients=plan.gradients)
     probabilities = classifier.probabilities(first.logits).cpu().numpy()
-    targets = choose(probabilities)
+    targets = [list(choose(n, row)) for n, row in enumerate(probabilities)]
 
     gated = {classifier.class_index(name) for name in classifier.negative} if settings.gate else set()
     live = [n for n, row in enumerate(targets) if set(row) - gated]
     depth = max((len(targets[n]) for n in live), default=0)
-    side = classifier.image_size
-    totals = {name: torch.zeros(len(targets), depth, side, side, device=classifier.device) for name in settings.methods}
-
-    def add(view: Forward, images: Sequence[int], mirrored: bool) -> None:
-        for k in range(depth):
-            # An image with fewer targets repeats its first one; that map is not read.
-            row = [(targets[n][k] if k < len(targets[n]) else targets[n][0]) if targets[n] else 0 for n in images]
-            captured = view.toward(row, settings.score)
-            if len(live) < len(images):  # the first pass, which was for the scores of all
-                captured = captured.only(live)
-            for name in settings.methods:
-                maps = METHODS[name].function(captured).clamp_min(0)  # (n, h, w)
-                maps = maps.flip(2) if mirrored else maps
-                maps = maps if settings.raw else _over_maximum(maps)
-                grid = functional.interpolate(maps[:, None], size=(side, side), mode="bilinear", align_corners=False)
-                totals[name][live, k] += grid[:, 0]
-
-    views = 0
-    for scale, square in zip(view_scales(settings), squares, strict=True):
-        if scale not in settings.scales:
+    fused = _Fusion(plan, live, depth)
+    for scale, square in zip(plan.input_scales, squares, strict=True):
+        if scale not in plan.scales:
             continue
         for mirrored in (False, True) if settings.flip else (False,):
-            views += 1
             if scale == 1.0 and not mirrored:
-                add(first, range(len(targets)), mirrored=False)
+                fused.add(first, targets, range(len(targets)), mirrored)
             elif live:
                 x = classifier.normalise(square[live])
                 x = x.flip(3) if mirrored else x
-                add(forward(classifier, x, layer=layer, gradients=gradients), live, mirrored)
-
+                fused.add(plan.network.forward(x, gradients=plan.gradients), targets, live, mirrored)
+    side = classifier.image_size
+    zero = np.zeros((side, side), np.float32)
+    place = {n: i for i, n in enumerate(live)}
     maps = {}
-    for name, total in totals.items():
-        grids = (total / views).cpu().numpy()
-        zero = np.zeros((side, side), np.float32)
+    for name in settings.methods:
+        grids = fused.grids(name, side).cpu().numpy() if live else None  # (live, depth, S, S)
         maps[name] = [
-            [zero if target in gated else grids[n, k] for k, target in enumerate(row)] for n, row in enumerate(targets)
+            [zero if target in gated or grids is None else grids[place[n], k] for k, target in enumerate(row)]
+            for n, row in enumerate(targets)
         ]
     return BatchCams(maps=maps, targets=targets, probabilities=probabilities)
+
+
+class _Fusion:
+    """The weighted sum of views' maps, kept at the views' own sizes until all are in."""
+
+    def __init__(self, plan: Plan, live: Sequence[int], depth: int) -> None:
+        self.plan, self.live, self.depth = plan, list(live), depth
+        device = plan.network.classifier.device
+        self.weight = torch.zeros(len(live), depth, device=device)
+        self.sums: dict[tuple[str, int, int], Tensor] = {}
+
+    def add(self, view: Forward, targets: Targets, images: Sequence[int], mirrored: bool) -> None:
+        """Take in the maps of one pass over ``images``, which hold all that are live."""
+        for k in range(self.depth):
+            # An image with fewer targets repeats its first one; that map is not read.
+            row = [(targets[n][k] if k < len(targets[n]) else targets[n][0]) if targets[n] else 0 for n in images]
+            captures = view.toward(row)
+            if len(self.live) < len(images):  # the first pass, which was for the scores of all
+                captures = tuple(capture.only(self.live) for capture in captures)
+            weight = self._evidence(view, captures[0], images)  # (live,)
+            self.weight[:, k] += weight
+            for name in self.plan.settings.methods:
+                # What is read at the input does not depend on the layer.
+                of = captures if METHODS[name].at == "layer" else captures[:1]
+                for capture in of:
+                    self._add_map(name, k, capture, weight / len(of), mirrored)
+
+    def grids(self, name: str, side: int) -> Tensor:
+        """One method's fused maps (live, depth, side, side)."""
+        total = torch.zeros(len(self.live), self.depth, side, side, device=self.weight.device)
+        for (method, *_), maps in self.sums.items():
+            if method == name:
+                total += functional.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
+        return total / self.weight[..., None, None]
+
+    def _add_map(self, name: str, k: int, capture: Capture, weight: Tensor, mirrored: bool) -> None:
+        settings = self.plan.settings
+        capture = replace(capture, score_channels=settings.score_channels)
+        maps = METHODS[name].function(capture).clamp_min(0)  # (live, h, w)
+        maps = maps.flip(2) if mirrored else maps
+        maps = maps if settings.raw else _over_maximum(maps)
+        key = (name, *maps.shape[1:])
+        if key not in self.sums:
+            self.sums[key] = maps.new_zeros(len(self.live), self.depth, *maps.shape[1:])
+        self.sums[key][:, k] += weight[:, None, None] * maps
+
+    def _evidence(self, view: Forward, capture: Capture, images: Sequence[int]) -> Tensor:
+        """How much a view's maps count (live,)."""
+        if self.plan.settings.scales != "auto":
+            return torch.ones(len(self.live), device=self.weight.device)
+        rows = [list(images).index(n) for n in self.live]
+        scores = target_scores(view.logits[rows], capture.targets, self.plan.network.rivals)
+        return scores.sigmoid()
 
 
 def to_image_size(classifier: Classifier, grid: NDArray[np.float32], height: int, width: int, raw: bool) -> Cam:

@@ -23,7 +23,7 @@ def cams(
     score: Annotated[
         Literal["class", "margin"], typer.Option(help="The class's score, or its margin over the best negative class.")
     ] = "class",
-    layer: options.Layer = "auto",
+    layer: options.Layers = ["auto"],  # noqa: B006 (typer copies it)
     scales: options.Scales = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Also look at mirrored images and average.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Unnormalised maps as float32 TIFF.")] = False,
@@ -40,7 +40,7 @@ def cams(
 
     run, data = console.open_run(classifier, images, device, negative)
     settings = CamSettings(
-        methods=tuple(method), scales=options.numbers(scales), flip=flip, score=score, layer=layer, raw=raw
+        methods=tuple(method), scales=options.scales(scales), flip=flip, score=score, layers=tuple(layer), raw=raw
     )
     folder = console.folder_options(workers, overwrite, dry_run)
     report = cams_folder(data, run, out, settings, targets=target or (), batch_size=batch_size, options=folder)

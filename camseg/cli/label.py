@@ -18,7 +18,7 @@ def label(
         Literal["auto", "class", "margin"],
         typer.Option(help="As in camseg cams; auto: margin if there is a negative class."),
     ] = "auto",
-    layer: options.Layer = "auto",
+    layer: options.Layers = ["auto"],  # noqa: B006 (typer copies it)
     scales: options.Scales = "1,1.5,2",
     flip: Annotated[bool, typer.Option(help="Also look at mirrored images and average.")] = True,
     propagation: Annotated[str, typer.Option(help="par or none.")] = "par",
@@ -45,11 +45,11 @@ def label(
 
     run, data = console.open_run(classifier, images, device, negative)
     settings = LabelSettings(
-        scales=options.numbers(scales),
+        scales=options.scales(scales),
         flip=flip,
         method=method,
         score=score,
-        layer=layer,
+        layers=tuple(layer),
         propagation=propagation,
         threshold=threshold,
         refiner=refiner,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,7 +33,12 @@ Negative = Annotated[
     list[str] | None,
     typer.Option("--negative", metavar="CLASS", help="Class without object, instead of the run's own (repeats)."),
 ]
-Layer = Annotated[str, typer.Option(help="Layer of the network, or auto: the last one with a map.")]
+Layers = Annotated[
+    list[str],
+    typer.Option(
+        "--layer", help="Layer of the network, as camseg layers lists them (repeats: maps are fused), or auto."
+    ),
+]
 Scales = Annotated[
     str, typer.Option(help="Input sizes relative to the classifier's, such as 1,1.5,2; maps are averaged.")
 ]
@@ -52,6 +57,11 @@ Low = Annotated[
     str | None, typer.Option(metavar="THRESHOLD", help="With --high: trimap from the map; below this is background.")
 ]
 High = Annotated[str | None, typer.Option(metavar="THRESHOLD", help="Above this is foreground.")]
+
+
+def scales(text: str) -> tuple[float, ...] | Literal["auto"]:
+    """``auto``, or comma-separated numbers; a usage error for anything else."""
+    return "auto" if text == "auto" else numbers(text)
 
 
 def numbers(text: str | None) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ from camseg.training import TrainSettings, train_classifier
 ARCH = "test_resnet"
 """timm's smallest ResNet, 0.5 M parameters: trained from scratch in under a minute on two cores."""
 SEED = 0
-LABEL = LabelSettings(layer="layer3", threshold="max:0.4", refiner="closed-form")
+LABEL = LabelSettings(layers=("layer3",), threshold="max:0.4", refiner="closed-form")
 """An input of 128 pixels leaves the last layer 4 x 4 positions; one stage earlier there are 8 x 8, whose maps are
 narrower and cut lower: chosen on the training masks of the sample data."""
 
