@@ -21,6 +21,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/cam_cost.py
 
 # Writes the generated pages, then the site into site/.
 docs: $(VENV)/.installed-docs

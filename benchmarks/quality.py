@@ -10,6 +10,7 @@ their lowest and highest value; Dice and IoU are means over images whose true ma
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,34 @@ from camseg.refinement import METHODS as REFINERS
 from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.training import TrainSettings, train_classifier
 
-QUICK = [name for name, method in METHODS.items() if method.needs != "rescoring"]
-SLOW = [name for name, method in METHODS.items() if method.needs == "rescoring"]
+QUICK = [name for name, method in METHODS.items() if method.passes == "1"]
+SLOW = [name for name in METHODS if name not in QUICK]
 SLOW_EVERY = 6
-"""Methods that run the network once per channel are measured on every sixth image of one seed."""
+"""Methods of more than one pass are measured on every sixth image of one seed."""
 LABEL = LabelSettings()
+PLAIN = CamSettings(methods=(LABEL.method,))
+PARTS: dict[str, tuple[CamSettings, int | None]] = {
+    "one view, one layer, the class's score": (PLAIN, None),
+    "margin alone": (replace(PLAIN, score="margin"), None),
+    "mirrored alone": (replace(PLAIN, flip=True), None),
+    "scales 1, 1.5, 2 alone": (replace(PLAIN, scales=(1.0, 1.5, 2.0)), None),
+    "scale 2 alone": (replace(PLAIN, scales=(2.0,)), None),
+    "scales auto alone": (replace(PLAIN, scales="auto"), None),
+    "stages alone": (replace(PLAIN, layers=("stages",)), None),
+    "output stride 16 alone": (PLAIN, 16),
+    "margin, mirrored, scales 1, 1.5, 2": (replace(PLAIN, score="margin", flip=True, scales=(1.0, 1.5, 2.0)), None),
+    "margin, mirrored, scales auto": (replace(PLAIN, score="margin", flip=True, scales="auto"), None),
+    "margin, mirrored, stages": (replace(PLAIN, score="margin", flip=True, layers=("stages",)), None),
+    "margin, mirrored, scales 1, 1.5, 2, stages": (
+        replace(PLAIN, score="margin", flip=True, scales=(1.0, 1.5, 2.0), layers=("stages",)),
+        None,
+    ),
+    "all: margin, mirrored, scales auto, stages": (
+        replace(PLAIN, score="margin", flip=True, scales="auto", layers=("stages",)),
+        None,
+    ),
+}
+"""What makes maps better, each part alone and together: settings, and the output stride if it is not the network's."""
 
 
 def main() -> None:
@@ -44,7 +68,7 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", required=True, metavar="NAME=NEGATIVE")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--skip-slow", action="store_true", help="Leave out methods of one pass per channel.")
+    parser.add_argument("--skip-slow", action="store_true", help="Leave out methods of more than one pass.")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -96,7 +120,39 @@ def measure(data: Path, negative: str, weights: str, out: Path, seed: int) -> di
             for refiner in REFINERS:
                 refine_folder(test, work / "trimaps", work / refiner, refiner, masks=work / "masks")
                 chains[f"{chain}, {refiner}|{basis}"] = maps_score(work / refiner / "masks", data)
-    return {"accuracy": accuracy(classifier, test), "methods": plain, "chains": chains}
+    parts = {}
+    for number, (part, (settings, stride)) in enumerate(PARTS.items()):
+        parts[part] = part_score(data, classifier, out / "parts" / str(number), settings, stride)
+    return {"accuracy": accuracy(classifier, test), "methods": plain, "chains": chains, "parts": parts}
+
+
+def part_score(data: Path, classifier: Classifier, out: Path, settings: CamSettings, stride: int | None) -> dict:
+    """Scores of one way to extract maps, at the threshold that is best on training masks, and its cost."""
+    if stride is not None:
+        classifier = classifier.with_output_stride(stride)
+    seconds = 0.0
+    for half in ("train", "test"):
+        objects = object_images(load_images(data / "images" / half, classifier.classes), classifier)
+        seconds = cams_folder(objects, classifier, out / half, settings).seconds["network"] / len(objects.samples)
+    truth = {half: linked_masks(data, half, classifier, out / f"{half}-masks") for half in ("train", "test")}
+    chosen = evaluate_folder(out / "train" / LABEL.method, truth["train"])
+    save_best_threshold(out / "threshold.json", chosen, name=f"{data.name} training masks")
+    return {**scores(out / "test" / LABEL.method, truth["test"], str(out / "threshold.json")), "seconds": seconds}
+
+
+def object_images(images: Dataset, classifier: Classifier) -> Dataset:
+    """The images of positive classes."""
+    samples = tuple(sample for sample in images.samples if set(sample.labels or ()) - set(classifier.negative))
+    return replace(images, samples=samples)
+
+
+def linked_masks(data: Path, half: str, classifier: Classifier, out: Path) -> Path:
+    """A folder with links to the masks of positive classes alone."""
+    for name in set(classifier.classes) - set(classifier.negative):
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / name).exists():
+            (out / name).symlink_to((data / "masks" / half / name).resolve())
+    return out
 
 
 def train(data: Path, negative: str, weights: str, run: Path, seed: int) -> Classifier:
@@ -111,13 +167,10 @@ def train(data: Path, negative: str, weights: str, run: Path, seed: int) -> Clas
 
 
 def slow_methods(data: Path, out: Path) -> dict:
-    """The methods of one pass per channel, on every sixth test image with an object."""
+    """The methods of more than one pass, on every sixth test image with an object."""
     classifier = load_classifier(out / "classifier")
     test = load_images(data / "images" / "test", classifier.classes)
-    objects = [sample for sample in test.samples if set(sample.labels or ()) - set(classifier.negative)]
-    some = Dataset(
-        root=test.root, samples=tuple(objects[::SLOW_EVERY]), classes=test.classes, multi_label=test.multi_label
-    )
+    some = replace(test, samples=object_images(test, classifier).samples[::SLOW_EVERY])
     cams_folder(some, classifier, out / "slow", CamSettings(methods=tuple(SLOW)))
     truth = out / "slow-masks"
     for sample in some.samples:
@@ -161,6 +214,11 @@ def report(name: str, found: list[dict]) -> None:
         if rows:
             numbers = [spread([row[key] for row in rows]) for key in ("mean_dice", "best")]
             print(f"| {method} | {' | '.join(numbers)} | {rows[0]['images']} |")
+    print("\n| part | mean-Dice | Dice, threshold from training masks | s per image |\n|---|---|---|---|")
+    for part in found[0]["parts"]:
+        rows = [one["parts"][part] for one in found]
+        numbers = [spread([row[key] for row in rows]) for key in ("mean_dice", "dice")]
+        print(f"| {part} | {' | '.join(numbers)} | {min(row['seconds'] for row in rows):.3f} |")
     for basis in ("no mask", "training masks"):
         print(f"\nThreshold: {basis}\n\n| chain | mean-Dice | Dice | IoU |\n|---|---|---|---|")
         for key in found[0]["chains"]:

@@ -1,7 +1,7 @@
-"""Time of camseg's parts beside the peer that does the same, in one run: python benchmarks/speed.py [--json]
+"""Time of the stages behind the CAMs, beside a peer where there is one: python benchmarks/speed.py [--json]
 
 Each row is the best of several repeats, peer and ours in turn, so that other work on the machine hits both.
-The networks are untrained: time does not depend on the weights.
+What CAMs cost is measured by cam_cost.py.
 """
 
 import argparse
@@ -14,26 +14,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from camseg.activations import network
-from camseg.cams import METHODS
-from camseg.classifier import Classifier
 from camseg.metrics import mean_dice
 from camseg.propagation import propagate
-from camseg.refinement import METHODS as REFINERS
-from camseg.refinement import refine
+from camseg.refinement import METHODS, refine
 
-ARCHITECTURES = ("resnet50", "mobilenetv2_100")
-BATCH, SIDE, REPEATS = 8, 224, 5
-PEERS = {
-    "gradcam": "GradCAM",
-    "hirescam": "HiResCAM",
-    "gradcam-elementwise": "GradCAMElementWise",
-    "gradcam++": "GradCAMPlusPlus",
-    "xgradcam": "XGradCAM",
-    "layercam": "LayerCAM",
-    "eigencam": "EigenCAM",
-    "eigengradcam": "EigenGradCAM",
-}
+REPEATS = 5
 
 
 def main() -> None:
@@ -41,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    rows = [*cam_rows(), mean_dice_row(), propagation_row(), *refinement_rows(), help_row()]
+    rows = [mean_dice_row(), propagation_row(), *refinement_rows(), help_row()]
     if args.json:
         print(json.dumps(rows, indent=2))
         return
@@ -51,45 +36,6 @@ def main() -> None:
         peer = "-" if row["peer_ms"] is None else f"{row['peer_ms']:.1f}"
         ratio = "-" if row["peer_ms"] is None else f"{row['peer_ms'] / row['ours_ms']:.1f}"
         print(f"| {row['what']} | {row['peer']} | {peer} | {row['ours_ms']:.1f} | {ratio} |")
-
-
-def cam_rows() -> list[dict]:
-    """One method, and all eight that need no further passes, against grad-cam on the same layer."""
-    import pytorch_grad_cam as peer
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    rows = []
-    for arch in ARCHITECTURES:
-        torch.manual_seed(0)
-        classifier = Classifier.create(arch, classes=["a", "b"], image_size=SIDE)
-        images = torch.randn(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
-        ours_network = network(classifier)
-        layer = classifier.model.get_submodule(ours_network.layers[0])
-        targets = [0] * BATCH
-
-        def plain(classifier: Classifier = classifier, images: torch.Tensor = images) -> None:
-            with torch.inference_mode():
-                classifier.model(images)
-
-        for methods in (["layercam"], list(PEERS)):
-
-            def theirs(methods: list[str] = methods, classifier: Classifier = classifier) -> None:
-                for method in methods:
-                    with getattr(peer, PEERS[method])(classifier.model, [layer]) as cam:  # noqa: B023
-                        cam(images, [ClassifierOutputTarget(target) for target in targets])  # noqa: B023
-
-            def ours(methods: list[str] = methods, classifier: Classifier = classifier) -> None:
-                (capture,) = ours_network.forward(images).toward(targets)  # noqa: B023
-                for method in methods:
-                    METHODS[method].function(capture)
-
-            peer_ms, ours_ms, plain_ms = compare(theirs, ours, plain)
-            title = methods[0] if len(methods) == 1 else f"{len(methods)} methods"
-            what = f"{title}, {arch}, {BATCH} x {SIDE} px (plain forward {plain_ms:.0f} ms)"
-            rows.append(
-                {"what": what, "peer": "grad-cam", "peer_ms": peer_ms, "ours_ms": ours_ms, "plain_ms": plain_ms}
-            )
-    return rows
 
 
 def mean_dice_row() -> dict:
@@ -122,7 +68,7 @@ def refinement_rows() -> list[dict]:
     image = np.clip(60 + 100 * (distance < 100)[..., None] + noise, 0, 255).astype(np.uint8).repeat(3, axis=2)
     trimap = np.where(distance < 88, 255, np.where(distance < 113, 128, 0)).astype(np.uint8)
     found = []
-    for name in REFINERS:
+    for name in METHODS:
         (ours_ms,) = compare(lambda name=name: refine(image, trimap, name))
         found.append({"what": f"{name}, 512 x 512", "peer": "-", "peer_ms": None, "ours_ms": ours_ms})
     return found

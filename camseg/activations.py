@@ -4,14 +4,16 @@ The only module that hooks into a network. Gradients run from the score back to 
 no further: the first layer's output is replaced by a leaf of the graph, and no parameter takes part in it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from camseg.classifier import Classifier
 from camseg.errors import InputError, LayerError
@@ -86,7 +88,7 @@ class Network:
     def scores(self, images: Tensor, targets: Tensor) -> Tensor:
         """The score (M,) of normalised images (M, 3, H, W) for class indices int64 (M,)."""
         model = self.classifier.model
-        with _inference(model), torch.inference_mode(), self._autocast():
+        with inference(model), torch.inference_mode(), self._autocast():
             return target_scores(model(images).float(), targets, self.rivals)
 
     def scores_after(self, layer: str, activations: Tensor, image: Tensor, target: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class Network:
             return new.to(output.dtype).clone(memory_format=torch.contiguous_format)
 
         many = target.expand(len(activations))
-        with _inference(model), torch.inference_mode(), _hooked(model, {layer: swap}):
+        with inference(model), torch.inference_mode(), _hooked(model, {layer: swap}):
             try:
                 # One image up to the layer, and M from there on.
                 logits = model(image[None])
@@ -119,7 +121,7 @@ class Network:
     def input_gradients(self, images: Tensor, targets: Tensor) -> Tensor:
         """d score / d images (M, 3, H, W), float32, by a backward pass through the whole network."""
         model = self.classifier.model
-        with _inference(model), torch.inference_mode(False), torch.enable_grad():
+        with inference(model), torch.inference_mode(False), torch.enable_grad():
             leaf = images.detach().clone().requires_grad_()
             with self._autocast():
                 logits = model(leaf.clone())  # the network may begin in place
@@ -137,7 +139,7 @@ class Network:
         taps = _Taps(self)
         hooks = {name: taps.hook(name) for name in self.layers}
         with (
-            _inference(model),
+            inference(model),
             torch.inference_mode(False),
             torch.set_grad_enabled(gradients),
             _hooked(model, hooks),
@@ -232,7 +234,8 @@ class Forward:
             raise InputError(f"expected one target per image: {len(self.inputs)} images, {len(targets)} targets")
         network = self.network
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
-            chosen = torch.as_tensor(targets, dtype=torch.int64, device=self.inputs.device)  # (N,)
+            chosen = torch.as_tensor(targets, dtype=torch.int64)  # (N,)
+            chosen = chosen.to(self.inputs.device, non_blocking=True)  # a GPU need not be done with the pass
             total = target_scores(self.outputs, chosen, network.rivals).sum()
         slopes: Sequence[Tensor | None] = [None] * len(self.leaves)
         if self.leaves[0].requires_grad:
@@ -261,14 +264,15 @@ def network(
     score: Score = "class",
     precision: Precision = "float32",
 ) -> Network:
-    """The classifier with its layers found: ``auto`` stands for what ``find_layer`` finds.
+    """The classifier with its layers found: ``auto`` stands for ``find_layer``, ``stages`` for ``find_stages``.
 
     Raises InputError or LayerError for layers that cannot be.
     """
     given = [layers] if isinstance(layers, str) else list(layers)
     if not given:
-        raise InputError("expected at least one layer, or auto")
-    names = [find_layer(classifier) if name == "auto" else name for name in given]
+        raise InputError("expected at least one layer, auto or stages")
+    known = {"auto": lambda: find_stages(classifier)[-1:], "stages": lambda: find_stages(classifier)}
+    names = [found for name in given for found in (known[name]() if name in known else (name,))]
     if len(set(names)) < len(names):
         raise InputError(f"expected different layers, got {', '.join(names)}")
     return Network(classifier=classifier, layers=tuple(names), score=score, precision=precision)
@@ -310,49 +314,71 @@ class Layer:
     layout: Layout
     """How its output holds the map."""
     stage: bool
-    """Whether it is a part of the network's outline: a child of the model, or a member of a sequence of blocks."""
+    """Whether it is a part of the network's outline: a child of the model, a member of a sequence of blocks, a
+    child of such a block that has no map of its own, or a normalisation of tokens."""
     speaks: bool
-    """Whether the scores depend on its map. That of a transformer's last block says nothing where only its class
-    token is read."""
+    """Whether a score depends on its map, and not on a few places only. That of a transformer's last block says
+    nothing where only its class token is read."""
 
 
-_FOUND: WeakKeyDictionary[nn.Module, dict[int, str]] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[nn.Module, dict[int, tuple[str, ...]]] = WeakKeyDictionary()
 
 
 def find_layer(classifier: Classifier) -> str:
-    """The last layer whose map the scores depend on: the outermost module of it, found by a dry run once.
+    """The layer that ``auto`` stands for, found by a dry run once: the last one whose map the scores depend on.
 
-    Of transformers that read only a class token that is the block before the last.
-    Raises LayerError when no module's output is a map larger than 1x1.
+    Raises LayerError when there is none.
+    """
+    return find_stages(classifier)[-1]
+
+
+def find_stages(classifier: Classifier) -> tuple[str, ...]:
+    """The layers that ``stages`` stands for, found by a dry run once: those of ``stage_layers``.
+
+    Raises LayerError when there is none.
     """
     found = _FOUND.setdefault(classifier.model, {})
     if classifier.image_size not in found:
-        layers = list_layers(classifier)
-        # Within attention blocks much is square that is no map.
-        streams = tuple(f"{layer.name}." for layer in layers if layer.layout.kind == "tokens")
-        spatial = [
-            layer.name
-            for layer in layers
-            if layer.speaks and (layer.stage if layer.layout.kind == "tokens" else not layer.name.startswith(streams))
-        ]
-        if not spatial:
+        names = stage_layers(list_layers(classifier))
+        if not names:
             raise LayerError(
                 f"no layer of {classifier.arch} gives a map (N, C, h, w) larger than 1x1 that the scores depend on; "
-                "name one with --layer"
+                "choose one that `camseg layers` lists with --layer, or larger images"
             )
-        found[classifier.image_size] = spatial[-1]
+        found[classifier.image_size] = names
     return found[classifier.image_size]
 
 
+def stage_layers(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """The last of the layers whose map the scores depend on, after the last one with a finer map, if there is any.
+
+    Each as its outermost module; of transformers that read only a class token it is the first normalisation in the
+    last block. A finer map from the first third of the network, where features are edges and colours, does not count.
+    """
+    # Within attention blocks much is square that is no map.
+    streams = tuple(f"{layer.name}." for layer in layers if layer.layout.kind == "tokens")
+    spatial = [
+        layer
+        for layer in layers
+        if layer.speaks and (layer.stage if layer.layout.kind == "tokens" else not layer.name.startswith(streams))
+    ]
+    if not spatial:
+        return ()
+    last = spatial[-1]
+    deeper = layers[layers.index(last) // 3 :]
+    finer = [layer.name for layer in spatial if layer.stage and layer.height > last.height and layer in deeper]
+    return (*finer[-1:], last.name)
+
+
 def list_layers(classifier: Classifier) -> list[Layer]:
-    """Every layer that gives a map larger than 1x1, in the order in which the network runs them."""
+    """Every layer that runs once and gives a map larger than 1x1, in the order in which the network runs them."""
     model = classifier.model
     seen: dict[str, Tensor] = {}
+    runs: Counter[str] = Counter()
 
     def note(name: str) -> Callable[[nn.Module, tuple, object], None]:
         def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
-            # Taken out first: a module that runs again counts where it ran last.
-            seen.pop(name, None)
+            runs[name] += 1
             if isinstance(output, Tensor) and len(output) == 1 and output.requires_grad:
                 seen[name] = output
 
@@ -361,19 +387,14 @@ def list_layers(classifier: Classifier) -> list[Layer]:
     side = classifier.image_size
     hooks = {name: note(name) for name, _ in model.named_modules() if name}
     noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with _inference(model), torch.inference_mode(False), torch.enable_grad(), _hooked(model, hooks):
+    with inference(model), torch.inference_mode(False), torch.enable_grad(), _hooked(model, hooks):
         x = noise.to(next(model.parameters())).requires_grad_()
-        logits = model(x.clone())
-        weights = torch.linspace(1.0, 2.0, logits.shape[1], device=logits.device)  # no class cancels another
-        slopes = torch.autograd.grad((logits * weights).sum(), list(seen.values()), allow_unused=True)
-    outlined = {name for name, _ in model.named_children()}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Sequential | nn.ModuleList):
-            outlined |= {f"{name}.{child}" for child, _ in module.named_children()}
+        logits = functional_call(model, dict(_awake(model)), (x.clone(),))
+        slopes = torch.autograd.grad(logits[0, 0], list(seen.values()), allow_unused=True)
     found = []
     for (name, output), slope in zip(seen.items(), slopes, strict=True):
         layout = layout_of(output, model)
-        if layout is None:
+        if layout is None or runs[name] > 1:
             continue
         _, channels, height, width = layout.maps(output).shape
         if height == width > 1:
@@ -384,11 +405,46 @@ def list_layers(classifier: Classifier) -> list[Layer]:
                     height=height,
                     width=width,
                     layout=layout,
-                    stage=name in outlined,
-                    speaks=slope is not None and bool(layout.maps(slope).any()),
+                    stage=False,
+                    speaks=slope is not None and float(layout.maps(slope).any(dim=1).float().mean()) > 0.1,
                 )
             )
-    return found
+    outline = _outline(model, found)
+    return [replace(layer, stage=layer.name in outline) for layer in found]
+
+
+def _outline(model: nn.Module, layers: Sequence[Layer]) -> set[str]:
+    """The names of the modules of the network's outline."""
+    modules = dict(model.named_modules())
+    sequences = {name for name, module in modules.items() if isinstance(module, nn.Sequential | nn.ModuleList)}
+    members = {name for name in modules if name.rpartition(".")[0] in sequences}
+    # A block that gives several tensors, or a class token alone, can only be named by its own parts.
+    unnamed = members - {layer.name for layer in layers}
+    parts = {name for name in modules if name.rpartition(".")[0] in unnamed}
+    # The map that a transformer's block reads is the normalised one: nothing behind it takes its scale away.
+    norms = {layer.name for layer in layers if layer.layout.kind == "tokens" and _normalises(modules[layer.name])}
+    # What a block holds before it narrows to its own map is the block's business.
+    sides = {layer.name: layer.height for layer in layers if layer.name not in sequences}
+    inside = {
+        layer.name
+        for layer in layers
+        for block, side in sides.items()
+        if layer.name.startswith(f"{block}.") and side < layer.height
+    }
+    return (members | parts | norms | {name for name, _ in model.named_children()}) - inside
+
+
+def _normalises(module: nn.Module) -> bool:
+    # Libraries have normalisations of their own, with no class in common.
+    return "Norm" in type(module).__name__
+
+
+def _awake(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Random numbers for weights that are all zero, as some heads start: they would hide what lies before them."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and not weight.any():
+            yield name, torch.randn(weight.shape, generator=generator).to(weight)
 
 
 def layout_of(output: object, model: nn.Module) -> Layout | None:
@@ -463,10 +519,13 @@ class _Taps:
 
 
 @contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
+def inference(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients; every module's mode and flag come back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # One walk, and over the modules' own tables: on a GPU what comes before the pass is a part of its price.
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    own = (parameter for module in modules for parameter in module._parameters.values())
+    learning = [parameter for parameter in own if parameter is not None and parameter.requires_grad]
     try:
         for module in training:
             module.training = False
@@ -480,21 +539,27 @@ def _inference(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-_Hook: TypeAlias = Callable[[nn.Module, tuple, object], object]
+_Hook: TypeAlias = Callable[[nn.Module, tuple, Any], object]
 
 
 @contextmanager
-def _hooked(model: nn.Module, hooks: dict[str, _Hook]) -> Iterator[None]:
+def _hooked(model: nn.Module, hooks: Mapping[str, _Hook]) -> Iterator[None]:
     """Forward hooks by module name, taken off again; LayerError for a name that the model lacks."""
-    modules = dict(model.named_modules())
-    for name in hooks:
-        if name not in modules or not name:
-            near = [other for other in modules if name and name in other][:5]
-            hint = f"near it are {', '.join(near)}" if near else "`camseg layers` lists them"
-            raise LayerError(f"the model has no layer {name!r}; {hint}")
+    modules = {name: _submodule(model, name) for name in hooks}
     handles = [modules[name].register_forward_hook(hook) for name, hook in hooks.items()]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    try:
+        if name:
+            return model.get_submodule(name)
+    except AttributeError:
+        pass
+    near = [other for other, _ in model.named_modules() if name and name in other][:5]
+    hint = f"near it are {', '.join(near)}" if near else "`camseg layers` lists them"
+    raise LayerError(f"the model has no layer {name!r}; {hint}")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +23,12 @@ from camseg.models import (
     ModelArgs,
     calm_head,
     create_model,
+    create_sized_model,
     load_backbone,
     normalisation,
     pretrained_classes,
     read_weights,
+    resampled,
 )
 
 Resize = Literal["stretch", "pad"]
@@ -90,13 +92,15 @@ class Classifier:
         if resize not in ("stretch", "pad"):
             raise InputError(f"expected resize stretch or pad, got {resize!r}")
         file = None if weights in (None, "none", "imagenet") else read_weights(weights)
-        args = {**(file.model_args if file else {}), **(model_args or {})}
+        args: ModelArgs = {**(file.model_args if file else {}), **(model_args or {})}
         arch = arch or (file and file.arch) or DEFAULT_ARCH
         if file and file.arch not in (None, arch):
             raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
-        model = create_model(arch, len(classes), pretrained=weights == "imagenet", model_args=args)
+        model, args = create_sized_model(
+            arch, len(classes), image_size, pretrained=weights == "imagenet", model_args=args
+        )
         if file:
-            has_head = load_backbone(model, file, str(weights))
+            has_head = load_backbone(model, resampled(file, model, arch, args), str(weights))
         else:
             has_head = weights != "imagenet" or len(classes) == pretrained_classes(model)
         if not has_head:
@@ -171,9 +175,32 @@ class Classifier:
         """Logits (N, classes) -> probabilities: softmax, or for a multi-label classifier sigmoid."""
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
 
+    def with_output_stride(self, stride: int) -> "Classifier":
+        """The same weights in the architecture built with another output stride: at 16 instead of 32 pixels the last
+        maps are twice as wide and high.
+
+        Raises InputError for other strides than 8, 16 and 32, and where the architecture has no such choice.
+        """
+        if stride not in (8, 16, 32):
+            raise InputError(f"expected an output stride of 8, 16 or 32, got {stride}")
+        args = {**self.model_args, "output_stride": stride}
+        try:
+            model = create_model(self.arch, len(self.classes), model_args=args)
+            model.load_state_dict(self.model.state_dict())
+        except (InputError, RuntimeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.arch} has no output stride of {stride}; leave --output-stride out ({words})"
+            ) from None
+        return replace(self, model=_channels_last(model.eval()).to(self.device), model_args=args)
+
     def save(self, run: Path | str) -> None:
         """Write ``model.safetensors`` and ``classifier.json`` into the folder ``run``."""
-        state = {name: value.detach().contiguous().cpu() for name, value in self.model.state_dict().items()}
+        state = {
+            # Cloned, for tensors that share memory, as tied weights do, are refused.
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in self.model.state_dict().items()
+        }
         write_bytes(Path(run, "model.safetensors"), safetensors.torch.save(state))
         settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
         write_json(Path(run, "classifier.json"), {**settings, "version": camseg.__version__})

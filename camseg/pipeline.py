@@ -5,7 +5,7 @@ byte what the single commands give one after the other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -72,7 +72,7 @@ class TrimapSettings:
 class LabelSettings:
     """The chain from an image to its mask; the defaults are the best on average in the results table."""
 
-    scales: Scales = (1.0, 1.5, 2.0)
+    scales: Scales = "auto"
     """As in CamSettings."""
     flip: bool = True
     """As in CamSettings."""
@@ -80,13 +80,13 @@ class LabelSettings:
     """A CAM method."""
     score: Score | Literal["auto"] = "auto"
     """``class``, ``margin``, or ``auto``: margin where the classifier has a negative class."""
-    layers: tuple[str, ...] = ("auto",)
+    layers: tuple[str, ...] = ("stages",)
     """As in CamSettings."""
     precision: Precision = "float32"
     """As in CamSettings."""
     propagation: str = "par"
     """A propagator, or ``none``."""
-    threshold: str = "max:0.75"
+    threshold: str = "max:0.7"
     """A threshold in the grammar of masks."""
     trimap: TrimapSettings = field(default_factory=TrimapSettings)
     """How the refiner's trimap is made."""

@@ -1,4 +1,3 @@
-import warnings
 from dataclasses import replace
 
 import cv2
@@ -6,173 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from camseg.activations import Capture, capture
+from camseg.activations import capture
 from camseg.cams import METHODS, CamSettings, compute_cams
-from camseg.cams.eigen import eigencam, eigengradcam
-from camseg.cams.methods import check_methods
-from camseg.classifier import Classifier
+from camseg.cams.methods import NATIVE, check_methods
 from camseg.errors import InputError, LayerError
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import pytorch_grad_cam as peer
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-PEERS = {
-    "gradcam": peer.GradCAM,
-    "hirescam": peer.HiResCAM,
-    "gradcam-elementwise": peer.GradCAMElementWise,
-    "gradcam++": peer.GradCAMPlusPlus,
-    "xgradcam": peer.XGradCAM,
-    "layercam": peer.LayerCAM,
-    "eigencam": peer.EigenCAM,
-    "eigengradcam": peer.EigenGradCAM,
-    "scorecam": peer.ScoreCAM,
-}
-ONE_PASS = [name for name in METHODS if name != "scorecam"]
-ARCHS = {
-    "resnet18": "layer1",
-    "mobilenetv2_035": "blocks.1",
-    "densenet121": "features.pool0",
-    "efficientnet_b0": "blocks.1",
-    "convnext_atto": "stages.0",
-    "regnety_002": "s1",
-    "vgg11": "features.2",
-    "legacy_xception": "act1",
-}
-"""Architectures, each with an early layer of few channels: methods that run the network once per channel take that."""
-
-
-def test_every_method_has_its_peer():
-    assert set(PEERS) == set(METHODS)
-
-
-def normal(arch, seed=0):
-    """A seeded network whose batch norms have seen images, so that activations keep their size through it."""
-    torch.manual_seed(seed)
-    args = {"mlp_ratio": 0.02} if arch == "vgg11" else {}
-    classifier = Classifier.create(arch, classes=["a", "b", "c"], image_size=64, model_args=args)
-    classifier.model.to(memory_format=torch.contiguous_format)  # the peer's Score-CAM needs it
-    classifier.model.train()
-    with torch.no_grad():
-        for _ in range(5):
-            classifier.model(torch.randn(4, 3, 64, 64))
-    classifier.model.eval()
-    return classifier
-
-
-def peer_maps(name, classifier, layer, x, targets):
-    """What grad-cam calls the raw map: before ReLU, scaling and resizing, (N, h, w)."""
-    method = PEERS[name](model=classifier.model, target_layers=[classifier.model.get_submodule(layer)])
-    seen, original = [], method.get_cam_image
-
-    def spy(*args, **kwargs):
-        seen.append(original(*args, **kwargs))
-        return seen[-1]
-
-    method.get_cam_image = spy
-    with method:
-        method(input_tensor=x, targets=[ClassifierOutputTarget(target) for target in targets])
-    return np.asarray(seen[0])
-
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_maps_equal_the_peer_s(arch, make_images, monkeypatch):
-    monkeypatch.setattr("pytorch_grad_cam.score_cam.tqdm.tqdm", iter)
-    classifier = normal(arch)
-    x = classifier.preprocess(make_images((64, 64), (64, 64))).contiguous()
-    last = capture(classifier, x, [2, 0])
-    early = capture(classifier, x, [2, 0], layer=ARCHS[arch])
-    for name, method in METHODS.items():
-        captured = early if method.needs == "rescoring" else last
-        ours = method.function(captured).numpy()
-        theirs = peer_maps(name, classifier, captured.layer, x, [2, 0])
-        assert ours.shape == theirs.shape
-        assert np.abs(theirs).max() > 0
-        for our, their in zip(ours, theirs, strict=True):
-            if name.startswith("eigen") and (our * their).sum() < 0:
-                their = -their
-            assert np.abs(our - their).max() <= 1e-3 * np.abs(their).max(), name
-
-
-class Mute:
-    """A network that says nothing of any image."""
-
-    def scores(self, images, targets):
-        return torch.zeros(len(images))
-
-
-def make_capture(activations, gradients=None):
-    n = len(activations)
-    return Capture(
-        inputs=torch.zeros(n, 3, 8, 8),
-        targets=torch.zeros(n, dtype=torch.int64),
-        layer="",
-        activations=activations,
-        gradients=gradients,
-        network=Mute(),
-    )
-
-
-def test_values_by_hand():
-    a = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])  # (1, 2, 1, 2)
-    g = torch.tensor([[[[1.0, -3.0]], [[2.0, 2.0]]]])
-    captured = make_capture(a, g)
-    want = {
-        "gradcam": [-1 * 1 + 2 * 3, -1 * 2 + 0],
-        "hirescam": [1 + 6, -6 + 0],
-        "gradcam-elementwise": [1 + 6, 0 + 0],
-        "layercam": [1 + 6, 0 + 0],
-        "xgradcam": [(1 - 6) / 3 * 1 + 6 / 3 * 3, (1 - 6) / 3 * 2],
-        # alpha: 1 / (2 + 3), 0 where relu(g) is; 4 / (8 + 24), twice
-        "gradcam++": [1 / 5 * 1 + 2 * (4 / 32 * 2) * 3, 1 / 5 * 2],
-        # The rescored channels are all alike here.
-        "scorecam": [2.0, 1.0],
-    }
-    for name, values in want.items():
-        assert METHODS[name].function(captured)[0, 0].tolist() == pytest.approx(values, rel=1e-5), name
-
-
-@pytest.mark.parametrize("shape", [(3, 40, 3, 5), (3, 4, 6, 5), (2, 1, 4, 4), (2, 9, 3, 3)])
-def test_eigencam_is_the_first_component_with_its_sign_fixed(shape):
-    torch.manual_seed(0)
-    values = torch.randn(shape) + torch.rand(shape[1])[:, None, None]
-    maps = eigencam(make_capture(values))
-    assert torch.equal(maps, eigencam(make_capture(values.clone())))
-    for image, found in zip(values.double(), maps, strict=True):
-        rows = image.flatten(1).T
-        u, s, _ = torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False)
-        want = (u[:, 0] * s[0]).float()
-        flat = found.flatten()
-        assert min((flat - want).abs().max(), (flat + want).abs().max()) < 1e-4
-        assert torch.corrcoef(torch.stack([flat, rows.norm(dim=1).float()]))[0, 1] > 0
-    assert torch.allclose(eigengradcam(make_capture(values, 3 * torch.ones(shape))), 3 * maps, atol=1e-4)
-
-
-def test_eigencam_follows_what_is_active():
-    a = torch.zeros(1, 5, 4, 4)
-    a[0, :, 1:3, 1:3] = torch.rand(5)[:, None, None] + 1
-    inside = a[0, 0] > 0
-    found = eigencam(make_capture(a))[0]
-    assert found[inside].min() > 0 > found[~inside].max()
-    assert not eigencam(make_capture(torch.ones(1, 5, 4, 4))).abs().max() > 1e-6
-
-
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs == "gradients"])
-def test_methods_say_when_they_miss_gradients(name):
-    with pytest.raises(InputError, match="gradients"):
-        METHODS[name].function(make_capture(torch.ones(1, 2, 3, 3)))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_methods_leave_the_capture_alone(tiny_classifier, make_images, name):
-    captured = capture(tiny_classifier, tiny_classifier.preprocess(make_images((64, 64))), [0])
-    kept = [tensor.clone() for tensor in (captured.inputs, captured.activations, captured.gradients)]
-    first = METHODS[name].function(captured)
-    assert first.shape == (1, 2, 2)
-    assert torch.equal(first, METHODS[name].function(captured))
-    for before, after in zip(kept, (captured.inputs, captured.activations, captured.gradients), strict=True):
-        assert torch.equal(before, after)
+ONE_PASS = [name for name in NATIVE if METHODS[name].passes == "1"]
 
 
 @pytest.fixture
@@ -216,7 +54,7 @@ def test_eight_methods_take_one_pass(tiny_classifier, make_images, passes):
 SIZES = [(64, 64), (40, 90), (91, 30), (7, 5)]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NATIVE)
 def test_maps_have_the_image_s_size_and_fill_0_to_1(tiny_classifier, make_images, name):
     images = make_images(*SIZES)
     cams = compute_cams(tiny_classifier, images, ["cat", "dog", "cat", "dog"], name, scales=(1.0, 1.5), layer="layer3")
@@ -425,8 +263,10 @@ def test_layers_and_scores_that_the_classifier_lacks(make_classifier, make_image
 
 
 def test_method_names():
-    assert check_methods(["all"]) == tuple(METHODS)
+    assert check_methods(["all"]) == NATIVE
+    assert set(METHODS) - set(NATIVE) == {name for name, method in METHODS.items() if method.needs == "grad-cam"}
+    assert check_methods(["sess", "all"]) == ("sess", *NATIVE)
     assert check_methods(["layercam", "all"])[0] == "layercam"
     assert check_methods(["gradcam", "gradcam"]) == ("gradcam",)
     assert check_methods("gradcam") == ("gradcam",)
-    assert CamSettings(methods=("all",)).methods == tuple(METHODS)
+    assert CamSettings(methods=("all",)).methods == NATIVE

@@ -74,7 +74,7 @@ def test_what_cannot_be_created(settings, message):
         Classifier.create(**{"arch": ARCH, "classes": ["a", "b"], **settings})
 
 
-@pytest.mark.parametrize("arch", [ARCH, "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("arch", [ARCH, "test_convnext", "test_efficientnet", "test_vit"])
 def test_saved_and_loaded_classifiers_say_the_same(tmp_path, make_classifier, make_images, arch):
     classifier = make_classifier(
         arch,
@@ -98,6 +98,14 @@ def test_saved_and_loaded_classifiers_say_the_same(tmp_path, make_classifier, ma
     before = (tmp_path / "run/model.safetensors").read_bytes()
     again.save(tmp_path / "run")
     assert (tmp_path / "run/model.safetensors").read_bytes() == before
+
+
+def test_networks_with_tied_weights_can_be_saved(tmp_path, make_classifier, make_images):
+    classifier = make_classifier("coat_tiny")
+    assert classifier.model.cpe1.proj.weight is classifier.model.serial_blocks1[0].cpe.proj.weight
+    classifier.save(tmp_path / "run")
+    x = classifier.preprocess(make_images((40, 70)))
+    assert torch.equal(load_classifier(tmp_path / "run").model(x), classifier.model(x))
 
 
 def test_the_fingerprint_follows_weights_and_settings(make_classifier):
@@ -214,6 +222,97 @@ def test_weights_that_do_not_fit(tmp_path):
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"1 tensors have no place \(first \['layer1.0.conv1.weight'\]\), 0 are"):
         Classifier.create(ARCH, classes=["a", "b"], weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "scales", "args"),
+    [
+        ("test_vit", 64, (0.5, 1.5, 2.0), {}),
+        ("test_vit", 96, (1.5, 2.0), {}),
+        ("swin_tiny_patch4_window7_224", 64, (1.5, 2.0), {"embed_dim": 24}),
+        ("pit_ti_224", 64, (), {}),
+        ("resnet10t", 64, (1.5, 2.0), {}),
+    ],
+)
+def test_input_sizes_just_work(tmp_path, make_classifier, make_images, arch, size, scales, args):
+    classifier = make_classifier(arch, image_size=size, model_args=args)
+    images = make_images((50, 70))
+    for scale in scales:
+        assert classifier.model(classifier.preprocess(images, scale)).shape == (1, 3)
+    x = classifier.preprocess(images)
+    classifier.save(tmp_path / "run")
+    again = load_classifier(tmp_path / "run")
+    assert torch.equal(again.model(x), classifier.model(x))
+    assert again.model_args == classifier.model_args
+    # Only networks that fix their input's size are told one.
+    assert ("img_size" in classifier.model_args) == (arch != "resnet10t")
+
+
+def test_runs_that_state_no_input_size_still_load(tmp_path, make_classifier, make_images):
+    own = timm.models.get_pretrained_cfg("test_vit").input_size[-1]
+    classifier = replace(make_classifier("test_vit", image_size=own), model_args={})
+    classifier.save(tmp_path / "run")
+    again = load_classifier(tmp_path / "run")
+    x = classifier.preprocess(make_images((50, 70)))
+    assert again.model_args == {}
+    assert torch.equal(again.model(x), classifier.model(x))
+
+
+def test_the_caller_s_arguments_come_before_those_for_the_size(make_classifier):
+    classifier = make_classifier("test_vit", model_args={"dynamic_img_size": False})
+    assert classifier.model_args == {"img_size": 64, "dynamic_img_size": False}
+    with pytest.raises(InputError, match=r"test_vit cannot take inputs of 96 pixels .*choose another --image-size"):
+        make_classifier("test_vit", image_size=96, model_args={"img_size": 64, "dynamic_img_size": False})
+    with pytest.raises(InputError, match=r"cannot be built with .*no_such_argument"):
+        make_classifier("test_vit", model_args={"no_such_argument": 1})
+
+
+def test_input_sizes_that_an_architecture_cannot_take(make_classifier):
+    with pytest.raises(InputError, match=r"test_vit cannot take inputs of 100 pixels .*--image-size, such as 160"):
+        make_classifier("test_vit", image_size=100)
+
+
+def test_weights_of_another_input_size_are_resampled(tmp_path):
+    state = backbone(arch="test_vit", img_size=32)
+    assert state["pos_embed"].shape == (1, 1 + 4, 64)
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors", {"arch": "test_vit"})
+    for classes in (["a", "b"], list("abcde")):
+        model = Classifier.create(None, classes=classes, image_size=64, weights=tmp_path / "w.safetensors").model
+        own = model.state_dict()
+        assert all(torch.equal(own[name], state[name]) for name in own if name.startswith(("blocks.", "patch_embed.")))
+        assert own["pos_embed"].shape == (1, 1 + 16, 64)
+        assert torch.equal(own["pos_embed"][:, 0], state["pos_embed"][:, 0])
+        small, large = (grid[0, 1:].mean(dim=0) for grid in (state["pos_embed"], own["pos_embed"]))
+        assert torch.allclose(small, large, atol=0.2 * float(small.abs().max()))
+        assert torch.equal(own["head.weight"], state["head.weight"]) == (len(classes) == 5)
+    del state["blocks.0.norm1.weight"]
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 are missing .*--image-size"):
+        Classifier.create("test_vit", classes=["a", "b"], image_size=64, weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("arch", ["resnet10t", "test_efficientnet", "regnetx_002"])
+def test_a_lower_output_stride(tmp_path, make_classifier, make_images, arch):
+    classifier = make_classifier(arch, image_size=224)
+    finer = classifier.with_output_stride(16)
+    x = classifier.preprocess(make_images((224, 224)))
+    assert classifier.model.forward_features(x).shape[-2:] == (7, 7)
+    assert finer.model.forward_features(x).shape[-2:] == (14, 14)
+    assert finer.model_args == {"output_stride": 16}
+    assert not finer.model.training
+    state = finer.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in classifier.model.state_dict().items())
+    finer.save(tmp_path / "run")
+    assert torch.equal(load_classifier(tmp_path / "run").model(x), finer.model(x))
+
+
+def test_output_strides_that_cannot_be_had(make_classifier):
+    with pytest.raises(InputError, match="stride of 8, 16 or 32, got 4"):
+        make_classifier().with_output_stride(4)
+    small = {"mlp_ratio": 0.02}
+    for classifier in (make_classifier("test_vit"), make_classifier("vgg11", model_args=small)):
+        with pytest.raises(InputError, match=f"{classifier.arch} has no output stride of 16; leave"):
+            classifier.with_output_stride(16)
 
 
 def test_a_new_head_starts_calm_and_a_known_one_is_kept(tmp_path):

@@ -12,8 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PilImage
 
+from camseg.activations import capture
 from camseg.cams import METHODS
 from camseg.classifier import DEFAULT_ARCH, Classifier, load_classifier
 from camseg.cli import app, main
@@ -22,7 +24,19 @@ from camseg.propagation import METHODS as PROPAGATORS
 from camseg.refinement import METHODS as REFINERS
 from camseg.results import MANIFEST, RUN, read_manifest
 
-COMMANDS = ("train-cls", "cams", "propagate", "masks", "trimap", "refine", "evaluate", "label", "demo")
+COMMANDS = (
+    "train-cls",
+    "layers",
+    "methods",
+    "cams",
+    "propagate",
+    "masks",
+    "trimap",
+    "refine",
+    "evaluate",
+    "label",
+    "demo",
+)
 ORIENTATION = 0x0112
 
 
@@ -96,7 +110,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert command in out
     code, out, _ = call(command, "--help")
     assert code == 0
-    assert "--out" in out or command == "evaluate"
+    assert "--out " in out or command in ("layers", "methods", "evaluate")
     assert "--json" in out
 
 
@@ -130,6 +144,66 @@ def test_version(call):
     import camseg
 
     assert call("--version") == (0, f"camseg {camseg.__version__}\n", "")
+
+
+# Layers
+
+
+def test_layers_that_can_be_named(call, run_folder):
+    code, out, err = call("layers", run_folder, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["arch"], found["image_size"]) == ("test_resnet", 64)
+    assert (found["auto"], found["stages"]) == ("layer4", ["layer3", "layer4"])
+    outline = {row["name"]: row for row in found["layers"]}
+    assert outline["layer4"] == {"name": "layer4", "channels": 96, "height": 2, "width": 2}
+    assert outline["layer1"]["height"] == outline["layer1"]["width"] == 16
+    assert "layer4.0.conv1" not in outline
+    everything = {row["name"] for row in json.loads(call("layers", run_folder, "--all", "--json")[1])["layers"]}
+    assert everything > outline.keys() | {"layer4.0.conv1"}
+
+    code, out, _ = call("layers", run_folder)
+    assert code == 0
+    rows = {line.split()[1]: line for line in out.splitlines() if "│" in line}
+    assert rows.keys() == outline.keys()
+    assert ["auto" in rows[name] for name in ("layer2", "layer3", "layer4")] == [False, False, True]
+    assert ["stages" in rows[name] for name in ("layer2", "layer3", "layer4")] == [False, True, True]
+    assert "2 x 2" in rows["layer4"]
+
+
+def test_every_layer_that_is_listed_can_be_named(call, run_folder):
+    classifier = load_classifier(run_folder)
+    x = torch.zeros(1, 3, 64, 64)
+    for row in json.loads(call("layers", run_folder, "--all", "--json")[1])["layers"]:
+        captured = capture(classifier, x, [0], layer=row["name"])
+        assert captured.activations.shape == (1, row["channels"], row["height"], row["width"])
+
+
+def test_layers_of_a_network_without_maps(call, run_folder, monkeypatch):
+    monkeypatch.setattr("camseg.activations.list_layers", lambda _: [])
+    found = json.loads(call("layers", run_folder, "--json")[1])
+    assert found == {"arch": "test_resnet", "image_size": 64, "auto": None, "stages": [], "layers": []}
+    assert call("layers", run_folder)[0] == 0
+
+
+def test_a_lower_output_stride(call, refused, run_folder, images, tmp_path, make_classifier):
+    rows = json.loads(call("layers", run_folder, "--output-stride", 16, "--json")[1])["layers"]
+    assert {row["name"]: row["height"] for row in rows}["layer4"] == 4
+    for command, quick in (("cams", ()), ("label", QUICK)):
+        shared = (command, images, "-c", run_folder, *quick, "--device", "cpu")
+        assert call(*shared, "--out", tmp_path / "coarse")[0] == 0
+        assert call(*shared, "--output-stride", 8, "--out", tmp_path / "fine")[0] == 0
+        coarse, fine = (masks_of(tmp_path / name) for name in ("coarse", "fine"))
+        assert coarse.keys() == fine.keys()
+        assert coarse != fine
+        message = refused(*shared, "--output-stride", 16, "--out", tmp_path / "fine")
+        assert "fine" in message  # another classifier's outputs are there
+        shutil.rmtree(tmp_path / "coarse")
+        shutil.rmtree(tmp_path / "fine")
+    assert "8, 16 or 32, got 4" in refused("layers", run_folder, "--output-stride", 4)
+    make_classifier("test_vit").save(tmp_path / "vit")
+    message = refused("cams", images, "-c", tmp_path / "vit", "--out", tmp_path / "maps", "--output-stride", 16)
+    assert "test_vit has no output stride of 16; leave --output-stride out" in message
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["label"], ["label", "x", "--frobnicate"], ["masks", "x", "y"]])

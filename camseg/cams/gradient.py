@@ -4,10 +4,18 @@ Each function maps a Capture to raw maps (N, h, w): before the ReLU, unnormalise
 channels, sums over i, j over the map's positions.
 """
 
+from typing import Final
+
+import torch
 from torch import Tensor
 
 from camseg.activations import Capture
 from camseg.errors import InputError
+
+SAMPLES: Final = 8
+"""Noisy copies of an image that Smooth Grad-CAM++ averages over."""
+NOISE: Final = 0.15
+"""Their deviation, as a share of the image's own range."""
 
 
 def gradcam(capture: Capture) -> Tensor:
@@ -38,6 +46,31 @@ def gradcam_plus_plus(capture: Capture) -> Tensor:
     alpha = g**2 / (2 * g**2 + g**3 * total + 1e-6)
     alpha = alpha.where(g != 0, 0.0)
     return _weighted(capture, (alpha * g.clamp_min(0)).sum(dim=(2, 3), keepdim=True))
+
+
+def smooth_gradcam_plus_plus(capture: Capture) -> Tensor:
+    """``gradcam_plus_plus`` with G, G^2 and G^3 averaged over noisy copies of the image -> (N, h, w).
+
+    Each of the SAMPLES copies is the image plus Gaussian noise of NOISE times the difference between its largest
+    and its smallest value. The noise comes from a seeded generator and is the same for every image. A is that of
+    the image itself.
+
+    Omeiza et al., Smooth Grad-CAM++, 2019. As in Grad-CAM++, alpha is 0 where G is.
+    """
+    inputs = capture.inputs  # (N, 3, H, W)
+    deviation = NOISE * (inputs.amax(dim=(1, 2, 3), keepdim=True) - inputs.amin(dim=(1, 2, 3), keepdim=True))
+    generator = torch.Generator().manual_seed(0)
+    powers = [torch.zeros_like(capture.activations) for _ in range(3)]  # means of G, G^2 and G^3
+    for _ in range(SAMPLES):
+        noise = torch.randn(inputs.shape[1:], generator=generator).to(inputs)
+        g = gradients(capture.recapture(inputs + deviation * noise))
+        for power, mean in enumerate(powers, start=1):
+            mean += g**power / SAMPLES
+    first, second, third = powers
+    total = capture.activations.sum(dim=(2, 3), keepdim=True)  # (N, C, 1, 1)
+    alpha = second / (2 * second + third * total + 1e-6)
+    alpha = alpha.where(second != 0, 0.0)
+    return _weighted(capture, (alpha * first.clamp_min(0)).sum(dim=(2, 3), keepdim=True))
 
 
 def xgradcam(capture: Capture) -> Tensor:

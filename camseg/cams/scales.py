@@ -1,5 +1,6 @@
 """One batch through the network at every scale and mirrored, and the fusion of those views' maps."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camseg.activations import PRECISIONS, Capture, Forward, Network, Precision, Score, network, target_scores
+from camseg.activations import PRECISIONS, Capture, Forward, Network, Precision, Score, network
 from camseg.arrays import Cam, Image
 from camseg.cams.methods import METHODS, check_methods
 from camseg.classifier import Classifier
@@ -25,8 +26,14 @@ Choose: TypeAlias = Callable[[int, NDArray[np.float32]], Sequence[int]]
 """(index in the batch, probabilities (classes,)) -> that image's targets."""
 Scales: TypeAlias = tuple[float, ...] | Literal["auto"]
 """Sides of the network's input, relative to the classifier's image size, or ``auto``."""
-AUTO_SCALES: Final = (1.0, 1.5, 2.0)
+AUTO_SCALES: Final = (0.75, 1.0, 1.5, 2.0)
 """What ``auto`` weighs, as far as the network takes inputs of these sizes."""
+_COVER: Final = 0.25
+"""The share of the image that maps cover when scale 1 suits the object best."""
+_SPREAD: Final = 0.5
+"""Deviation of the weights over the logarithm of the scale."""
+_GAIN: Final = 2.0
+"""Finer layers' maps are passed through tanh(gain * map), as Jiang et al. do (LayerCAM, equation 9)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +43,15 @@ class CamSettings:
     methods: tuple[str, ...] = ("layercam",)
     """Names in METHODS."""
     scales: Scales = (1.0,)
-    """Sides of the network's input, relative to the classifier's image size; maps are averaged. ``auto``: 1, 1.5
-    and 2, for every image weighed by how sure the network is of its class there."""
+    """Sides of the network's input, relative to the classifier's image size; maps are averaged. ``auto``: 0.75, 1,
+    1.5 and 2, weighed for every image by the size of the object (``scale_weights``)."""
     flip: bool = False
     """Also run every scale mirrored left to right."""
     score: Score = "class"
     """What gradients are taken of: the target's logit, or its margin over the best negative class."""
     layers: tuple[str, ...] = ("auto",)
-    """Modules' names in the network, or ``auto``: the last one whose map the scores depend on. Maps of several are
-    averaged."""
+    """Modules' names in the network; ``auto``: the last one whose map the scores depend on; ``stages``: that one and
+    the last with a finer map. Maps of several are averaged, those of finer layers as tanh(2 M) for a maximum of 1."""
     score_channels: int | None = None
     """scorecam tries only this many channels of every image, those that vary most over it; None: all."""
     precision: Precision = "float32"
@@ -150,7 +157,7 @@ def _refusal(ready: Plan, scale: float) -> str | None:
         try:
             ready.network.forward(blank, gradients=ready.gradients).toward([0])
             known[key] = None
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
             words = " ".join(str(error).split())[:200]
             known[key] = f"{classifier.arch} cannot take inputs of {side} pixels ({words}); choose other --scales"
     return known[key]
@@ -165,8 +172,8 @@ def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchL
     """Maps of one batch for every method, fused over scales, mirror images and layers.
 
     ``squares``: per scale of ``Plan.input_scales`` uint8 (N, s, s, 3). Every view's maps are divided by
-    their own maximum before they are averaged, so that each view has one voice; with ``raw`` they are averaged as
-    they are. Images without a target that needs a map take part in the first pass only. A batch that does not
+    their own maximum before they are averaged, so that each view has one voice (with the scales ``auto``, one by
+    ``scale_weights``); with ``raw`` they are averaged as they are. Images without a target that needs a map take part in the first pass only. A batch that does not
     fit into the device's memory is halved, and later ones are cut as small.
     """
     limit = limit or BatchLimit()
@@ -209,11 +216,11 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams
             continue
         for mirrored in (False, True) if settings.flip else (False,):
             if scale == 1.0 and not mirrored:
-                fused.add(first, targets, range(len(targets)), mirrored)
+                fused.add(first, targets, range(len(targets)), scale, mirrored)
             elif live:
                 x = classifier.normalise(square[live])
                 x = x.flip(3) if mirrored else x
-                fused.add(plan.network.forward(x, gradients=plan.gradients), targets, live, mirrored)
+                fused.add(plan.network.forward(x, gradients=plan.gradients), targets, live, scale, mirrored)
     side = classifier.image_size
     zero = np.zeros((side, side), np.float32)
     place = {n: i for i, n in enumerate(live)}
@@ -228,15 +235,13 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams
 
 
 class _Fusion:
-    """The weighted sum of views' maps, kept at the views' own sizes until all are in."""
+    """The sums of views' maps, kept apart by scale and size until all are in."""
 
     def __init__(self, plan: Plan, live: Sequence[int], depth: int) -> None:
         self.plan, self.live, self.depth = plan, list(live), depth
-        device = plan.network.classifier.device
-        self.weight = torch.zeros(len(live), depth, device=device)
-        self.sums: dict[tuple[str, int, int], Tensor] = {}
+        self.sums: dict[tuple[str, float, int, int], Tensor] = {}
 
-    def add(self, view: Forward, targets: Targets, images: Sequence[int], mirrored: bool) -> None:
+    def add(self, view: Forward, targets: Targets, images: Sequence[int], scale: float, mirrored: bool) -> None:
         """Take in the maps of one pass over ``images``, which hold all that are live."""
         for k in range(self.depth):
             # An image with fewer targets repeats its first one; that map is not read.
@@ -244,40 +249,55 @@ class _Fusion:
             captures = view.toward(row)
             if len(self.live) < len(images):  # the first pass, which was for the scores of all
                 captures = tuple(capture.only(self.live) for capture in captures)
-            weight = self._evidence(view, captures[0], images)  # (live,)
-            self.weight[:, k] += weight
             for name in self.plan.settings.methods:
                 # What is read at the input does not depend on the layer.
-                of = captures if METHODS[name].at == "layer" else captures[:1]
+                of = captures if METHODS[name].at == "layer" else captures[-1:]
+                coarsest = min(capture.activations.shape[-1] for capture in of)
                 for capture in of:
-                    self._add_map(name, k, capture, weight / len(of), mirrored)
+                    maps = self._maps(name, capture, coarsest, mirrored) / len(of)  # (live, h, w)
+                    key = (name, scale, *maps.shape[1:])
+                    if key not in self.sums:
+                        self.sums[key] = maps.new_zeros(len(self.live), self.depth, *maps.shape[1:])
+                    self.sums[key][:, k] += maps
 
     def grids(self, name: str, side: int) -> Tensor:
         """One method's fused maps (live, depth, side, side)."""
-        total = torch.zeros(len(self.live), self.depth, side, side, device=self.weight.device)
-        for (method, *_), maps in self.sums.items():
+        views = {scale: torch.zeros(()) for method, scale, *_ in self.sums if method == name}
+        for (method, scale, *_), maps in self.sums.items():
             if method == name:
-                total += functional.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
-        return total / self.weight[..., None, None]
-
-    def _add_map(self, name: str, k: int, capture: Capture, weight: Tensor, mirrored: bool) -> None:
+                grid = functional.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
+                views[scale] = grid if views[scale].ndim == 0 else views[scale] + grid
         settings = self.plan.settings
-        capture = replace(capture, score_channels=settings.score_channels)
-        maps = METHODS[name].function(capture).clamp_min(0)  # (live, h, w)
-        maps = maps.flip(2) if mirrored else maps
-        maps = maps if settings.raw else _over_maximum(maps)
-        key = (name, *maps.shape[1:])
-        if key not in self.sums:
-            self.sums[key] = maps.new_zeros(len(self.live), self.depth, *maps.shape[1:])
-        self.sums[key][:, k] += weight[:, None, None] * maps
+        stack = torch.stack(list(views.values())) / (2 if settings.flip else 1)  # (scales, live, depth, side, side)
+        if settings.scales != "auto":
+            return stack.mean(dim=0)
+        return (stack * scale_weights(stack, tuple(views))[..., None, None]).sum(dim=0)
 
-    def _evidence(self, view: Forward, capture: Capture, images: Sequence[int]) -> Tensor:
-        """How much a view's maps count (live,)."""
-        if self.plan.settings.scales != "auto":
-            return torch.ones(len(self.live), device=self.weight.device)
-        rows = [list(images).index(n) for n in self.live]
-        scores = target_scores(view.logits[rows], capture.targets, self.plan.network.rivals)
-        return scores.sigmoid()
+    def _maps(self, name: str, capture: Capture, coarsest: int, mirrored: bool) -> Tensor:
+        settings = self.plan.settings
+        maps = METHODS[name].function(replace(capture, score_channels=settings.score_channels)).clamp_min(0)
+        maps = maps.flip(2) if mirrored else maps
+        if settings.raw:
+            return maps
+        maps = _over_maximum(maps)
+        # A finer layer's map is a few sharp peaks on little; beside a coarse one it counts for more if they are cut.
+        return (_GAIN * maps).tanh() if capture.activations.shape[-1] > coarsest else maps
+
+
+def scale_weights(maps: Tensor, scales: Sequence[float]) -> Tensor:
+    """How much each scale's maps (scales, ..., S, S) count for each image: (scales, ...), their sum 1.
+
+    An object is mapped best where it spans the network's input about as the training images' objects did: enlarged
+    where it is small, whole where it is large. How large it is the maps say themselves: the mean of their
+    equally weighted fusion, scaled to [0, 1], is the share of the image that they cover. Weights fall off as a Gaussian
+    of the logarithm of the scale around the one that would bring that share to a quarter.
+    """
+    fused = maps.mean(dim=0)  # (..., S, S)
+    low, high = fused.amin(dim=(-2, -1)), fused.amax(dim=(-2, -1))
+    cover = (fused.mean(dim=(-2, -1)) - low) / (high - low).clamp_min(1e-12)
+    steps = torch.tensor(scales, device=maps.device).log().reshape(-1, *[1] * cover.ndim)  # (scales, 1, ...)
+    wanted = (0.5 * (_COVER / cover.clamp_min(1e-3)).log()).clamp(math.log(min(scales)), math.log(max(scales)))
+    return (-((steps - wanted) ** 2) / (2 * _SPREAD**2)).softmax(dim=0)
 
 
 def to_image_size(classifier: Classifier, grid: NDArray[np.float32], height: int, width: int, raw: bool) -> Cam:
@@ -295,7 +315,9 @@ def to_image_size(classifier: Classifier, grid: NDArray[np.float32], height: int
     low, high = float(cam.min()), float(cam.max())
     if high - low <= 1e-6 * high or high <= 0.0:
         return np.zeros((height, width), np.float32)
-    return np.clip((cam - low) / (high - low), 0.0, 1.0)
+    cam -= low
+    cam /= high - low
+    return cam
 
 
 def _over_maximum(maps: Tensor) -> Tensor:

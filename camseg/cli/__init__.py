@@ -11,7 +11,9 @@ from camseg.cli.cams import cams
 from camseg.cli.demo import demo
 from camseg.cli.evaluate import evaluate
 from camseg.cli.label import label
+from camseg.cli.layers import layers
 from camseg.cli.masks import masks
+from camseg.cli.methods import methods
 from camseg.cli.propagate import propagate
 from camseg.cli.refine import refine
 from camseg.cli.train_cls import train_cls
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train_cls, cams, propagate, masks, trimap, refine, evaluate, label, demo):
+for command in (train_cls, layers, methods, cams, propagate, masks, trimap, refine, evaluate, label, demo):
     app.command(name=command.__name__.replace("_", "-"))(command)
 
 

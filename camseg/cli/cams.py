@@ -15,7 +15,9 @@ def cams(
         list[str],
         typer.Option(
             help="gradcam, hirescam, gradcam-elementwise, gradcam++, xgradcam, layercam, eigencam, eigengradcam, "
-            "scorecam (repeats), or all."
+            "smoothgradcam++, scorecam, ablationcam, saliency, integrated-gradients, occlusion (repeats), or all of "
+            "these; with grad-cam installed also finercam, shapleycam, kpcacam, fem, segeigencam, refinecam, "
+            "fullgrad, sess."
         ),
     ] = ["layercam"],  # noqa: B006 (typer copies it)
     target: options.Target = None,
@@ -24,6 +26,7 @@ def cams(
         Literal["class", "margin"], typer.Option(help="The class's score, or its margin over the best negative class.")
     ] = "class",
     layer: options.Layers = ["auto"],  # noqa: B006 (typer copies it)
+    output_stride: options.OutputStride = None,
     scales: options.Scales = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Also look at mirrored images and average.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Unnormalised maps as float32 TIFF.")] = False,
@@ -38,7 +41,7 @@ def cams(
     from camseg.cams import CamSettings
     from camseg.pipeline import cams_folder
 
-    run, data = console.open_run(classifier, images, device, negative)
+    run, data = console.open_run(classifier, images, device, negative, output_stride)
     settings = CamSettings(
         methods=tuple(method), scales=options.scales(scales), flip=flip, score=score, layers=tuple(layer), raw=raw
     )

@@ -97,16 +97,23 @@ def folder_options(workers: int, overwrite: bool, dry_run: bool) -> "FolderOptio
     return FolderOptions(workers=workers, overwrite=overwrite, dry_run=dry_run, progress=progress, say=say)
 
 
+def open_classifier(run: Path, device: str, output_stride: int | None) -> "Classifier":
+    """The classifier of a run, on its device, with another output stride if one is given."""
+    from camseg.classifier import load_classifier
+
+    classifier = load_classifier(run, device)
+    return classifier if output_stride is None else classifier.with_output_stride(output_stride)
+
+
 def open_run(
-    classifier: Path, images: Path, device: str, negative: Sequence[str] | None
+    classifier: Path, images: Path, device: str, negative: Sequence[str] | None, output_stride: int | None
 ) -> tuple["Classifier", "Dataset"]:
-    """The classifier of a run, on its device, and the images with the labels that it knows."""
+    """The classifier of a run, as ``open_classifier`` gives it, and the images with the labels that it knows."""
     from dataclasses import replace
 
-    from camseg.classifier import load_classifier
     from camseg.datasets import load_images
 
-    run = load_classifier(classifier, device)
+    run = open_classifier(classifier, device, output_stride)
     if negative:
         for name in negative:
             run.class_index(name)

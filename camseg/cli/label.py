@@ -18,11 +18,12 @@ def label(
         Literal["auto", "class", "margin"],
         typer.Option(help="As in camseg cams; auto: margin if there is a negative class."),
     ] = "auto",
-    layer: options.Layers = ["auto"],  # noqa: B006 (typer copies it)
-    scales: options.Scales = "1,1.5,2",
+    layer: options.Layers = ["stages"],  # noqa: B006 (typer copies it)
+    output_stride: options.OutputStride = None,
+    scales: options.Scales = "auto",
     flip: Annotated[bool, typer.Option(help="Also look at mirrored images and average.")] = True,
     propagation: Annotated[str, typer.Option(help="par or none.")] = "par",
-    threshold: Annotated[str, typer.Option(help="As in camseg masks.")] = "max:0.75",
+    threshold: Annotated[str, typer.Option(help="As in camseg masks.")] = "max:0.7",
     refiner: Annotated[str, typer.Option(help="closed-form, grabcut or none.")] = "none",
     open: options.Open = "0",
     close: options.Close = "0",
@@ -43,7 +44,7 @@ def label(
     """Label a folder: the whole chain from image to mask, OUT/masks/<path>.png; continues where it was stopped."""
     from camseg.pipeline import LabelSettings, TrimapSettings, label_folder
 
-    run, data = console.open_run(classifier, images, device, negative)
+    run, data = console.open_run(classifier, images, device, negative, output_stride)
     settings = LabelSettings(
         scales=options.scales(scales),
         flip=flip,

@@ -36,11 +36,25 @@ Negative = Annotated[
 Layers = Annotated[
     list[str],
     typer.Option(
-        "--layer", help="Layer of the network, as camseg layers lists them (repeats: maps are fused), or auto."
+        "--layer",
+        help="Layer of the network, as camseg layers lists them (repeats: maps are fused); auto: the last one; "
+        "stages: that and the last with a finer map.",
+    ),
+]
+OutputStride = Annotated[
+    int | None,
+    typer.Option(
+        metavar="8|16|32",
+        help="Input pixels per step of the last map, where the network leaves the choice: 16 instead of 32 makes its "
+        "maps twice as wide and high.",
+        show_default=False,
     ),
 ]
 Scales = Annotated[
-    str, typer.Option(help="Input sizes relative to the classifier's, such as 1,1.5,2; maps are averaged.")
+    str,
+    typer.Option(
+        help="Input sizes relative to the classifier's, such as 1,1.5,2; auto weighs several by the object's size."
+    ),
 ]
 Open = Annotated[str, typer.Option("--open", metavar="RADIUS", help="Opening: drop what is thinner than twice this.")]
 Close = Annotated[

@@ -1,10 +1,10 @@
 """Names -> networks: timm's architectures, with weights from timm, from a file, or none."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,9 +16,13 @@ from camseg.errors import CheckpointError, InputError, WeightsUnavailableError
 import_torchvision()
 import timm  # noqa: E402  (it imports torchvision, which may have to be made importable first)
 from timm.data import resolve_model_data_config  # noqa: E402
+from timm.models import get_pretrained_cfg  # noqa: E402
 
 ModelArgs = Mapping[str, str | int | float | bool | None]
 """Further keyword arguments of the architecture's constructor, JSON values only."""
+
+SIZE_ARGS: Final[Sequence[ModelArgs]] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+"""How constructors that fix the size of their inputs are told to take others too, the best way first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +56,45 @@ def create_model(
     try:
         return timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **(model_args or {}))
     except Exception as error:  # hubs and constructors raise whatever their libraries do
-        if pretrained:
+        if pretrained and not isinstance(error, TypeError):
             raise WeightsUnavailableError(
                 f"the ImageNet weights of {arch} could not be had ({_first_line(error)}); connect "
                 "to the internet once, give a local file with --weights FILE, or train from scratch with --weights none"
             ) from None
-        raise InputError(f"{arch} cannot be built with {dict(model_args or {})}: {_first_line(error)}") from None
+        raise InputError(f"{arch} cannot be built with {dict(model_args or {})}: {_first_line(error)}") from error
+
+
+def create_sized_model(
+    arch: str, num_classes: int, image_size: int, *, pretrained: bool = False, model_args: ModelArgs | None = None
+) -> tuple[nn.Module, ModelArgs]:
+    """``create_model`` for square inputs of ``image_size`` pixels, and the arguments that rebuild it.
+
+    Architectures that fix the size of their inputs are told it, and to take others too where they have a way;
+    ``model_args`` come first. Raises what ``create_model`` does, and InputError when the network cannot take
+    inputs of that size.
+    """
+    given = dict(model_args or {})
+    config: Any = get_pretrained_cfg(arch) if timm.is_model(arch) else None
+    fixed = config is not None and config.fixed_input_size
+    for size in SIZE_ARGS if fixed else [{}]:
+        args: ModelArgs = {**size, **({"img_size": image_size} if fixed else {}), **given}
+        try:
+            model = create_model(arch, num_classes, pretrained=pretrained, model_args=args)
+            break
+        except InputError as error:
+            # Constructors refuse an argument that they do not know before they do any work.
+            if not size or not isinstance(error.__cause__, TypeError):
+                raise
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        hint = f", such as {config.input_size[-1]}" if config else ""
+        reason = _first_line(error)
+        raise InputError(
+            f"{arch} cannot take inputs of {image_size} pixels ({reason}); choose another --image-size{hint}"
+        ) from None
+    return model, args
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -112,6 +149,31 @@ def read_weights(path: Path | str) -> Weights:
     )
 
 
+def resampled(weights: Weights, model: nn.Module, arch: str, model_args: ModelArgs) -> Weights:
+    """The weights with what belongs to another input size, such as position embeddings, as timm fits it to a model.
+
+    What needs no such thing, or cannot be fitted, comes back as it is.
+    """
+    own = model.state_dict()
+    head = tuple(f"{name}." for name in _head_names(model))
+    tensors = {name: value for name, value in weights.tensors.items() if not name.startswith(head)}
+    if all(name not in own or own[name].shape == value.shape for name, value in tensors.items()):
+        return weights
+    own_head = {name: value for name, value in own.items() if name.startswith(head)}
+    classes: Any = model.num_classes
+    overlay = {"state_dict": tensors | own_head, "num_classes": classes, "label_offset": 0, "custom_load": False}
+    try:
+        fitted = timm.create_model(
+            arch, pretrained=True, num_classes=classes, pretrained_cfg_overlay=overlay, **model_args
+        ).state_dict()
+    except Exception:  # filters and constructors raise whatever they do; loading then says what does not fit
+        return weights
+    return replace(
+        weights,
+        tensors={name: fitted[name] if name in tensors else value for name, value in weights.tensors.items()},
+    )
+
+
 def load_backbone(model: nn.Module, weights: Weights, source: str) -> bool:
     """Copy the weights into a model in place; a head of another number of classes stays as it is.
 
@@ -134,7 +196,8 @@ def load_backbone(model: nn.Module, weights: Weights, source: str) -> bool:
     if wrong or missing:
         raise CheckpointError(
             f"{source} does not fit the model: {len(wrong)} tensors have no place (first {wrong[:1]}), {len(missing)} "
-            f"are missing (first {missing[:1]}); choose the architecture and --model-arg that the file was trained with"
+            f"are missing (first {missing[:1]}); choose the architecture, --image-size and --model-arg that the file "
+            "was trained with"
         )
     model.load_state_dict(usable, strict=False)
     return all(name in usable for name in own if name.startswith(head))

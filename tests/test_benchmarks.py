@@ -1,0 +1,72 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from camseg.images import write_image
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def cam_cost(monkeypatch):
+    spec = importlib.util.spec_from_file_location("cam_cost", BENCHMARKS / "cam_cost.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # A quarter of the channels, and of the methods that need no pass per channel two.
+    monkeypatch.setattr(module, "FEW_CHANNELS", {"test_resnet": "layer1"})
+    monkeypatch.setattr(module, "PEERS", {name: module.PEERS[name] for name in ("layercam", "eigencam")})
+    return module
+
+
+def tables(text):
+    """The tables of a Markdown text, each as the rows of its cells, without the line under the head."""
+    found, lines = [], []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            lines.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif lines:
+            assert set(lines[1]) == {"---"}
+            assert len({len(cells) for cells in lines}) == 1
+            found.append([lines[0], *lines[2:]])
+            lines = []
+    return found
+
+
+def test_what_the_tables_hold(cam_cost, make_classifier, make_images, tmp_path, capsys):
+    make_classifier().save(tmp_path / "run")
+    write_image(tmp_path / "images/a.png", make_images((40, 50))[0])
+    arguments = ["--device", "cpu", "--threads", str(torch.get_num_threads()), "--batch", "2", "--size", "64"]
+    arguments += ["--archs", "test_resnet", "test_vit", "--repeats", "1", "--json", str(tmp_path / "cost.json")]
+    arguments += ["--data", str(tmp_path / "images"), "--classifier", str(tmp_path / "run")]
+    cam_cost.main(arguments)
+    found = json.loads((tmp_path / "cost.json").read_text())
+    cost, channels, precision, differences = tables(capsys.readouterr().out)
+    assert len(cost) - 1 == len(found["cost"]) == 2 * 5
+    for cells, row in zip(cost[1:], found["cost"], strict=True):
+        assert cells[:2] == [row["network"], row["what"]]
+        assert min(row["plain_ms"], row["ours_ms"], row["peer_ms"]) > 0
+        assert float(cells[4]) == pytest.approx(row["ours_ms"] / row["plain_ms"], abs=0.006)
+        assert float(cells[6]) == pytest.approx(row["peer_ms"] / row["ours_ms"], abs=0.06)
+        one, every = ("images" not in row["what"] and "classes" not in row["what"]), row["what"].startswith("all")
+        limit, faster = (1.2, 12.0) if every else (1.15 if "vit" in row["network"] else 1.05, 1.8)
+        reached = row["ours_ms"] <= limit * row["plain_ms"] and row["peer_ms"] >= faster * row["ours_ms"]
+        assert row["target"] == (None if not one else "met" if reached else "missed")
+    whats = [row["what"] for row in found["channels"]]
+    assert whats[:2] == ["scorecam, all 32 channels", "scorecam, 8 channels"]
+    assert len(channels) - 1 == len(whats)
+    assert [row["network"] for row in found["precision"]] == ["test_resnet, 2 x 64 px", "test_vit, 2 x 64 px"]
+    assert len(precision) == 3
+    assert [(row["precision"], row["method"]) for row in found["differences"]] == [
+        (precision, method) for precision in ("bf16", "fp16") for method in ("layercam", "eigencam")
+    ]
+    assert len(differences) == 5
+    for row in found["differences"]:
+        assert 0 < row["mean"] <= row["worst image's mean"] <= row["largest"] < 0.5
+
+
+def test_the_quick_run_leaves_out_what_is_slow(cam_cost, tmp_path, capsys):
+    cam_cost.main(["--device", "cpu", "--batch", "1", "--size", "64", "--archs", "test_resnet", "--quick"])
+    assert len(tables(capsys.readouterr().out)) == 2
