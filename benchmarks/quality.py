@@ -30,7 +30,7 @@ from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_
 from camseg.training import TrainSettings, train_classifier
 
 QUICK = [name for name, method in METHODS.items() if method.passes == "1"]
-SLOW = [name for name in METHODS if name not in QUICK]
+SLOW = [name for name in METHODS if name not in QUICK and name != "fullgrad"]  # which cannot read this network
 SLOW_EVERY = 6
 """Methods of more than one pass are measured on every sixth image of one seed."""
 LABEL = LabelSettings()

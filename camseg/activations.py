@@ -105,7 +105,7 @@ class Network:
             return new.to(output.dtype).clone(memory_format=torch.contiguous_format)
 
         many = target.expand(len(activations))
-        with inference(model), torch.inference_mode(), _hooked(model, {layer: swap}):
+        with inference(model), torch.inference_mode(), hooked(model, {layer: swap}):
             try:
                 # One image up to the layer, and M from there on.
                 logits = model(image[None])
@@ -142,7 +142,7 @@ class Network:
             inference(model),
             torch.inference_mode(False),
             torch.set_grad_enabled(gradients),
-            _hooked(model, hooks),
+            hooked(model, hooks),
             self._autocast(),
         ):
             outputs = model(inputs)
@@ -387,7 +387,7 @@ def list_layers(classifier: Classifier) -> list[Layer]:
     side = classifier.image_size
     hooks = {name: note(name) for name, _ in model.named_modules() if name}
     noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with inference(model), torch.inference_mode(False), torch.enable_grad(), _hooked(model, hooks):
+    with inference(model), torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
         x = noise.to(next(model.parameters())).requires_grad_()
         logits = functional_call(model, dict(_awake(model)), (x.clone(),))
         slopes = torch.autograd.grad(logits[0, 0], list(seen.values()), allow_unused=True)
@@ -539,11 +539,11 @@ def inference(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-_Hook: TypeAlias = Callable[[nn.Module, tuple, Any], object]
+Hook: TypeAlias = Callable[[nn.Module, tuple, Any], object]
 
 
 @contextmanager
-def _hooked(model: nn.Module, hooks: Mapping[str, _Hook]) -> Iterator[None]:
+def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
     """Forward hooks by module name, taken off again; LayerError for a name that the model lacks."""
     modules = {name: _submodule(model, name) for name in hooks}
     handles = [modules[name].register_forward_hook(hook) for name, hook in hooks.items()]

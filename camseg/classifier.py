@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -196,12 +196,7 @@ class Classifier:
 
     def save(self, run: Path | str) -> None:
         """Write ``model.safetensors`` and ``classifier.json`` into the folder ``run``."""
-        state = {
-            # Cloned, for tensors that share memory, as tied weights do, are refused.
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in self.model.state_dict().items()
-        }
-        write_bytes(Path(run, "model.safetensors"), safetensors.torch.save(state))
+        write_bytes(Path(run, "model.safetensors"), tensor_bytes(self.model.state_dict()))
         settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
         write_json(Path(run, "classifier.json"), {**settings, "version": camseg.__version__})
 
@@ -214,6 +209,13 @@ class Classifier:
         settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> bytes:
+    """Tensors of any device and layout as the content of a safetensors file, with ``facts`` as its metadata."""
+    # Cloned, for tensors that share memory, as tied weights do, are refused.
+    plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    return safetensors.torch.save(plain, facts)
 
 
 def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> Classifier:

@@ -131,7 +131,7 @@ def evaluate_folder(
     predictions: Path | str,
     masks: Path | str,
     *,
-    thresholds: Sequence[str | Path | float | Threshold] = ("max:0.75",),
+    thresholds: Sequence[str | Path | float | Threshold] = ("max:0.7",),
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,

@@ -17,7 +17,7 @@ from camseg.errors import OutputError, ThresholdError
 from camseg.files import read_json, write_json
 
 GRAMMAR = (
-    "a number in [0, 1], as in 0.4; max:SHARE, as in max:0.75 (of the map's maximum); area:SHARE, as in area:0.1 "
+    "a number in [0, 1], as in 0.4; max:SHARE, as in max:0.7 (of the map's maximum); area:SHARE, as in area:0.1 "
     "(the hottest tenth of the pixels); otsu, li or triangle; or a threshold file that camseg evaluate wrote"
 )
 
@@ -78,7 +78,7 @@ def parse_threshold(text: str | Path | float) -> Threshold:
     raise ThresholdError(f"threshold {word!r} is no rule and no file; expected {GRAMMAR}")
 
 
-def cam_to_mask(cam: Cam, threshold: str | Path | float | Threshold = "max:0.75") -> Mask:
+def cam_to_mask(cam: Cam, threshold: str | Path | float | Threshold = "max:0.7") -> Mask:
     """The pixels of a map that lie above a threshold.
 
     ``cam``: float (H, W) in [0, 1]. Returns bool (H, W). A file's level and the automatic rules work on the

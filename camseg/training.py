@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from camseg.augmentation import NONE, Augmentation
 from camseg.batches import Batches, EpochSampler, Source, load_pixels, loader
-from camseg.classifier import Classifier, find_device
+from camseg.classifier import Classifier, find_device, tensor_bytes
 from camseg.datasets import Dataset
 from camseg.errors import CheckpointError, InputError, OutputError
 from camseg.figures import plot_confusion, plot_history
@@ -283,8 +283,7 @@ class _Trainer:
             "plateau": {key: value for key, value in self.scheduler.state_dict().items() if key in _PLATEAU},
             "scaler": self.scaler.state_dict(),
         }
-        stored = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-        write_bytes(path, safetensors.torch.save(stored, {"state": json.dumps(facts)}))
+        write_bytes(path, tensor_bytes(tensors, {"state": json.dumps(facts)}))
 
     def restore(self, path: Path, identity: str) -> None:
         """Take up what ``save`` wrote; OutputError when it was written by another training."""

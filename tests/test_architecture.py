@@ -1,6 +1,7 @@
 """Who may import whom, read from the source."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +93,9 @@ def test_the_command_line_imports_nothing_heavy_at_its_top(name):
         top = text.split(".")[0]
         light = within(text) is None or within(text).split(".")[0] in ("cli", "errors")
         assert top in sys.stdlib_module_names or top == "typer" or (top == "camseg" and light), f"{name} imports {text}"
+
+
+def test_hooks_are_set_and_taken_off_in_one_place():
+    assert [name for name, path in MODULES.items() if re.search(r"register_\w*hook", path.read_text())] == [
+        "activations"
+    ]

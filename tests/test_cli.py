@@ -226,9 +226,7 @@ def test_the_chain_command_by_command(call, images, run_folder, tmp_path):
         mask = np.zeros(read_image(path).shape[:2], bool)
         mask[10:30, 10:30] = path.parent.name != "none"
         write_mask(truth / path.relative_to(images), mask)
-    done(
-        "cams", images, "-c", run_folder, "--method", "layercam", "--scales", "1,1.5", "--flip", "-o", tmp_path / "cams"
-    )
+    done("cams", images, "-c", run_folder, "--layer", "stages", "--scales", "auto", "--flip", "-o", tmp_path / "cams")
     done("propagate", images, "--cams", tmp_path / "cams", "-o", tmp_path / "spread")
     done("masks", tmp_path / "spread", "--threshold", "otsu", "-o", tmp_path / "masks")
     done("trimap", tmp_path / "masks", "-o", tmp_path / "trimaps")
@@ -238,7 +236,7 @@ def test_the_chain_command_by_command(call, images, run_folder, tmp_path):
     assert code == 0
     assert "2 not refined: empty foreground" in err
     assert {path.name for path in (tmp_path / "refined").iterdir()} == {"masks", "alphas", "foregrounds", MANIFEST, RUN}
-    label = ("label", images, "-c", run_folder, "--scales", "1,1.5", "--score", "class", "--threshold", "otsu")
+    label = ("label", images, "-c", run_folder, "--score", "class", "--threshold", "otsu")
     done(*label, "-o", tmp_path / "label")
     assert masks_of(tmp_path / "label/masks") == masks_of(tmp_path / "masks")
 

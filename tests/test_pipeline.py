@@ -8,6 +8,7 @@ from PIL import Image as PilImage
 
 from camseg import pipeline
 from camseg.cams import METHODS, CamSettings, compute_cams
+from camseg.cams.scales import AUTO_SCALES
 from camseg.datasets import load_images
 from camseg.errors import EvaluationError, InputError, LayerError, OutputError, ThresholdError
 from camseg.evaluation import evaluate_folder
@@ -91,9 +92,9 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
         assert record["area"] == read_mask(out / record["files"]["mask"]).sum()
         assert record["input"] == record["name"] + ".png"
         assert 0 < record["score"] < 1
-        assert record["layer"] == "layer4"  # the name, not "auto"
+        assert record["layer"] == "layer3,layer4"  # the names, not "stages"
         assert (record["method"], record["propagation"]) == (settings.method, settings.propagation)
-        assert (record["scales"], record["threshold"]) == (list(settings.scales), settings.threshold)
+        assert (record["scales"], record["threshold"]) == (list(AUTO_SCALES), settings.threshold)
         assert (record["status"], record["error"], record["fallback"]) == ("ok", None, None)
     run = json.loads((out / RUN).read_text())
     assert run["command"] == "label"

@@ -7,6 +7,7 @@ import torch
 from camseg import compute_cams
 from camseg.activations import network
 from camseg.cams import METHODS, BatchLimit, CamSettings, extract, plan, stack_inputs
+from camseg.cams.scales import AUTO_SCALES, scale_weights
 from camseg.errors import InputError, LayerError
 
 
@@ -115,7 +116,7 @@ def test_reduced_precision_runs_up_to_the_layer_only(tiny_classifier, make_image
 def test_auto_scales_leave_out_what_the_network_refuses(make_classifier, make_images):
     fixed = make_classifier("test_vit", image_size=160, model_args={"dynamic_img_size": False})
     assert plan(fixed, CamSettings(scales="auto")).scales == (1.0,)
-    with pytest.raises(InputError, match="test_vit cannot take inputs of 240 pixels .*--scales"):
+    with pytest.raises(InputError, match=r"test_vit cannot take inputs of 240 pixels .*--scales"):
         plan(fixed, CamSettings(scales=(1.0, 1.5)))
     assert plan(make_classifier(), CamSettings(scales="auto")).scales == (0.75, 1.0, 1.5, 2.0)
 
@@ -134,3 +135,71 @@ def test_settings_that_cannot_be(tiny_classifier):
         plan(tiny_classifier, CamSettings(layers=("auto", "layer4")))
     with pytest.raises(LayerError, match="no layer 'layer9'"):
         plan(tiny_classifier, CamSettings(layers=("layer4", "layer9")))
+
+
+def blob(side, share):
+    """A map of ones in a square that covers ``share`` of it, zero elsewhere: (side, side)."""
+    found = torch.zeros(side, side)
+    edge = round(side * share**0.5)
+    found[:edge, :edge] = 1.0
+    return found
+
+
+def test_small_objects_are_read_enlarged_and_large_ones_whole():
+    small, fitting, large = (blob(100, share).expand(4, 100, 100) for share in (0.01, 0.25, 0.81))
+    weights = scale_weights(torch.stack([small, fitting, large], dim=1), AUTO_SCALES)  # (4, 3)
+    assert torch.allclose(weights.sum(dim=0), torch.ones(3))
+    best = [AUTO_SCALES[i] for i in weights.argmax(dim=0)]
+    assert best == [2.0, 1.0, 0.75]
+    # By hand for the one that fits: a Gaussian of deviation 0.5 in log(scale) around scale 1.
+    by_hand = torch.tensor([np.exp(-(np.log(scale) ** 2) / 0.5) for scale in AUTO_SCALES], dtype=torch.float32)
+    assert torch.allclose(weights[:, 1], by_hand / by_hand.sum(), atol=1e-5)
+
+
+def test_weights_do_not_depend_on_the_maps_range_nor_on_other_images():
+    maps = torch.rand(3, 5, 2, 20, 20, generator=torch.Generator().manual_seed(0))
+    weights = scale_weights(maps, (0.75, 1.0, 2.0))
+    assert weights.shape == (3, 5, 2)
+    assert torch.allclose(scale_weights(7.0 * maps + 3.0, (0.75, 1.0, 2.0)), weights, atol=1e-5)
+    assert torch.allclose(scale_weights(maps[:, 2:3], (0.75, 1.0, 2.0)), weights[:, 2:3], atol=1e-6)
+    assert torch.isfinite(scale_weights(torch.zeros(2, 1, 4, 4), (1.0, 2.0))).all()
+
+
+def test_auto_is_the_weighted_sum_of_its_scales(tiny_classifier, make_images):
+    images, targets = make_images((64, 64), (64, 64)), ["cat", "dog"]
+    ready = plan(tiny_classifier, CamSettings(scales="auto", layers=("layer3",)))
+    found = extract(ready, squares_of(ready, images), lambda n, _: [n]).maps["layercam"]
+    apart = []
+    for scale in AUTO_SCALES:
+        single = plan(tiny_classifier, CamSettings(scales=(scale,), layers=("layer3",)))
+        maps = extract(single, squares_of(single, images), lambda n, _: [n]).maps["layercam"]
+        apart.append(torch.from_numpy(np.stack([row[0] for row in maps])))
+    stack = torch.stack(apart)  # (scales, 2, S, S)
+    want = (stack * scale_weights(stack, AUTO_SCALES)[..., None, None]).sum(dim=0)
+    for row, grid in zip(found, want, strict=True):
+        assert np.allclose(row[0], grid.numpy(), atol=1e-5)
+    assert len(compute_cams(tiny_classifier, images, targets, scales="auto")["layercam"]) == 2
+
+
+def test_finer_layers_are_raised_before_they_are_averaged(tiny_classifier, make_images):
+    images = make_images((64, 64))
+    ready = plan(tiny_classifier, CamSettings(layers=("stages",)))
+    assert ready.network.layers == ("layer3", "layer4")
+    (row,) = extract(ready, squares_of(ready, images), lambda *_: [0]).maps["layercam"]
+    x = tiny_classifier.preprocess(images)
+    want = torch.zeros(1, 1, 64, 64)
+    for captured in ready.network.forward(x).toward([0]):
+        maps = METHODS["layercam"].function(captured).clamp_min(0)
+        maps = maps / maps.max()
+        maps = torch.tanh(2 * maps) if captured.layer == "layer3" else maps
+        want += torch.nn.functional.interpolate(maps[:, None], size=(64, 64), mode="bilinear") / 2
+    assert np.allclose(row[0], want[0, 0].numpy(), atol=1e-5)
+
+
+def test_larger_views_come_in_smaller_batches(tiny_classifier, make_images):
+    sizes = []
+    tiny_classifier.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[:3:2])))
+    ready = plan(tiny_classifier, CamSettings(scales=(0.5, 1.0, 2.0), layers=("layer3",)))
+    sizes.clear()
+    extract(ready, squares_of(ready, make_images(*[(64, 64)] * 9)), lambda *_: [0])
+    assert sizes == [(9, 64), (9, 32), *[(2, 128)] * 4, (1, 128)]

@@ -2,14 +2,13 @@
 the network hundreds of times."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from camseg.activations import Network
+from camseg.activations import Hook, Network, hooked
 
 
 def folded(network: Network, images: Tensor, targets: Tensor) -> Network:
@@ -51,24 +50,25 @@ def _pairs(network: Network, images: Tensor, targets: Tensor) -> list[tuple[nn.C
     kept: list[Tensor] = []  # so that no other tensor gets the same identity
     taken: list[tuple[nn.Conv2d, str]] = []
 
-    def note(module: nn.Conv2d, _inputs: tuple, output: Tensor) -> None:
+    def note(module: nn.Module, _inputs: tuple, output: object) -> None:
+        assert isinstance(module, nn.Conv2d)
+        assert isinstance(output, Tensor)
         made[id(output)] = module
         kept.append(output)
 
-    def look(name: str) -> Callable[[nn.Module, tuple], None]:
-        def hook(_module: nn.Module, inputs: tuple) -> None:
+    def look(name: str) -> Hook:
+        def hook(_module: nn.Module, inputs: tuple, _output: object) -> None:
             if id(inputs[0]) in made:
                 taken.append((made[id(inputs[0])], name))
 
         return hook
 
-    handles = []
+    hooks: dict[str, Hook] = {}
     for name, module in network.classifier.model.named_modules():
         if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(note))
+            hooks[name] = note
         elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-            handles.append(module.register_forward_pre_hook(look(name)))
-    network.scores(images, targets)
-    for handle in handles:
-        handle.remove()
+            hooks[name] = look(name)
+    with hooked(network.classifier.model, hooks):
+        network.scores(images, targets)
     return taken

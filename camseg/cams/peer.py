@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camseg.activations import Capture, Network, inference, layout_of, list_layers, target_scores
+from camseg.activations import Capture, Hook, Network, hooked, inference, layout_of, list_layers, target_scores
 from camseg.compat import import_torchvision
 from camseg.errors import InputError
 
@@ -201,9 +201,10 @@ def _tapped(network: Network, layers: Sequence[str]) -> Iterator[list[nn.Module]
     one = torch.ones((), device=network.classifier.device, requires_grad=True)
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
 
-    def through(tap: nn.Module) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
-        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+    def through(tap: nn.Module) -> Hook:
+        def hook(_module: nn.Module, _inputs: tuple, output: object) -> Tensor:
             layout = layout_of(output, model)
+            assert isinstance(output, Tensor)
             assert layout is not None  # the capture has this layer's map
             maps = layout.maps(output).clone()
             if not maps.requires_grad:
@@ -212,17 +213,13 @@ def _tapped(network: Network, layers: Sequence[str]) -> Iterator[list[nn.Module]
 
         return hook
 
-    handles = []
+    hooks = {name: through(tap) for name, tap in zip(layers, taps, strict=True)}
     try:
-        with inference(model), torch.inference_mode(False), torch.enable_grad():
+        with inference(model), torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
             for parameter, _ in kept:
                 parameter.grad = None
-            for name, tap in zip(layers, taps, strict=True):
-                handles.append(model.get_submodule(name).register_forward_hook(through(tap)))
             yield taps
     finally:
-        for handle in handles:
-            handle.remove()
         for parameter, gradient in kept:
             parameter.grad = gradient
 

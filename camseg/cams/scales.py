@@ -172,9 +172,10 @@ def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchL
     """Maps of one batch for every method, fused over scales, mirror images and layers.
 
     ``squares``: per scale of ``Plan.input_scales`` uint8 (N, s, s, 3). Every view's maps are divided by
-    their own maximum before they are averaged, so that each view has one voice (with the scales ``auto``, one by
-    ``scale_weights``); with ``raw`` they are averaged as they are. Images without a target that needs a map take part in the first pass only. A batch that does not
-    fit into the device's memory is halved, and later ones are cut as small.
+    their own maximum before they are averaged, so that each view has one voice (``scale_weights`` decides otherwise
+    with the scales ``auto``); with ``raw`` they are averaged as they are. Images without a target that needs a map
+    take part in the first pass only. A batch that does not fit into the device's memory is halved, and later ones
+    are cut as small.
     """
     limit = limit or BatchLimit()
     count, parts, start = len(squares[0]), [], 0
@@ -217,18 +218,20 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams
         for mirrored in (False, True) if settings.flip else (False,):
             if scale == 1.0 and not mirrored:
                 fused.add(first, targets, range(len(targets)), scale, mirrored)
-            elif live:
-                x = classifier.normalise(square[live])
+                continue
+            # As many pixels at once as at scale 1: what fits there fits here, and caches hold it.
+            size = max(1, int(len(targets) / max(1.0, scale**2)))
+            for chunk in (live[start : start + size] for start in range(0, len(live), size)):
+                x = classifier.normalise(square[chunk])
                 x = x.flip(3) if mirrored else x
-                fused.add(plan.network.forward(x, gradients=plan.gradients), targets, live, scale, mirrored)
+                fused.add(plan.network.forward(x, gradients=plan.gradients), targets, chunk, scale, mirrored)
     side = classifier.image_size
     zero = np.zeros((side, side), np.float32)
-    place = {n: i for i, n in enumerate(live)}
     maps = {}
     for name in settings.methods:
         grids = fused.grids(name, side).cpu().numpy() if live else None  # (live, depth, S, S)
         maps[name] = [
-            [zero if target in gated or grids is None else grids[place[n], k] for k, target in enumerate(row)]
+            [zero if target in gated or grids is None else grids[fused.place[n], k] for k, target in enumerate(row)]
             for n, row in enumerate(targets)
         ]
     return BatchCams(maps=maps, targets=targets, probabilities=probabilities)
@@ -238,17 +241,20 @@ class _Fusion:
     """The sums of views' maps, kept apart by scale and size until all are in."""
 
     def __init__(self, plan: Plan, live: Sequence[int], depth: int) -> None:
-        self.plan, self.live, self.depth = plan, list(live), depth
+        self.plan, self.depth = plan, depth
+        self.place = {n: place for place, n in enumerate(live)}
         self.sums: dict[tuple[str, float, int, int], Tensor] = {}
 
     def add(self, view: Forward, targets: Targets, images: Sequence[int], scale: float, mirrored: bool) -> None:
-        """Take in the maps of one pass over ``images``, which hold all that are live."""
+        """Take in the maps of one pass over ``images``; those that are not live were there for their scores."""
+        live = [row for row, n in enumerate(images) if n in self.place]
+        places = [self.place[images[row]] for row in live]
         for k in range(self.depth):
             # An image with fewer targets repeats its first one; that map is not read.
             row = [(targets[n][k] if k < len(targets[n]) else targets[n][0]) if targets[n] else 0 for n in images]
             captures = view.toward(row)
-            if len(self.live) < len(images):  # the first pass, which was for the scores of all
-                captures = tuple(capture.only(self.live) for capture in captures)
+            if len(live) < len(images):
+                captures = tuple(capture.only(live) for capture in captures)
             for name in self.plan.settings.methods:
                 # What is read at the input does not depend on the layer.
                 of = captures if METHODS[name].at == "layer" else captures[-1:]
@@ -257,8 +263,8 @@ class _Fusion:
                     maps = self._maps(name, capture, coarsest, mirrored) / len(of)  # (live, h, w)
                     key = (name, scale, *maps.shape[1:])
                     if key not in self.sums:
-                        self.sums[key] = maps.new_zeros(len(self.live), self.depth, *maps.shape[1:])
-                    self.sums[key][:, k] += maps
+                        self.sums[key] = maps.new_zeros(len(self.place), self.depth, *maps.shape[1:])
+                    self.sums[key][places, k] += maps
 
     def grids(self, name: str, side: int) -> Tensor:
         """One method's fused maps (live, depth, side, side)."""

@@ -22,7 +22,7 @@ def scorecam(capture: Capture) -> Tensor:
     """sum_k softmax_k(S(input * H_k)) A_k -> (N, h, w), H_k = A_k upsampled and scaled to [0, 1].
 
     With ``capture.score_channels`` only that many channels of an image are tried, those that vary most over the
-    map; the others count as much as the least of these. Batch norms are folded into convolutions where the network
+    map; the others count as if they had scored the mean of these. Batch norms are folded into convolutions where the network
     allows it.
 
     Wang et al., Score-CAM, CVPR Workshops 2020, equations 4 to 7. As in its reference implementation
@@ -51,8 +51,8 @@ def scorecam(capture: Capture) -> Tensor:
         low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
         masks = (masks - low) / (high - low + 1e-8)  # (M, 1, H, W)
         scores[n, k] = _scores(network, inputs[n] * masks, targets[n])
-    lowest = scores.masked_fill(~tried, torch.inf).amin(dim=1, keepdim=True)
-    weights = scores.where(tried, lowest).softmax(dim=1)  # (N, C)
+    mean = (scores * tried).sum(dim=1, keepdim=True) / tried.sum(dim=1, keepdim=True)
+    weights = scores.where(tried, mean).softmax(dim=1)  # (N, C)
     return torch.einsum("nc,nchw->nhw", weights, activations)
 
 

@@ -29,6 +29,13 @@ def cams(
     output_stride: options.OutputStride = None,
     scales: options.Scales = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Also look at mirrored images and average.")] = False,
+    score_channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Channels that scorecam tries, those that vary most; default: all.", show_default=False
+        ),
+    ] = None,
+    precision: options.Precision = "float32",
     raw: Annotated[bool, typer.Option("--raw", help="Unnormalised maps as float32 TIFF.")] = False,
     batch_size: options.BatchSize = 16,
     device: options.Device = "auto",
@@ -43,7 +50,14 @@ def cams(
 
     run, data = console.open_run(classifier, images, device, negative, output_stride)
     settings = CamSettings(
-        methods=tuple(method), scales=options.scales(scales), flip=flip, score=score, layers=tuple(layer), raw=raw
+        methods=tuple(method),
+        scales=options.scales(scales),
+        flip=flip,
+        score=score,
+        layers=tuple(layer),
+        score_channels=score_channels,
+        precision=precision,
+        raw=raw,
     )
     folder = console.folder_options(workers, overwrite, dry_run)
     report = cams_folder(data, run, out, settings, targets=target or (), batch_size=batch_size, options=folder)

@@ -15,7 +15,7 @@ def evaluate(
     masks: Annotated[Path, typer.Option(help="Folder of true masks, of the same relative paths.")],
     threshold: Annotated[
         list[str], typer.Option(help="Binarise maps by this, as in camseg masks; also a threshold FILE (repeats).")
-    ] = ["max:0.75"],  # noqa: B006 (typer copies it)
+    ] = ["max:0.7"],  # noqa: B006 (typer copies it)
     save_threshold: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the threshold that is best on these masks.")
     ] = None,

@@ -29,9 +29,10 @@ def layers(
         rows = [{key: getattr(layer, key) for key in keys} for layer in shown]
         console.print_json({**facts, "stages": list(stages), "layers": rows})
         return
-    marks = dict.fromkeys(stages, "stages") | dict.fromkeys(stages[-1:], "auto, stages")
+    marks = {layer.name: "no score reads it" for layer in found if not layer.speaks}
+    marks |= dict.fromkeys(stages, "stages") | dict.fromkeys(stages[-1:], "auto, stages")
     console.print_table(
-        ("layer", "channels", "map", "taken by"),
+        ("layer", "channels", "map", "note"),
         (
             (layer.name, str(layer.channels), f"{layer.height} x {layer.width}", marks.get(layer.name, ""))
             for layer in shown

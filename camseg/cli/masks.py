@@ -13,8 +13,8 @@ def masks(
     out: options.Out,
     threshold: Annotated[
         str,
-        typer.Option(help="0.4, max:0.75 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold FILE."),
-    ] = "max:0.75",
+        typer.Option(help="0.4, max:0.7 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold FILE."),
+    ] = "max:0.7",
     workers: options.Workers = 2,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

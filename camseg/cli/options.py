@@ -50,6 +50,10 @@ OutputStride = Annotated[
         show_default=False,
     ),
 ]
+Precision = Annotated[
+    Literal["float32", "bf16", "fp16"],
+    typer.Option(help="Numbers that the network calculates with up to the layer."),
+]
 Scales = Annotated[
     str,
     typer.Option(
