@@ -22,8 +22,8 @@ def scorecam(capture: Capture) -> Tensor:
     """sum_k softmax_k(S(input * H_k)) A_k -> (N, h, w), H_k = A_k upsampled and scaled to [0, 1].
 
     With ``capture.score_channels`` only that many channels of an image are tried, those that vary most over the
-    map; the others count as if they had scored the mean of these. Batch norms are folded into convolutions where the network
-    allows it.
+    map; the others count as if they had scored the mean of these. Batch norms are folded into convolutions where
+    the network allows it.
 
     Wang et al., Score-CAM, CVPR Workshops 2020, equations 4 to 7. As in its reference implementation
     the weights are a softmax over channels and the baseline, an input of zeros, is left out of it,
