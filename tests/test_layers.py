@@ -83,7 +83,7 @@ def test_the_layer_and_its_maps_in_many_families(arch, make_classifier, make_ima
         ("halonet_h1", 256, "final_conv"),
         ("swin_tiny_patch4_window7_224", 224, "norm"),
         ("tnt_s_legacy_patch16_224", 224, "blocks.11.norm_out"),
-        ("volo_d1_224", 224, "post_network.0"),
+        ("volo_d1_224", 224, "post_network.1.norm1"),
     ],
 )
 def test_the_layer_and_its_maps_in_families_that_want_large_inputs(arch, size, layer, make_classifier, make_images):
