@@ -97,10 +97,8 @@ class Network:
         What lies before the layer runs once, not M times. ``target`` is a class index, int64 ().
         """
         model = self.classifier.model
-        given: list[int] = []
 
         def swap(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-            given.append(len(output))
             new = _layout(output, model, layer).output(activations, output)
             return new.to(output.dtype).clone(memory_format=torch.contiguous_format)
 

@@ -157,6 +157,8 @@ def _refusal(ready: Plan, scale: float) -> str | None:
         try:
             ready.network.forward(blank, gradients=ready.gradients).toward([0])
             known[key] = None
+        except torch.OutOfMemoryError:
+            raise  # which says something of the device at this moment, not of the network
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
             words = " ".join(str(error).split())[:200]
             known[key] = f"{classifier.arch} cannot take inputs of {side} pixels ({words}); choose other --scales"
@@ -268,11 +270,11 @@ class _Fusion:
 
     def grids(self, name: str, side: int) -> Tensor:
         """One method's fused maps (live, depth, side, side)."""
-        views = {scale: torch.zeros(()) for method, scale, *_ in self.sums if method == name}
+        views: dict[float, Tensor] = {}
         for (method, scale, *_), maps in self.sums.items():
             if method == name:
                 grid = functional.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
-                views[scale] = grid if views[scale].ndim == 0 else views[scale] + grid
+                views[scale] = views[scale] + grid if scale in views else grid
         settings = self.plan.settings
         stack = torch.stack(list(views.values())) / (2 if settings.flip else 1)  # (scales, live, depth, side, side)
         if settings.scales != "auto":
