@@ -67,6 +67,10 @@ class SolverError(CamsegError):
     reason = "solver failed"
 
 
+class WorkerError(CamsegError):
+    """A worker process that ended in the middle of its work."""
+
+
 class EvaluationError(CamsegError):
     """Predictions and true masks that do not match: one is missing, or has another size."""
 

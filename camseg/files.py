@@ -1,12 +1,13 @@
 """Whole files, written in one step: a killed run never leaves half a file under its final name."""
 
+import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from camseg.errors import CamsegError
+from camseg.errors import CamsegError, InputError
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -44,6 +45,18 @@ def read_json(path: Path | str, error: type[CamsegError]) -> Any:
         raise error(f"{path}: cannot be read ({problem.strerror})") from None
     except ValueError as problem:
         raise error(f"{path}: not valid JSON ({problem})") from None
+
+
+def sha256(path: Path | str) -> str:
+    """The hash of a file's content, in hexadecimal; raises InputError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read ({problem.strerror})") from None
+    return digest.hexdigest()
 
 
 def _current_umask() -> int:
