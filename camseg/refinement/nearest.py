@@ -1,9 +1,9 @@
 """Trimap -> Mask: each unknown pixel joins the nearest known region."""
 
-import cv2
 import numpy as np
 
 from camseg.arrays import BACKGROUND, FOREGROUND, Mask, Trimap
+from camseg.distances import squared_distance
 
 
 def nearest_known(trimap: Trimap) -> Mask:
@@ -14,8 +14,4 @@ def nearest_known(trimap: Trimap) -> Mask:
     foreground, background = trimap == FOREGROUND, trimap == BACKGROUND
     if not foreground.any() or not background.any():
         return np.full(trimap.shape, foreground.any())
-    to_foreground, to_background = (
-        cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        for known in (foreground, background)
-    )
-    return to_foreground < to_background
+    return squared_distance(foreground) < squared_distance(background)
