@@ -248,6 +248,31 @@ def plot_confusion(matrix: ArrayLike, classes: Sequence[str]) -> Image:
     return _render(figure)
 
 
+def plot_reliability(tables: Mapping[str, NDArray[np.floating]]) -> Image:
+    """Accuracy against confidence, a line for each name; on the diagonal a classifier is as sure as it is right.
+
+    A table (bins, 3) holds for each bin decisions and the sums of their confidence and of right ones, as
+    ``metrics.reliability`` counts them; the larger a dot, the more decisions. Raises InputError if there is no table,
+    or one has another shape or no decision.
+    """
+    if not tables or any(table.ndim != 2 or table.shape[1] != 3 or not table.any() for table in tables.values()):
+        shapes = {name: table.shape for name, table in tables.items()}
+        raise InputError(f"expected tables (bins, 3) with a decision in each; got {shapes}")
+    figure = _figure(4.2, 4.0)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
+    for index, (name, table) in enumerate(tables.items()):
+        decisions, confidence, right = table[table[:, 0] > 0].T
+        color = _LINES[index % len(_LINES)]
+        axes.plot(confidence / decisions, right / decisions, color=color, linewidth=2, label=name)
+        axes.scatter(confidence / decisions, right / decisions, 8 + 120 * decisions / decisions.sum(), color=color)
+    _finish(axes, "confidence", "accuracy")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+    return _render(figure)
+
+
 def plot_threshold_curves(
     curves: Mapping[str, NDArray[np.floating]], *, ylabel: str, marks: Mapping[str, int] | None = None
 ) -> Image:
@@ -280,6 +305,58 @@ def plot_threshold_curves(
     legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
     for text in legend.get_texts():
         text.set_parse_math(False)
+    return _render(figure)
+
+
+def plot_scatter(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, xlabel: str, ylabel: str) -> Image:
+    """Named points with their intervals, for measures in [0, 1].
+
+    Each point is (x, y), and each of these (value, low, high), low and high the ends of its interval. Raises
+    InputError for no point, or values that are not low <= value <= high.
+    """
+    spreads = [spread for point in points.values() for spread in point]
+    if not spreads or any(len(spread) != 3 or not spread[1] <= spread[0] <= spread[2] for spread in spreads):
+        raise InputError(f"expected points of (value, low, high) along each axis, in order; got {dict(points)}")
+    figure = _figure(6.4, 4.2)
+    axes = figure.subplots()
+    for index, (name, ((x, left, right), (y, bottom, top))) in enumerate(points.items()):
+        color = _LINES[index % len(_LINES)]
+        marker = "osD^v"[index // len(_LINES) % 5]
+        axes.plot([left, right], [y, y], color=color, linewidth=1)
+        axes.plot([x, x], [bottom, top], color=color, linewidth=1)
+        axes.plot([x], [y], marker, color=color, markeredgecolor=_PAPER, markersize=8, label=name)
+    _finish(axes, xlabel, ylabel)
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return _render(figure)
+
+
+def plot_kernels(image: Image, kernels: Sequence[NDArray[np.floating]]) -> Image:
+    """Involution kernels as heat maps beside the image: a row for each layer, a column for each group.
+
+    ``kernels`` holds for each layer float (groups, h, w): at every pixel one number of either sign, such as the sum of
+    the weights that the pixel's surroundings are multiplied with; 0 is white. Raises InputError for no layer or other
+    shapes.
+    """
+    check_image(image)
+    if not kernels or any(maps.ndim != 3 or not maps.size for maps in kernels):
+        raise InputError(f"expected kernels (groups, h, w) for each layer; got {[maps.shape for maps in kernels]}")
+    columns = 1 + max(map(len, kernels))
+    figure = _figure(2.6 * columns, 2.4 * len(kernels))
+    panels = figure.subplots(len(kernels), columns, squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    panels[0, 0].imshow(image)
+    panels[0, 0].set_title("image", color=_INK, fontsize=9)
+    for layer, (row, maps) in enumerate(zip(panels, kernels, strict=True), 1):
+        limit = float(np.abs(maps).max()) or 1.0
+        for group, (axes, values) in enumerate(zip(row[1:], maps, strict=False), 1):
+            drawn = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+            axes.set_title(f"layer {layer}, group {group}", color=_INK, fontsize=9)
+        bar = figure.colorbar(drawn, ax=row[len(maps)])
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(colors=_INK, labelsize=8, length=0)
     return _render(figure)
 
 

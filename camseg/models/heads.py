@@ -1,0 +1,138 @@
+"""Plug-in heads: modules between a backbone's last maps and its classifier, free to combine.
+
+Each adds what it found to the maps, at first nothing at all, so that a pretrained backbone is not disturbed. None has
+batch norm: while only the heads are trained, its statistics would stand still.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from camseg.errors import InputError
+
+
+class MixedAttention(nn.Module):
+    """Mixed Attention Block: every place of the maps gathers from all others what resembles it.
+
+    Queries, keys and values are 1x1 convolutions of the maps (N, C, h, w), the first two to C / 8 channels; what
+    attention gathers is added to the maps, scaled by a learned number that starts at 0.
+
+    The attention is that of Vaswani et al., NeurIPS 2017, equation 1, over places as in Wang et al., Non-local Neural
+    Networks, CVPR 2018; the scale is that of Zhang et al., Self-Attention GANs, ICML 2019.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = max(1, channels // 8)
+        self.query = nn.Conv2d(channels, reduced, 1)
+        self.key = nn.Conv2d(channels, reduced, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, maps: Tensor, _images: Tensor) -> Tensor:
+        query, key, value = (layer(maps).flatten(2).mT for layer in (self.query, self.key, self.value))  # (N, h w, C)
+        gathered = functional.scaled_dot_product_attention(query, key, value)
+        return maps + self.scale * gathered.mT.unflatten(2, maps.shape[2:])
+
+
+class ResidualPath(nn.Module):
+    """Residual Path Head: a bottleneck of convolutions beside the way from the last maps to the classifier.
+
+    1x1 to C / 4 channels, 3x3, and 1x1 back to C, with group norm and ReLU between; the result is added to the maps
+    (N, C, h, w), scaled by a learned number that starts at 0.
+
+    The bottleneck is that of He et al., CVPR 2016, figure 5.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = max(1, channels // 4)
+        self.path = nn.Sequential(
+            nn.Conv2d(channels, reduced, 1, bias=False),
+            nn.GroupNorm(1, reduced),
+            nn.ReLU(),
+            nn.Conv2d(reduced, reduced, 3, padding=1, bias=False),
+            nn.GroupNorm(1, reduced),
+            nn.ReLU(),
+            nn.Conv2d(reduced, channels, 1),
+        )
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, maps: Tensor, _images: Tensor) -> Tensor:
+        return maps + self.scale * self.path(maps)
+
+
+class SpatialBoundary(nn.Module):
+    """Spatial Boundary Refinement: every channel may be raised or lowered where the image has edges.
+
+    Edges are the magnitude of the Sobel gradient of the images' mean channel, averaged to the size of the maps
+    (N, C, h, w) and scaled to at most 1 in each image: A <- A (1 + w E), with one learned number w for each channel
+    that starts at 0.
+    """
+
+    sobel: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+        self.register_buffer("sobel", torch.stack((across, across.T))[:, None], persistent=False)  # (2, 1, 3, 3)
+        self.weight = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def edges(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Images (N, 3, H, W) -> their edges (N, 1, h, w), in [0, 1]."""
+        grey = functional.pad(images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        # The root has no slope at 0, which matters to gradients with respect to the image.
+        strength = (functional.conv2d(grey, self.sobel).square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
+        averaged = functional.adaptive_avg_pool2d(strength, size)
+        return averaged / averaged.amax(dim=(2, 3), keepdim=True).clamp_min(1e-3)
+
+    def forward(self, maps: Tensor, images: Tensor) -> Tensor:
+        _, _, height, width = maps.shape
+        return maps * (1 + self.weight * self.edges(images, (height, width)))
+
+
+HEADS: Final = {"mab": MixedAttention, "rph": ResidualPath, "sbr": SpatialBoundary}
+"""By the name that is joined to a backbone's: ``mobilenetv2_100+mab+sbr``."""
+
+
+class WithHeads(nn.Module):
+    """A backbone with heads, in the order of their names: images (N, 3, H, W) -> logits (N, classes).
+
+    Maps are passed on as the backbone gives them, channels first or last. Raises InputError for a backbone whose
+    features are no maps; the heads are children under their own names, and layers that ``--layer`` can name.
+    """
+
+    def __init__(self, backbone: nn.Module, heads: Sequence[str]) -> None:
+        super().__init__()
+        if unknown := [name for name in heads if name not in HEADS]:
+            raise InputError(f"there is no head {unknown[0]!r}; there are {', '.join(HEADS)}")
+        if not all(hasattr(backbone, name) for name in ("forward_features", "forward_head", "num_features")):
+            raise InputError(f"{type(backbone).__name__} keeps no maps apart from its classifier; it takes no heads")
+        self.backbone, self.heads = backbone, tuple(heads)
+        channels: Any = backbone.num_features
+        for name in heads:
+            self.add_module(name, HEADS[name](channels))
+        # What timm states of the backbone holds for the whole.
+        self.num_classes = backbone.num_classes
+        self.output_fmt = getattr(backbone, "output_fmt", "NCHW")
+        config: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
+        classifier = config.get("classifier") or ()
+        names = (classifier,) if isinstance(classifier, str) else classifier
+        self.pretrained_cfg = {**config, "classifier": tuple(f"backbone.{name}" for name in names)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Any = self.backbone.forward_features(x)  # type: ignore[operator]
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise InputError(
+                f"{type(self.backbone).__name__} gives features {shape}, not maps (N, C, h, w); heads can be joined to "
+                "convolutional networks and to transformers with maps, such as swin"
+            )
+        last = getattr(self.output_fmt, "value", self.output_fmt) == "NHWC"
+        maps = features.permute(0, 3, 1, 2) if last else features
+        for name in self.heads:
+            maps = self.get_submodule(name)(maps, x)
+        return self.backbone.forward_head(maps.permute(0, 2, 3, 1) if last else maps)  # type: ignore[operator]
