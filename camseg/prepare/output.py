@@ -1,0 +1,333 @@
+"""Inputs -> PNG images, their masks and ``labels.csv``: the folder that every preparation writes, and its one loop.
+
+``OUT/<name>.png`` are the images, ``OUT/masks/<name>.png`` their true masks where there are any, and
+``OUT/labels.csv`` lists the images with what is known of them. Nothing else is written.
+"""
+
+import csv
+import importlib
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from threading import Event
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.arrays import Mask
+from camseg.errors import CamsegError, InputError, OutputError
+from camseg.files import write_text
+from camseg.images import Found, write_image, write_mask
+from camseg.progress import Progress, Say, silent, unheard
+
+LABELS = "labels.csv"
+MASKS = "masks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One input file."""
+
+    path: Path
+    """The file."""
+    name: str
+    """Its path below the folder of inputs without suffix, or what else no other input's outputs begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image to write, and its line of ``labels.csv``."""
+
+    name: str
+    """Its path below the output folder, without suffix."""
+    image: NDArray[np.uint8]
+    """Grey (H, W) or RGB (H, W, 3)."""
+    group: str
+    """The patient, volume or video."""
+    source: str
+    """The input that it was made of."""
+    label: str = ""
+    """The class; several are joined by ``;``; "" = none of the classes."""
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    """True masks (H, W) by their path below ``OUT/masks``, without suffix."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One image that was not made, though nothing failed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How a folder is worked through; none of these changes a result."""
+
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    """Inputs that are read and written at once, each by a thread."""
+    overwrite: bool = False
+    """Remove what an earlier run wrote first."""
+    dry_run: bool = False
+    """Check the names and folders, count the inputs, write nothing."""
+    progress: Progress = silent
+    """Shows how far the work is."""
+    say: Say = unheard
+    """Hears of every failed input."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"expected at least 1 worker, got {self.workers}")
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What became of the inputs."""
+
+    planned: int = 0
+    """Inputs that a dry run would take up."""
+    done: int = 0
+    """Inputs finished."""
+    images: int = 0
+    """Images written, those of inputs that failed later included."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """How many images were left out, by the reason."""
+    failed: list[str] = field(default_factory=list)
+    """What went wrong, one line for each input that failed."""
+
+
+AnySource = TypeVar("AnySource", bound=Source)
+
+
+def write_pictures(
+    title: str,
+    inputs: Sequence[AnySource],
+    make: Callable[[AnySource], Iterable[Picture | Skipped]],
+    out: Path | str,
+    *,
+    root: Path,
+    labelled: bool,
+    options: PrepareOptions | None = None,
+    failures: Sequence[tuple[Path, str]] = (),
+) -> Report:
+    """Write what ``make`` makes of every input, then ``labels.csv`` with ``image[,label],group,source``.
+
+    An input that fails, whatever the error, becomes a line of the report; images that it gave before stay, as do
+    those of a run that is interrupted. The column ``label`` is left out where nothing is ``labelled``, for an empty
+    cell would say that the image holds none of the classes. ``failures``: folders that could not be listed.
+
+    Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError when ``out`` holds
+    other files.
+    """
+    options = options or PrepareOptions()
+    out = Path(out)
+    _check_apart([one.path for one in inputs], root, out)
+    _check_names(inputs)
+    earlier = _check_empty(out, options.overwrite)
+    if options.dry_run:
+        return Report(planned=len(inputs))
+    _remove(out, earlier)
+
+    report = Report()
+    for path, reason in failures:
+        _note_failure(report, f"{path}: {reason}", options.say)
+    rows: list[Picture] = []
+    stop = Event()
+    pool = ThreadPoolExecutor(options.workers, thread_name_prefix="camseg")
+    try:
+        results = pool.map(lambda one: _take(one, make, out, stop), inputs)
+        for result in options.progress(results, len(inputs), title):
+            rows += result.rows
+            report.skipped += result.skipped
+            report.images += len(result.rows)
+            report.done += result.error is None
+            if result.error is not None:
+                _note_failure(report, result.error, options.say)
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        write_text(out / LABELS, _labels(rows, labelled))
+    return report
+
+
+def find_inputs(root: Path | str, accept: Callable[[Path], bool], expected: str) -> Found:
+    """Find the files below a folder that ``accept`` takes, or the one file that ``root`` names.
+
+    Linked folders are entered once; hidden files and folders are passed over. Raises InputError when there is
+    nothing; ``expected`` names what there should be.
+    """
+    root = Path(root)
+    if root.is_file():
+        return Found(root=root.parent, files=(root,))
+    if not root.is_dir():
+        raise InputError(f"expected {expected}, or a folder of them; {root} does not exist")
+    files: list[Path] = []
+    failures: list[tuple[Path, str]] = []
+    seen = {os.path.realpath(root)}
+
+    def is_new(folder: str) -> bool:
+        known = len(seen)
+        seen.add(os.path.realpath(folder))
+        return len(seen) > known
+
+    def refuse(error: OSError) -> None:
+        failures.append((Path(error.filename), error.strerror or type(error).__name__))
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        subfolders[:] = [
+            name for name in sorted(subfolders) if not name.startswith(".") and is_new(os.path.join(folder, name))
+        ]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files += [path for path in paths if accept(path)]
+    if not files and not failures:
+        raise InputError(f"nothing to read in {root}: expected {expected}")
+    files.sort(key=lambda path: path.relative_to(root).as_posix())
+    return Found(root=root, files=tuple(files), failures=tuple(sorted(failures)))
+
+
+def source_name(path: Path, root: Path, suffixes: Iterable[str]) -> str:
+    """The path below ``root`` with ``/`` between, without whichever of the suffixes it ends in."""
+    name = path.relative_to(root).as_posix()
+    ending = max((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), key=len, default="")
+    return name[: len(name) - len(ending)]
+
+
+def by_name(names: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by their names; raises InputError when two have one name."""
+    found: dict[str, Path] = {}
+    for name, path in names:
+        if (first := found.setdefault(name, path)) != path:
+            raise InputError(f"{first} and {path} have the same name but for the suffix; rename or remove one")
+    return found
+
+
+def check_class(name: str) -> str:
+    """Return a class name that can be a folder and a cell of ``labels.csv``; raise InputError for others."""
+    if name != name.strip() or name.casefold() in ("", ".", "..", MASKS) or any(mark in name for mark in "/\\;"):
+        raise InputError(f"expected a class name without / \\ ; or spaces around it, and not {MASKS}; got {name!r}")
+    return name
+
+
+def require(module: str, extra: str) -> Any:
+    """Import an optional library; raise InputError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise InputError(f"this needs {library} ({error}); install it with: pip install 'camseg[{extra}]'") from None
+
+
+@dataclass(kw_only=True)
+class _Result:
+    rows: list[Picture] = field(default_factory=list)  # without their pixels
+    skipped: Counter[str] = field(default_factory=Counter)
+    error: str | None = None
+
+
+_NO_PIXELS = np.zeros((0, 0), np.uint8)
+
+
+def _take(one: AnySource, make: Callable[[AnySource], Iterable[Picture | Skipped]], out: Path, stop: Event) -> _Result:
+    result = _Result()
+    try:
+        for made in make(one):
+            if stop.is_set():
+                break
+            if isinstance(made, Skipped):
+                result.skipped[made.reason] += 1
+                continue
+            _check_encodable(made.name)
+            write_image(out / f"{made.name}.png", made.image)
+            for name, mask in made.masks.items():
+                write_mask(out / MASKS / f"{name}.png", mask)
+            result.rows.append(
+                Picture(name=made.name, image=_NO_PIXELS, group=made.group, source=made.source, label=made.label)
+            )
+    except Exception as error:  # what libraries raise on damaged files is of every kind
+        result.error = _words(one.path, error)
+    return result
+
+
+def _check_encodable(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError("the file name is no UTF-8, which labels.csv is; rename it") from None
+
+
+def _words(path: Path, error: Exception) -> str:
+    """One line that names the file; errors that nobody foresaw also say their kind."""
+    place, text = (" ".join(str(part).split()) for part in (path, error))
+    text = text if isinstance(error, CamsegError) else f"{type(error).__name__}: {text}"
+    return text if place in text else f"{place}: {text}"
+
+
+def _note_failure(report: Report, error: str, say: Say) -> None:
+    report.failed.append(error)
+    say(f"failed: {error}")
+
+
+def _labels(rows: Iterable[Picture], labelled: bool) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "label", "group", "source") if labelled else ("image", "group", "source"))
+    for row in rows:
+        # Readers strip cells; ./ keeps the space that a folder's name may begin with.
+        image = f"./{row.name}.png" if row.name[0].isspace() else f"{row.name}.png"
+        writer.writerow((image, row.label, row.group, row.source) if labelled else (image, row.group, row.source))
+    return text.getvalue()
+
+
+def _check_apart(files: Sequence[Path], root: Path, out: Path) -> None:
+    """Raise InputError when outputs and inputs would mix: what is written would be an input of the next run."""
+    folder = os.path.join(os.path.realpath(out), "")
+    for file in files:
+        if os.path.realpath(file).startswith(folder):
+            raise InputError(f"the inputs lie in the output folder {out}, as does {file}; choose another --out")
+    # A single file has its own folder as root, where other things may lie.
+    if len(files) > 1 and root.is_dir() and folder.startswith(os.path.join(os.path.realpath(root), "")):
+        raise InputError(f"the output folder {out} lies in the folder of inputs {root}; choose another --out")
+
+
+def _check_names(inputs: Iterable[Source]) -> None:
+    """Raise InputError when two inputs would write one file, also on file systems that ignore case."""
+    known: dict[str, Path] = {}
+    for one in inputs:
+        if (first := known.setdefault(one.name.casefold(), one.path)) is not one.path:
+            raise InputError(f"{first} and {one.path} would write the same output; rename or remove one")
+        if one.name.partition("/")[0].casefold() == MASKS:
+            raise InputError(f"{one.path} would be written among the masks; rename what is called {MASKS}")
+
+
+def _check_empty(out: Path, overwrite: bool) -> list[str]:
+    """The files that an earlier run wrote to ``out``; raises OutputError when ``out`` cannot be written to."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the outputs; {out} is a file")
+    if not overwrite:
+        if out.exists() and any(out.iterdir()):
+            raise OutputError(f"{out} holds other files; choose an empty --out, or --overwrite to write there")
+        return []
+    try:
+        with (out / LABELS).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OutputError(f"{out / LABELS} cannot be read ({error}); choose another --out") from None
+    if rows and not {"image", "group", "source"} <= rows[0].keys():
+        raise OutputError(f"{out / LABELS} was not written by camseg prepare; choose another --out")
+    images = [PurePath(row["image"] or "") for row in rows]
+    return [image.as_posix() for image in images if not image.is_absolute() and ".." not in image.parts]
+
+
+def _remove(out: Path, images: Iterable[str]) -> None:
+    """Delete the images and their masks, which lie at their names below ``masks`` or a class's folder there."""
+    folders = [out, out / MASKS, *(path for path in (out / MASKS).glob("*") if path.is_dir())]
+    for image in images:
+        for folder in folders:
+            if (folder / image).is_file() and image.endswith(".png"):
+                (folder / image).unlink()

@@ -1,0 +1,273 @@
+"""Images and masks -> crops around the objects, and crops of the same place where there is none.
+
+The regions of interest of Guan and Loew: each side of an object's box is padded by a random 10 to 30 % of the
+box's size, and the negative example is the same region of the paired image, such as the other breast's.
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.random import PCG64, Generator
+
+from camseg.arrays import Image, Mask, check_same_size
+from camseg.datasets import Dataset, Sample, load_images
+from camseg.errors import DatasetError, ImageError, InputError
+from camseg.images import Window, check_window, find_images, read_image, read_mask, relative_name
+from camseg.prepare.output import Picture, PrepareOptions, Report, Skipped, Source, by_name, check_class, write_pictures
+
+POSITIVE = "positive"
+"""The class of crops around objects where their image has no label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoiSettings:
+    """What is cut out."""
+
+    per: Literal["object", "image"] = "object"
+    """One crop for each object, an 8-connected piece of the mask, or one around all objects of an image."""
+    padding: tuple[float, float] = (0.1, 0.3)
+    """Least and greatest padding of each side, as a share of the box's height or width."""
+    min_area: int = 1
+    """Objects of fewer pixels get no crop."""
+    negative: str = "negative"
+    """Class of the crops from paired images; images of this class have no object, and need no mask."""
+    mirror: bool = False
+    """Take the mirrored place of the paired image, as when it shows the other side of the body."""
+    window: Window = "full"
+    """How 16-bit and float pixels become 8-bit."""
+    seed: int = 0
+    """Start of the random padding, which depends on this and the image's name alone."""
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        check_class(self.negative)
+        if self.per not in ("object", "image"):
+            raise InputError(f"expected crops per object or per image; got {self.per!r}")
+        if not 0.0 <= self.padding[0] <= self.padding[1] < np.inf:
+            raise InputError(f"expected a least and a greatest padding of 0 or more; got {self.padding}")
+        if self.min_area < 1:
+            raise InputError(f"expected a least area of 1 pixel or more; got {self.min_area}")
+
+
+class Box(NamedTuple):
+    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right``, the ends not included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """What cuts the box out of an array (H, W, ...)."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    path: Path
+    name: str
+    mask: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Input(Source):
+    label: str
+    sample: Sample
+    mask: Path | None
+    group: str
+    pair: _Pair | None
+
+
+def prepare_rois(
+    images: Path | str,
+    masks: Path | str,
+    out: Path | str,
+    settings: RoiSettings | None = None,
+    options: PrepareOptions | None = None,
+) -> Report:
+    """Write crops ``OUT/<class>/<path>_<number>.png``, their masks ``OUT/masks/...`` and ``OUT/labels.csv``.
+
+    ``images``: a folder of class folders, an image, or a CSV ``image[,label][,pair][,group]``, where ``pair`` is the
+    image, by its path from the CSV, that negative crops are taken from. Such a crop is left out where it would
+    overlap an object of the pair's own mask, or leave the pair. ``masks``: a folder of masks at the images' paths.
+    Crops around objects carry their image's label; images of the negative class, or with an empty label, give none.
+    The group is the CSV's, else the image; an image and its pair are of one group.
+
+    Raises InputError, DatasetError, OutputError.
+    """
+    settings = settings or RoiSettings()
+    dataset = load_images(images)
+    found = find_images(masks)
+    mask_files = by_name((relative_name(path, found.root), path) for path in found.files)
+    if len(dataset.samples) == 1 and Path(masks).is_file():
+        mask_files = {dataset.samples[0].name: Path(masks)}
+    pairs = _read_pairs(dataset, mask_files)
+    groups = _groups(dataset.samples, pairs)
+    by_name((sample.name, sample.path) for sample in dataset.samples)  # negatives are named after it
+    inputs = []
+    for sample in dataset.samples:
+        if sample.labels in ((), (settings.negative,)):
+            continue
+        label = check_class(_label(sample))
+        inputs.append(
+            _Input(
+                path=sample.path,
+                # So begin the crops around objects; a class folder that the image lies in is not repeated.
+                name=f"{label}/{sample.name.removeprefix(f'{label}/')}",
+                label=label,
+                sample=sample,
+                mask=mask_files.get(sample.name),
+                group=groups[sample.path],
+                pair=pairs.get(sample.path),
+            )
+        )
+    if all(one.mask is None for one in inputs):
+        example = f", such as {inputs[0].sample.name}" if inputs else ""
+        raise InputError(
+            f"{masks} holds no mask of an image with an object: expected masks at the images' paths{example}"
+        )
+    return write_pictures(
+        "prepare rois",
+        inputs,
+        lambda one: _crops(one, settings),
+        out,
+        root=dataset.root,
+        labelled=True,
+        options=options,
+        failures=(*dataset.failures, *found.failures),
+    )
+
+
+def find_boxes(mask: Mask, per: Literal["object", "image"] = "object", min_area: int = 1) -> list[Box]:
+    """The box of each object of at least ``min_area`` pixels, or the one box around these, for a mask bool (H, W).
+
+    Objects are 8-connected; they come in the order of their first pixels in reading order.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    numbers, first = np.unique(labels, return_index=True)
+    boxes = []
+    for number in numbers[np.argsort(first)]:
+        left, top, width, height, area = (int(value) for value in stats[number])
+        if number and area >= min_area:
+            boxes.append(Box(top, left, top + height, left + width))
+    if per == "image" and boxes:
+        tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+        return [Box(min(tops), min(lefts), max(bottoms), max(rights))]
+    return boxes
+
+
+def pad_box(box: Box, shape: Sequence[int], shares: Iterable[float]) -> Box:
+    """The box with its top, left, bottom and right moved out by shares of its height and width, inside (H, W)."""
+    height, width = box.bottom - box.top, box.right - box.left
+    top, left, bottom, right = (
+        round(share * side) for share, side in zip(shares, (height, width, height, width), strict=True)
+    )
+    return Box(
+        max(box.top - top, 0),
+        max(box.left - left, 0),
+        min(box.bottom + bottom, shape[0]),
+        min(box.right + right, shape[1]),
+    )
+
+
+def _crops(one: _Input, settings: RoiSettings) -> Iterator[Picture | Skipped]:
+    """The crops around the objects of an image, and those of the same places of its pair."""
+    if one.mask is None:
+        raise ImageError(
+            f"{one.path}: no mask at {one.sample.name}; an image without object has the class {settings.negative!r} "
+            "or an empty label"
+        )
+    image, mask = _read(one.path, one.mask, settings.window)
+    boxes = find_boxes(mask, settings.per, settings.min_area)
+    if not boxes:
+        yield Skipped("images without an object that is large enough")
+        return
+    low, high = settings.padding
+    chance = _generator(settings.seed, one.sample.name)
+    boxes = [pad_box(box, mask.shape, low + (high - low) * chance.random(4)) for box in boxes]
+    ends = [f"_{number}" for number in range(1, len(boxes) + 1)] if settings.per == "object" else [""]
+    for box, end in zip(boxes, ends, strict=True):
+        yield _picture(one.name + end, one.label, image, mask, box, one.group, one.sample.name)
+    if one.pair is None:
+        return
+    image, mask = _read(one.pair.path, one.pair.mask, settings.window)
+    height, width = mask.shape
+    for box, end in zip(boxes, ends, strict=True):
+        # In a mirrored image columns count from the other edge, wherever a pair of another width has it.
+        place = Box(box.top, width - box.right, box.bottom, width - box.left) if settings.mirror else box
+        if place.left < 0 or place.right > width or place.bottom > height:
+            yield Skipped("negatives that would leave the paired image")
+        elif mask[place.slices].any():
+            yield Skipped("negatives that would overlap an object of the paired image")
+        else:
+            name = f"{settings.negative}/{one.sample.name}{end}"
+            yield _picture(name, settings.negative, image, mask, place, one.group, one.pair.name)
+
+
+def _picture(name: str, label: str, image: Image, mask: Mask, box: Box, group: str, source: str) -> Picture:
+    crop = np.ascontiguousarray(image[box.slices])
+    return Picture(name=name, image=crop, group=group, source=source, label=label, masks={name: mask[box.slices]})
+
+
+def _read(path: Path, mask_path: Path | None, window: Window) -> tuple[Image, Mask]:
+    image = read_image(path, window)
+    mask = np.zeros(image.shape[:2], np.bool_) if mask_path is None else read_mask(mask_path)
+    check_same_size(image, mask, f"{path} and its mask")
+    return image, mask
+
+
+def _generator(seed: int, name: str) -> Generator:
+    """Random numbers of one image, whatever other images there are."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+    return Generator(PCG64(int.from_bytes(digest, "big")))
+
+
+def _label(sample: Sample) -> str:
+    if sample.labels is None:
+        return POSITIVE
+    if len(sample.labels) > 1:
+        raise DatasetError(f"{sample.path}: expected one label, the class of its crops; got {';'.join(sample.labels)}")
+    return sample.labels[0]
+
+
+def _read_pairs(dataset: Dataset, masks: Mapping[str, Path]) -> dict[Path, _Pair]:
+    """What the column ``pair`` of the CSV says, by the image's path; nothing for a folder."""
+    if not dataset.root.is_file():
+        return {}
+    names = {sample.path: sample.name for sample in dataset.samples}
+    pairs = {}
+    with dataset.root.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+        for row in reader:
+            cell = (row.get("pair") or "").strip()
+            if cell:
+                path = dataset.root.parent / cell
+                name = names.get(path) or PurePath(cell).with_suffix("").as_posix()
+                pairs[dataset.root.parent / row["image"].strip()] = _Pair(path=path, name=name, mask=masks.get(name))
+    return pairs
+
+
+def _groups(samples: Sequence[Sample], pairs: Mapping[Path, _Pair]) -> dict[Path, str]:
+    """The group of every image, by its path: the CSV's, else the image's name; one for all that pairs join."""
+    given = {sample.group for sample in samples}
+    above: dict[str, str] = {}
+
+    def top(key: str) -> str:
+        while above.get(key, key) != key:
+            key = above[key]
+        return key
+
+    keys = {sample.path: sample.group or sample.name for sample in samples}
+    for path, pair in pairs.items():
+        joined = (top(keys[path]), top(keys.get(pair.path, pair.name)))
+        first, second = sorted(joined, key=lambda key: (key not in given, key))
+        above[second] = first
+    return {path: top(key) for path, key in keys.items()}

@@ -1,0 +1,214 @@
+"""NIfTI volumes and label volumes -> slices and their masks.
+
+Slices lie as radiologists look at them, as in DICOM: an axial one has the patient's front on top and the
+right side on the left, a coronal one the head on top and the right side on the left, a sagittal one the head on
+top and the front on the left. Voxels become pixels as they are; nothing is resampled.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.arrays import Mask, quantise
+from camseg.errors import ImageError, InputError
+from camseg.images import Window, check_window
+from camseg.prepare.output import (
+    Picture,
+    PrepareOptions,
+    Report,
+    Skipped,
+    Source,
+    by_name,
+    check_class,
+    find_inputs,
+    require,
+    source_name,
+    write_pictures,
+)
+
+SUFFIXES = (".nii", ".nii.gz")
+AXES = MappingProxyType({"sagittal": 0, "coronal": 1, "axial": 2})
+"""The axis of a volume in canonical orientation (right, anterior, superior) that a slice is perpendicular to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceSettings:
+    """How volumes are cut."""
+
+    axis: str = "axial"
+    """``axial``, ``coronal`` or ``sagittal``."""
+    window: Window = "percentile"
+    """``percentile`` (0.5 to 99.5), ``full`` (least to greatest value), both of the whole volume, or ``LOW,HIGH``."""
+    channel: int | None = None
+    """Which of a 4D volume's volumes is cut; None: there is only one."""
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"positive": ()})
+    """The label values that make each class's mask; () = any but 0. With several classes, a slice may show several."""
+    negative: str = "negative"
+    """Label of slices without the class, where there is one class; with several, they have an empty label."""
+    min_area: int = 1
+    """Slices that show fewer pixels of a class than this, but some, are left out: they are neither."""
+    skip_empty: bool = False
+    """Leave out slices whose pixels are all equal after the window."""
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        for name in (*self.classes, self.negative):
+            check_class(name)
+        if self.axis not in AXES:
+            raise InputError(f"expected an axis {', '.join(AXES)}; got {self.axis!r}")
+        if not self.classes or self.negative in self.classes:
+            raise InputError(f"expected one class or more, and none of the negative's name {self.negative!r}")
+        if self.min_area < 1:
+            raise InputError(f"expected a least area of 1 pixel or more; got {self.min_area}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Volume(Source):
+    labels: Path | None
+
+
+def prepare_slices(
+    volumes: Path | str,
+    out: Path | str,
+    settings: SliceSettings | None = None,
+    *,
+    labels: Path | str | None = None,
+    options: PrepareOptions | None = None,
+) -> Report:
+    """Write ``OUT/<volume>/<slice>.png`` and ``OUT/labels.csv``; with ``labels`` also ``OUT/masks/<volume>/...``.
+
+    ``volumes``: a folder of NIfTI files, or one. ``labels``: label volumes of the same names, on the same grid. With
+    several classes masks lie at ``OUT/masks/<class>/<volume>/<slice>.png``. Slices are counted from 0 from the
+    patient's left, back or foot. The group is the volume.
+
+    Raises InputError, also when nibabel is not installed; OutputError.
+    """
+    settings = settings or SliceSettings()
+    nibabel = require("nibabel", "nifti")
+    found = find_inputs(volumes, _is_nifti, "NIfTI volumes (.nii, .nii.gz)")
+    label_files: dict[str, Path] = {}
+    failures = found.failures
+    if labels is not None:
+        label_found = find_inputs(labels, _is_nifti, "NIfTI label volumes (.nii, .nii.gz)")
+        label_files = by_name((source_name(path, label_found.root, SUFFIXES), path) for path in label_found.files)
+        failures += label_found.failures
+        if Path(labels).is_file() and len(found.files) == 1:
+            label_files = {source_name(found.files[0], found.root, SUFFIXES): Path(labels)}
+    inputs = []
+    for path in found.files:
+        name = source_name(path, found.root, SUFFIXES)
+        inputs.append(_Volume(path=path, name=name, labels=label_files.get(name)))
+    if labels is not None and all(one.labels is None for one in inputs):
+        raise InputError(f"{labels} holds no label volume of any volume: expected names such as {inputs[0].path.name}")
+    return write_pictures(
+        "prepare slices",
+        inputs,
+        partial(_slices, nibabel=nibabel, settings=settings, labelled=labels is not None),
+        out,
+        root=found.root,
+        labelled=labels is not None,
+        options=options,
+        failures=failures,
+    )
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _slices(one: _Volume, nibabel: Any, settings: SliceSettings, labelled: bool) -> Iterator[Picture | Skipped]:
+    volume = _load(one.path, nibabel)
+    values = _one_volume(volume.get_fdata(dtype=np.float32), settings.channel)
+    masks = _read_masks(one, volume, values.shape, nibabel, settings) if labelled else {}
+    low, high = _limits(values, settings.window)
+    count = values.shape[AXES[settings.axis]]
+    for index in range(count):
+        pixels = _cut(values, settings.axis, index)
+        # What is not a number, such as the outside of a registered volume, is dark.
+        pixels = np.nan_to_num((pixels - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
+        image = np.ascontiguousarray(quantise(pixels))
+        cuts = {name: _cut(mask, settings.axis, index) for name, mask in masks.items()}
+        areas = {name: np.count_nonzero(mask) for name, mask in cuts.items()}
+        if any(0 < area < settings.min_area for area in areas.values()):
+            yield Skipped("slices with an object smaller than the least area")
+            continue
+        if settings.skip_empty and image.min() == image.max():
+            yield Skipped("empty slices")
+            continue
+        name = f"{one.name}/{index:0{max(3, len(str(count - 1)))}d}"
+        label = ";".join(name for name, area in areas.items() if area)
+        alone = len(settings.classes) == 1
+        yield Picture(
+            name=name,
+            image=image,
+            group=one.name,
+            source=one.name,
+            label=label or (settings.negative if alone else ""),
+            masks={name if alone else f"{key}/{name}": mask for key, mask in cuts.items()},
+        )
+
+
+def _load(path: Path, nibabel: Any) -> Any:
+    """A volume in canonical orientation, not yet in memory if it is stored so."""
+    image = nibabel.load(path)
+    if not isinstance(image, nibabel.spatialimages.SpatialImage):
+        raise ImageError(f"{path}: expected a volume; it holds a {type(image).__name__}")
+    return nibabel.as_closest_canonical(image)
+
+
+def _one_volume(values: NDArray, channel: int | None) -> NDArray:
+    """The 3D volume (X, Y, Z) of a 3D or 4D array."""
+    while values.ndim > 4 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim == 4 and (channel is not None or values.shape[3] == 1):
+        if not 0 <= (channel or 0) < values.shape[3]:
+            raise ImageError(f"expected a channel from 0 to {values.shape[3] - 1}; got {channel}")
+        values = values[..., channel or 0]
+    if values.ndim != 3 or values.size == 0:
+        hint = f"; choose a channel from 0 to {values.shape[3] - 1}" if values.ndim == 4 else ""
+        raise ImageError(f"expected a 3D volume; its shape is {values.shape}{hint}")
+    return values
+
+
+def _read_masks(
+    one: _Volume, volume: Any, shape: tuple[int, ...], nibabel: Any, settings: SliceSettings
+) -> dict[str, Mask]:
+    """The mask (X, Y, Z) of every class."""
+    if one.labels is None:
+        raise ImageError(f"{one.path}: no label volume of the same name")
+    labels = _load(one.labels, nibabel)
+    values = _one_volume(np.asanyarray(labels.dataobj), None)
+    if values.shape != shape:
+        raise ImageError(f"{one.path} and its labels differ in size: {shape} and {values.shape}")
+    # A hundredth of a voxel's edge is what headers in single precision may differ by.
+    edge = np.abs(volume.affine[:3, :3]).max()
+    if np.abs(volume.affine - labels.affine).max() > 0.01 * edge:
+        raise ImageError(f"{one.path} and its labels {one.labels} lie elsewhere in space, by their headers' affines")
+    whole = np.rint(values)
+    if not np.array_equal(whole, values):
+        raise ImageError(f"{one.labels}: expected whole numbers as labels; it holds others")
+    return {name: np.isin(whole, wanted) if wanted else whole != 0 for name, wanted in settings.classes.items()}
+
+
+def _limits(values: NDArray, window: Window) -> tuple[float, float]:
+    """The values that become black and white."""
+    if window not in ("percentile", "full"):
+        low, high = (float(part) for part in window.split(","))
+        return low, high
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        raise ImageError("none of its values is a finite number")
+    low, high = np.percentile(finite, (0.5, 99.5)) if window == "percentile" else (finite.min(), finite.max())
+    # A volume of one value is black.
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _cut(volume: NDArray, axis: str, index: int) -> NDArray:
+    """A slice (H, W) of a canonical volume (X, Y, Z): both of its axes point the other way in an image."""
+    return np.take(volume, index, axis=AXES[axis])[::-1, ::-1].T
