@@ -1,16 +1,17 @@
 """(Image, seed) -> Image: the random changes under which a label stays true."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 
 from camseg.arrays import Image
+from camseg.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Ranges of the random changes; all zero and False changes nothing."""
+    """Ranges of the random changes, checked when made; all zero and False changes nothing."""
 
     rotation: float = 20.0
     """Largest rotation either way, degrees."""
@@ -24,6 +25,14 @@ class Augmentation:
     """Largest change of brightness either way, as a share of the full range."""
     contrast: float = 0.3
     """Largest relative change of contrast either way, about the image's mean."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) != (field.name == "mirror"):
+                raise InputError(f"expected numbers, and for mirror true or false; got {field.name} {value!r}")
+            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise InputError(f"expected {field.name} of at least 0, got {value!r}")
 
 
 NONE = Augmentation(rotation=0.0, zoom=0.0, shift=0.0, mirror=False, brightness=0.0, contrast=0.0)

@@ -55,17 +55,26 @@ class _Squares(TorchDataset):
 
 
 class EpochSampler(Sampler):
-    """This process's share of a shuffled epoch, as (epoch, index): workers need no other news of the epoch."""
+    """This process's share of a shuffled epoch, as (epoch, index): workers need no other news of the epoch.
 
-    def __init__(self, count: int, seed: int, processes: Accelerator) -> None:
-        self.count, self.seed, self.processes = count, seed, processes
+    With ``shares`` float64 (count,), which sum to 1, indices are drawn with these probabilities and put back.
+    """
+
+    def __init__(
+        self, count: int, seed: int, processes: Accelerator, shares: NDArray[np.float64] | None = None
+    ) -> None:
+        self.count, self.seed, self.processes, self.shares = count, seed, processes, shares
         self.epoch = 0
 
     def __len__(self) -> int:
         return -(-self.count // self.processes.num_processes)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        random = np.random.default_rng((self.seed, self.epoch))
+        if self.shares is None:
+            order = random.permutation(self.count)
+        else:
+            order = random.choice(self.count, self.count, p=self.shares)
         # Repeated from its start, so that every process takes the same number of steps.
         padded = np.resize(order, len(self) * self.processes.num_processes)
         for index in padded[self.processes.process_index :: self.processes.num_processes]:

@@ -216,6 +216,43 @@ def classification_metrics(
     }
 
 
+def reliability(
+    truth: NDArray[np.integer] | NDArray[np.floating] | NDArray[np.bool_],
+    probabilities: NDArray[np.floating],
+    multi_label: bool,
+    bins: int = 15,
+) -> NDArray[np.float64]:
+    """How sure a classifier was of what it decided, and how often it was right, in bins of equal width.
+
+    truth: class indices, int (N,), or for multi-label 0 or 1 (N, C); probabilities: (N, C) in [0, 1]. A decision is
+    the likeliest class of an image; for multi-label each of its N C yes or no, made with max(p, 1 - p). Returns
+    float64 (bins, 3): decisions, and sums of confidence and of right ones; bin m holds confidences in
+    (m / bins, (m + 1) / bins]. Raises InputError for shapes that do not fit.
+    """
+    shape = probabilities.shape
+    if len(shape) != 2 or 0 in shape or truth.shape != (shape if multi_label else shape[:1]) or bins < 1:
+        raise InputError(f"expected probabilities (N, C), truth like them and bins; got {shape}, {truth.shape}, {bins}")
+    if multi_label:
+        confidence = np.maximum(probabilities, 1.0 - probabilities).ravel()
+        right = ((probabilities >= 0.5) == (truth > 0)).ravel()
+    else:
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    confidence = confidence.astype(np.float64)
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    sums = (np.bincount(bin_of, weights=values, minlength=bins) for values in (np.ones(len(right)), confidence, right))
+    return np.stack(tuple(sums), axis=1)
+
+
+def expected_calibration_error(table: NDArray[np.float64]) -> float:
+    """The mean difference of confidence and accuracy, in [0, 1], over bins weighted by their decisions.
+
+    table: of ``reliability``.
+    Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (ICML 2017), equation 3.
+    """
+    decisions, confidence, right = table.T
+    return float(np.abs(confidence - right).sum() / decisions.sum())
+
+
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64], counts: Counts) -> NDArray[np.float64]:
     both_empty = (counts.predicted == 0) & (counts.actual == 0)
     return np.where(both_empty, 1.0, part / np.maximum(whole, 1))

@@ -1,4 +1,4 @@
-"""Labelled images -> a classifier run: warm-up, fine-tuning, early stopping, the best epoch kept.
+"""Labelled images -> a classifier run: warm-up, fine-tuning, early stopping, the best epoch kept, calibration.
 
 Runs through accelerate: on one device as it is, on several with ``accelerate launch``. All randomness
 follows from seed, epoch and image index, so an interrupted run that is started again ends where an
@@ -10,10 +10,10 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import safetensors.torch
@@ -25,21 +25,28 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
 
 from camseg.augmentation import NONE, Augmentation
 from camseg.batches import Batches, EpochSampler, Source, load_pixels, loader
+from camseg.calibration import fit_temperature
 from camseg.classifier import Classifier, find_device, tensor_bytes
 from camseg.datasets import Dataset
 from camseg.errors import CheckpointError, InputError, OutputError
-from camseg.figures import plot_confusion, plot_history
+from camseg.figures import plot_confusion, plot_history, plot_reliability
 from camseg.files import write_bytes, write_json, write_text
+from camseg.freezing import Trainable, freeze_others, learning_parameters
 from camseg.images import write_image
-from camseg.metrics import classification_metrics
+from camseg.metrics import classification_metrics, expected_calibration_error, reliability
 from camseg.models import head_parameters
 from camseg.progress import Progress, Say, silent, unheard
 
 _STATE = "training.safetensors"
 _PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+_OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+Optimizer = Literal["adamw", "adam"]
+Balance = Literal["weights", "sampling", "none"]
+Precision = Literal["auto", "no", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +57,29 @@ class TrainSettings:
     """Most epochs to run, the warm-up included."""
     batch_size: int = 16
     """Images per step and device."""
+    optimizer: Optimizer = "adamw"
+    """``adamw`` decouples the weight decay from the gradient, ``adam`` adds it there."""
     learning_rate: float = 1e-3
-    """AdamW's rate at the start."""
+    """The optimiser's rate at the start."""
     weight_decay: float = 1e-2
-    """AdamW's decoupled weight decay."""
+    """The optimiser's weight decay."""
+    trainable: Trainable = "all"
+    """What learns after the warm-up: ``head``, ``last-stages`` (a third of the backbone too) or ``all``."""
     warmup_epochs: int = 1
     """Epochs in which only the head learns, while a pretrained backbone stays frozen."""
     averaging: float = 0.98
     """Decay per step of the running average of the weights that is validated and kept; 0 keeps the last step's."""
     plateau_patience: int = 2
-    """Epochs without a lower validation loss before the rate is divided by 4."""
+    """Epochs without a lower validation loss before the rate is divided by 4; 0: never."""
     patience: int = 8
     """After more epochs than this without a better validation macro-F1 (or the same at a lower loss) training stops;
     0: never."""
-    class_weights: bool = True
-    """Weigh the loss so that rare classes count as much as frequent ones."""
+    balance: Balance = "weights"
+    """How rare classes come to count as much as frequent ones: by ``weights`` of the loss, by ``sampling`` their images
+    more often, or not at all (``none``)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of the training images."""
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    mixed_precision: Precision = "auto"
     """``auto``: bf16 or fp16 on a GPU that has it, float32 on the CPU."""
     seed: int = 0
     """Decides shuffling, augmentation, dropout and the new head's weights."""
@@ -85,8 +97,13 @@ class TrainSettings:
             raise InputError(f"expected averaging in [0, 1), got {self.averaging:g}")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"expected a learning rate above 0, got {self.learning_rate:g}")
-        if self.mixed_precision not in ("auto", "no", "fp16", "bf16"):
-            raise InputError(f"expected mixed precision auto, no, fp16 or bf16; got {self.mixed_precision!r}")
+        if not 0.0 <= self.weight_decay < float("inf"):
+            raise InputError(f"expected a weight decay of at least 0, got {self.weight_decay:g}")
+        choices = {"optimizer": Optimizer, "trainable": Trainable, "balance": Balance, "mixed_precision": Precision}
+        for name, choice in choices.items():
+            if getattr(self, name) not in get_args(choice):
+                words = name.replace("_", " ")
+                raise InputError(f"expected {words} {', '.join(get_args(choice))}; got {getattr(self, name)!r}")
 
 
 @dataclass
@@ -108,25 +125,29 @@ def train_classifier(
     out: Path | str,
     settings: TrainSettings | None = None,
     *,
+    test: Dataset | None = None,
+    origin: Mapping[str, Any] | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
     say: Say = unheard,
 ) -> dict[str, Any]:
-    """Train ``classifier`` in place and write the run into ``out``; return its validation metrics.
+    """Train the network of ``classifier`` in place and write the run into ``out``; return its validation metrics.
 
-    Writes ``model.safetensors`` and ``classifier.json`` of the epoch with the best validation macro-F1,
-    ``metrics.json``, ``history.csv``, ``curves.png`` and ``confusion.png``. A run that was interrupted
-    continues from its last whole epoch.
+    Writes ``model.safetensors`` and ``classifier.json`` of the epoch with the best validation macro-F1, calibrated on
+    the validation images, with the ``settings`` and ``origin`` (JSON values) as its ``training``; ``metrics.json``,
+    ``history.csv``, ``curves.png``, ``reliability.png`` and ``confusion.png``. The temperature is the run's: load it
+    for calibrated probabilities. ``test`` images take no part in any choice; how the run does on them stands under
+    ``test`` in the metrics. A run that was interrupted continues from its last whole epoch.
 
     Images that cannot be read are left out, and listed under ``failed`` in the metrics.
 
-    Raises OutputError when ``out`` holds a finished run, or an unfinished one with other settings;
+    Raises OutputError when ``out`` holds a finished run, or an unfinished one with other settings or starting weights;
     DatasetError when labels do not fit the classifier, or none of the images can be read.
     """
     settings = settings or TrainSettings()
     # A set may happen to give every image one label beside a multi-label classifier.
-    train, val = (replace(part, multi_label=classifier.multi_label) for part in (train, val))
+    parts = [replace(part, multi_label=classifier.multi_label) for part in (train, val, *([test] if test else ()))]
     out = Path(out)
     processes = Accelerator()
     state_file = out / _STATE
@@ -140,12 +161,19 @@ def train_classifier(
         raise OutputError(f"expected a folder for the run; {out} is a file")
     if (out / "metrics.json").exists():
         raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
-    train, train_pixels, failed = load_pixels(classifier, train, progress, "reading training images")
-    val, val_pixels, failed_too = load_pixels(classifier, val, progress, "reading validation images")
-    identity = _identity(classifier, train, val, settings)
+    sources: list[Source] = []
+    failed: dict[Path, str] = {}
+    for part, name in zip(parts, ("training", "validation", "test"), strict=False):
+        readable, pixels, failures = load_pixels(classifier, part, progress, f"reading {name} images")
+        sources.append(Source(readable, pixels))
+        failed |= failures
+    start = classifier.fingerprint()
+    record = {**(origin or {}), "settings": asdict(settings), "start_sha256": start}
+    classifier = replace(classifier, training=record, temperature=1.0)
+    identity = _identity(start, sources, settings)
     # Moved first: the optimiser must see the parameters where they will be.
     classifier.model.to(processes.device if processes.num_processes > 1 else find_device(device))
-    trainer = _Trainer(classifier, settings, processes, Source(train, train_pixels), Source(val, val_pixels))
+    trainer = _Trainer(classifier, settings, processes, sources[0], sources[1])
     if state_file.exists():
         trainer.restore(state_file, identity)
         say(f"continuing {out} after epoch {trainer.state.epoch}")
@@ -163,18 +191,32 @@ def train_classifier(
             trainer.save(state_file, identity)
     processes.wait_for_everyone()
     classifier.model.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
-    probabilities, _ = trainer.validate()
+    logits, _ = trainer.validate()
+    temperature = fit_temperature(logits.numpy(), trainer.truth, classifier.multi_label)
+    calibrated = replace(classifier, temperature=temperature)
+    tables = {
+        "uncalibrated": _reliability(classifier, logits, trainer.truth),
+        "calibrated": _reliability(calibrated, logits, trainer.truth),
+    }
     metrics = {
-        **classification_metrics(trainer.truth, probabilities, classifier.classes, classifier.multi_label),
+        **_scores(calibrated, logits, trainer.truth),
+        "temperature": temperature,
+        "expected_calibration_error": {name: expected_calibration_error(table) for name, table in tables.items()},
         "best_epoch": trainer.state.best_epoch,
         "epochs": trainer.state.epoch,
-        "train_images": len(train.samples),
-        "val_images": len(val.samples),
-        "failed": {str(path): reason for path, reason in {**failed, **failed_too}.items()},
+        "train_images": len(sources[0].dataset.samples),
+        "val_images": len(sources[1].dataset.samples),
+        "failed": {str(path): reason for path, reason in failed.items()},
         "training": asdict(settings),
     }
+    for source in sources[2:]:
+        truth = source.dataset.targets(classifier.classes)
+        logits = trainer.predict(trainer.in_order(source))
+        error = expected_calibration_error(_reliability(calibrated, logits, truth))
+        metrics["test"] = {**_scores(calibrated, logits, truth), "expected_calibration_error": error}
     if processes.is_main_process:
-        _write_reports(out, classifier, metrics, trainer.state.history)
+        calibrated.save(out)
+        _write_reports(out, classifier, metrics, trainer.state.history, tables)
         state_file.unlink(missing_ok=True)
     processes.wait_for_everyone()
     return metrics
@@ -192,20 +234,19 @@ class _Trainer:
     ) -> None:
         self.classifier, self.settings, self.processes = classifier, settings, processes
         self.state = _State()
-        self.sampler = EpochSampler(len(train.dataset.samples), settings.seed, processes)
-        batches = Batches(size=settings.batch_size, seed=settings.seed, workers=settings.workers)
-        self.train_loader = loader(classifier, train, batches, self.sampler, settings.augmentation)
-        # Every process validates every image: validation sets are small, and nothing has to be gathered.
-        order = [(0, index) for index in range(len(val.dataset.samples))]
-        self.val_loader = loader(classifier, val, batches, order, NONE)
+        targets = train.dataset.targets(classifier.classes)
+        shares = _sampling_shares(targets) if settings.balance == "sampling" else None
+        self.sampler = EpochSampler(len(targets), settings.seed, processes, shares)
+        self.batches = Batches(size=settings.batch_size, seed=settings.seed, workers=settings.workers)
+        self.train_loader = loader(classifier, train, self.batches, self.sampler, settings.augmentation)
+        self.val_loader = self.in_order(val)
         self.truth = val.dataset.targets(classifier.classes)
         device = classifier.device
-        self.weights = None
-        if settings.class_weights:
-            self.weights = _class_weights(train.dataset.targets(classifier.classes), classifier).to(device)
+        self.weights = _class_weights(targets, classifier).to(device) if settings.balance == "weights" else None
         self.learner = copy.deepcopy(classifier.model)
         self.head = head_parameters(self.learner)
-        self.optimizer = torch.optim.AdamW(
+        self.learning = learning_parameters(self.learner, settings.trainable)
+        self.optimizer = _OPTIMIZERS[settings.optimizer](
             self.learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.scheduler = ReduceLROnPlateau(self.optimizer, factor=0.25, patience=settings.plateau_patience)
@@ -223,19 +264,17 @@ class _Trainer:
         epoch = self.state.epoch
         warming = epoch < self._warmup()
         if self.network is None or epoch == self._warmup():
-            self._freeze(warming)
+            freeze_others(self.learner, self.head if warming else self.learning)
             # Wrapped for several processes only now: what learns must be settled before.
             several = self.processes.num_processes > 1
             self.network = nn.parallel.DistributedDataParallel(self.learner) if several else self.learner
         self.sampler.epoch = epoch
         torch.manual_seed(hash((self.settings.seed, epoch, self.processes.process_index)) % 2**63)
-        # Frozen means frozen: in the warm-up the statistics of batch norm stay the pretrained ones too.
-        self.learner.train(not warming)
         loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}")
-        probabilities, val_loss = self.validate()
-        report = classification_metrics(self.truth, probabilities, self.classifier.classes, self.classifier.multi_label)
+        logits, val_loss = self.validate()
+        report = _scores(self.classifier, logits, self.truth)
         rate = self.optimizer.param_groups[0]["lr"]
-        if not warming:
+        if not warming and self.settings.plateau_patience:
             self.scheduler.step(val_loss)
         self.state.epoch += 1
         self.state.history.append(
@@ -254,20 +293,29 @@ class _Trainer:
         if not np.isfinite(loss):
             raise InputError(f"the loss became {loss}; lower --learning-rate, or use --mixed-precision no")
 
-    def validate(self) -> tuple[NDArray[np.float32], float]:
-        """Probabilities (N, classes) and mean loss over the validation images."""
+    def in_order(self, source: Source) -> DataLoader:
+        """The unchanged images of a source: every process takes them all, as they are few and nothing is gathered."""
+        order = [(0, index) for index in range(len(source.dataset.samples))]
+        return loader(self.classifier, source, self.batches, order, NONE)
+
+    def validate(self) -> tuple[Tensor, float]:
+        """Logits (N, classes) on the CPU, and the mean loss, of the validation images."""
+        logits = self.predict(self.val_loader)
+        weights = None if self.weights is None else self.weights.cpu()
+        loss = _loss(logits, torch.from_numpy(self.truth), weights, self.classifier.multi_label)
+        return logits, float(loss)
+
+    def predict(self, images: DataLoader) -> Tensor:
+        """The averaged network's logits (N, classes), float32 on the CPU."""
         self.classifier.model.eval()
         outputs = []
         with torch.inference_mode():
-            for squares, _ in self.val_loader:
+            for squares, _ in images:
                 with self._autocast():
                     outputs.append(self.classifier.model(self.classifier.normalise(squares)).float().cpu())
         # Statistics of batch norm differ between processes; what is decided from the scores, when to stop among it,
         # must not, or one process waits for ever. So all take those of the first.
-        logits = broadcast(torch.cat(outputs).to(self.processes.device)).cpu()
-        weights = None if self.weights is None else self.weights.cpu()
-        loss = _loss(logits, torch.from_numpy(self.truth), weights, self.classifier.multi_label)
-        return self.classifier.probabilities(logits).numpy(), float(loss)
+        return broadcast(torch.cat(outputs).to(self.processes.device)).cpu()
 
     def save(self, path: Path, identity: str) -> None:
         """Write weights, optimiser and state into one safetensors file, the state as JSON in its metadata."""
@@ -295,8 +343,8 @@ class _Trainer:
             raise CheckpointError(f"{path}: damaged training state ({error}); start again with --overwrite") from None
         if facts["identity"] != identity:
             raise OutputError(
-                f"{path.parent} holds an unfinished run with other data or settings; repeat its call to continue it, "
-                "choose another --out, or --overwrite it"
+                f"{path.parent} holds an unfinished run with other data or settings, or from other starting weights; "
+                "repeat its call to continue it, choose another --out, or --overwrite it"
             )
         for model, prefix in ((self.classifier.model, "average."), (self.learner, "learner.")):
             model.load_state_dict(
@@ -314,12 +362,6 @@ class _Trainer:
 
     def _warmup(self) -> int:
         return min(self.settings.warmup_epochs, self.settings.epochs - 1) if self.head else 0
-
-    def _freeze(self, warming: bool) -> None:
-        for parameter in self.learner.parameters():
-            parameter.requires_grad_(not warming)
-        for parameter in self.head:
-            parameter.requires_grad_(True)
 
     def _train(self, progress: Progress, title: str) -> float:
         assert self.network is not None
@@ -366,6 +408,28 @@ def _class_weights(targets: NDArray, classifier: Classifier) -> Tensor:
     return torch.from_numpy(len(targets) / (len(classifier.classes) * np.maximum(counts, 1))).float()
 
 
+def _sampling_shares(targets: NDArray) -> NDArray[np.float64]:
+    """How often each image is drawn, as shares of 1: in proportion to 1 / count of its rarest label.
+
+    Single-label classes then come up equally often; in multi-label sets "none of the classes" counts as a label.
+    """
+    if targets.ndim == 1:
+        labels = targets[:, None] == np.arange(targets.max() + 1)
+    else:
+        labels = np.concatenate((targets > 0, ~(targets > 0).any(axis=1, keepdims=True)), axis=1)
+    rarity = (labels / np.maximum(labels.sum(axis=0), 1)).max(axis=1)
+    return rarity / rarity.sum()
+
+
+def _scores(classifier: Classifier, logits: Tensor, truth: NDArray) -> dict[str, Any]:
+    probabilities = classifier.probabilities(logits).numpy()
+    return classification_metrics(truth, probabilities, classifier.classes, classifier.multi_label)
+
+
+def _reliability(classifier: Classifier, logits: Tensor, truth: NDArray) -> NDArray[np.float64]:
+    return reliability(truth, classifier.probabilities(logits).numpy(), classifier.multi_label)
+
+
 def _loss(logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: bool) -> Tensor:
     if multi_label:
         return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
@@ -384,16 +448,19 @@ def _autocast_type(settings: TrainSettings, processes: Accelerator, device: torc
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def _identity(classifier: Classifier, train: Dataset, val: Dataset, settings: TrainSettings) -> str:
-    """What must be equal for an interrupted training to go on: settings, architecture and data."""
+def _identity(start: str, sources: Sequence[Source], settings: TrainSettings) -> str:
+    """What must be equal for an interrupted training to go on: settings, the classifier at the start, and data."""
     chosen = {key: value for key, value in asdict(settings).items() if key != "workers"}
-    kept = {field.name: getattr(classifier, field.name) for field in fields(classifier) if field.name != "model"}
-    data = [[(sample.name, sample.labels) for sample in part.samples] for part in (train, val)]
-    return hashlib.sha256(json.dumps([chosen, kept, data], sort_keys=True).encode()).hexdigest()
+    data = [[(sample.name, sample.labels) for sample in source.dataset.samples] for source in sources]
+    return hashlib.sha256(json.dumps([chosen, start, data], sort_keys=True).encode()).hexdigest()
 
 
 def _write_reports(
-    out: Path, classifier: Classifier, metrics: dict[str, Any], history: Sequence[dict[str, float]]
+    out: Path,
+    classifier: Classifier,
+    metrics: dict[str, Any],
+    history: Sequence[dict[str, float]],
+    tables: Mapping[str, NDArray[np.float64]],
 ) -> None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(history[0]))
@@ -401,6 +468,7 @@ def _write_reports(
     writer.writerows(history)
     write_text(out / "history.csv", buffer.getvalue())
     write_image(out / "curves.png", plot_history(history))
+    write_image(out / "reliability.png", plot_reliability(tables))
     if not classifier.multi_label:
         write_image(out / "confusion.png", plot_confusion(np.array(metrics["confusion"]), classifier.classes))
     # Last: a run is finished when its metrics are there.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from camseg.augmentation import NONE, Augmentation, augment
+from camseg.errors import InputError
 
 STRONG = Augmentation(rotation=40.0, zoom=0.3, shift=0.2, brightness=0.2, contrast=0.5)
 
@@ -82,3 +83,11 @@ def test_extreme_colours_do_not_wrap():
     for seed in range(10):
         assert augment(white, replace(NONE, brightness=0.5), (seed,)).min() >= 127
         assert augment(black, replace(NONE, brightness=0.5), (seed,)).max() <= 128
+
+
+@pytest.mark.parametrize(
+    "setting", [{"zoom": -0.1}, {"rotation": float("nan")}, {"shift": "far"}, {"mirror": 1}, {"contrast": True}]
+)
+def test_ranges_that_cannot_be(setting):
+    with pytest.raises(InputError, match="expected"):
+        Augmentation(**setting)

@@ -437,6 +437,40 @@ def test_probabilities_and_predictions(make_classifier):
     assert multi.predicted(np.array([[0.5, 0.4999, 0.0]])) == [[0]]
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_temperature_changes_how_sure_but_not_what(tmp_path, make_classifier, multi_label):
+    classifier = make_classifier(multi_label=multi_label)
+    cooled = replace(classifier, temperature=2.5)
+    logits = torch.tensor([[2.0, 1.0, -1.0], [-3.0, -2.0, -1.0], [0.0, 0.0, 0.0]])
+    assert torch.equal(cooled.probabilities(logits), classifier.probabilities(logits / 2.5))
+    sure, unsure = (one.probabilities(logits).numpy() for one in (classifier, cooled))
+    assert cooled.predicted(unsure) == classifier.predicted(sure)
+    assert abs(unsure[0, 0] - 0.5) < abs(sure[0, 0] - 0.5)
+    assert cooled.fingerprint() != classifier.fingerprint()
+    cooled.save(tmp_path)
+    assert load_classifier(tmp_path).temperature == 2.5
+    assert load_classifier(tmp_path).fingerprint() == cooled.fingerprint()
+
+
+def test_runs_from_before_there_was_a_temperature_still_load(tmp_path, make_classifier):
+    classifier = make_classifier()
+    classifier.save(tmp_path)
+    settings = json.loads((tmp_path / "classifier.json").read_text())
+    del settings["temperature"], settings["training"]
+    (tmp_path / "classifier.json").write_text(json.dumps(settings))
+    again = load_classifier(tmp_path)
+    assert (again.temperature, again.training) == (1.0, None)
+    assert again.fingerprint() == classifier.fingerprint()
+
+
+def test_where_it_came_from_is_kept_but_is_no_part_of_it(tmp_path, make_classifier):
+    classifier = make_classifier()
+    told = replace(classifier, training={"recipe": "default"})
+    told.save(tmp_path)
+    assert load_classifier(tmp_path).training == {"recipe": "default"}
+    assert told.fingerprint() == classifier.fingerprint()
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "", "cpu:x"])
 def test_devices_that_are_not_there(tmp_path, make_classifier, device):
     with pytest.raises(InputError, match=r"device .*cannot be used here \(.*try --device auto"):
@@ -477,6 +511,8 @@ def test_damaged_runs(tmp_path, make_classifier):
     damage("classifier.json", b"{", "not valid JSON")
     for nonsense in ([], "text", 3, {}, {**settings, "surprise": 1}, {**settings, "classes": 3}):
         damage("classifier.json", nonsense, "is not a classifier's settings")
+    damage("classifier.json", {**settings, "temperature": 0.0}, "temperature above 0, got 0.0")
+    damage("classifier.json", {**settings, "temperature": "warm"}, "is not a classifier's settings")
     damage("classifier.json", {**settings, "arch": "resnet1"}, "no model 'resnet1'")
     damage("classifier.json", {**settings, "model_args": {"x": 1}}, "cannot be built")
     damage("model.safetensors", None, "cannot be loaded")

@@ -218,3 +218,24 @@ def test_classification_refuses_shapes_that_do_not_fit(multi_label):
 def test_classification_refuses_unknown_indices():
     with pytest.raises(InputError, match="below 3; got -1 to 3"):
         metrics.classification_metrics(np.array([-1, 3]), np.zeros((2, 3)), CLASSES, multi_label=False)
+
+
+def test_reliability_of_a_case_worked_by_hand():
+    # Three bins: (0, 1/3], (1/3, 2/3], (2/3, 1].
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0], [0.6, 0.4, 0.0]])
+    table = metrics.reliability(np.array([0, 1, 0, 1]), probabilities, False, bins=3)
+    assert table == pytest.approx(np.array([[0, 0, 0], [2, 1.1, 1], [2, 1.8, 1]]))
+    assert metrics.expected_calibration_error(table) == pytest.approx((0.1 + 0.8) / 4)
+    # Yes at 0.9 and 0.5, no at 0.2 and 0.
+    several = metrics.reliability(np.array([[1, 0], [0, 1]]), np.array([[0.9, 0.5], [0.2, 0.0]]), True, bins=2)
+    assert several == pytest.approx(np.array([[1, 0.5, 0], [3, 2.7, 2]]))
+    assert metrics.expected_calibration_error(several) == pytest.approx((0.5 + 0.7) / 4)
+
+
+def test_who_is_as_sure_as_right_has_no_calibration_error():
+    probabilities = np.tile([0.75, 0.25], (8, 1))
+    truth = np.array([0, 0, 0, 1] * 2)
+    assert metrics.expected_calibration_error(metrics.reliability(truth, probabilities, False)) == 0
+    assert metrics.reliability(truth, probabilities, False).shape == (15, 3)
+    with pytest.raises(InputError, match="expected probabilities"):
+        metrics.reliability(truth[1:], probabilities, False)

@@ -2,22 +2,33 @@ import csv
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from camseg import training
 from camseg.augmentation import NONE
+from camseg.batches import EpochSampler
 from camseg.classifier import Classifier, load_classifier
 from camseg.datasets import load_training_data, split
 from camseg.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.images import read_image
+from camseg.metrics import expected_calibration_error, reliability
 from camseg.training import TrainSettings, train_classifier
 
 FAST = TrainSettings(epochs=3, batch_size=8, learning_rate=2e-3, warmup_epochs=1, seed=3)
-FILES = {"model.safetensors", "classifier.json", "metrics.json", "history.csv", "curves.png", "confusion.png"}
+FILES = {
+    "model.safetensors",
+    "classifier.json",
+    "metrics.json",
+    "history.csv",
+    "curves.png",
+    "confusion.png",
+    "reliability.png",
+}
 
 
 def create(dropout=0.0, **settings):
@@ -57,6 +68,7 @@ def test_a_run_learns_and_writes_its_files(parts, tmp_path):
     assert set(metrics) == {
         "images", "accuracy", "macro_f1", "classes", "confusion",
         "best_epoch", "epochs", "train_images", "val_images", "failed", "training",
+        "temperature", "expected_calibration_error",
     }  # fmt: skip
     assert metrics["images"] == metrics["val_images"] == 6
     assert metrics["train_images"] == 18
@@ -77,7 +89,7 @@ def test_a_run_learns_and_writes_its_files(parts, tmp_path):
     for name in ("curves.png", "confusion.png"):
         assert read_image(tmp_path / "run" / name).std() > 0
     again = load_classifier(tmp_path / "run")
-    assert again.fingerprint() == classifier.fingerprint()
+    assert replace(again, temperature=1.0).fingerprint() == classifier.fingerprint()
     assert not classifier.model.training
     assert all(parameter.requires_grad for parameter in classifier.model.parameters())
 
@@ -159,6 +171,28 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert len(lines) == 3 - whole_epochs
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"balance": "sampling", "optimizer": "adam", "weight_decay": 0.0, "averaging": 0.0},
+        {"trainable": "last-stages", "plateau_patience": 1},
+        {"trainable": "head", "plateau_patience": 0},
+    ],
+)
+def test_every_kind_of_training_goes_on_where_it_was(parts, tmp_path, monkeypatch, settings):
+    settings = replace(FAST, epochs=3, **settings)
+    train_classifier(create(dropout=0.3), *parts, tmp_path / "whole", settings, device="cpu")
+    with pytest.raises(Interrupt):
+        train_classifier(
+            create(dropout=0.3), *parts, tmp_path / "run", settings, device="cpu", **in_an_epoch(3, monkeypatch)
+        )
+    lines = []
+    train_classifier(create(dropout=0.3), *parts, tmp_path / "run", settings, device="cpu", say=lines.append)
+    assert lines[0].endswith("after epoch 2")
+    for name in FILES:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
 def test_workers_and_memory_change_nothing(whole_run, tmp_path, monkeypatch):
     parts, whole, wanted = whole_run
     monkeypatch.setattr("camseg.batches._MEMORY", 0)  # images are read in every epoch
@@ -185,8 +219,13 @@ def test_an_unfinished_run_is_not_mixed_with_another(parts, tmp_path, monkeypatc
     with pytest.raises(Interrupt):
         train_classifier(create(), train, val, tmp_path, FAST, device="cpu", **in_an_epoch(2, monkeypatch))
     fewer = replace(train, samples=train.samples[1:])
+    other_weights = create()
+    with torch.no_grad():
+        other_weights.model.fc.bias += 1
     for classifier, data, settings in (
+        (other_weights, train, FAST),
         (create(), train, replace(FAST, learning_rate=1e-5)),
+        (create(), train, replace(FAST, balance="none")),
         (create(), train, replace(FAST, augmentation=NONE)),
         (create(), fewer, FAST),
         (create(negative=["blue"]), train, FAST),
@@ -275,6 +314,21 @@ def test_class_weights(make_classifier):
     assert training._class_weights(present, multi).tolist() == pytest.approx([4, 10, 0.1])
 
 
+def test_sampling_draws_every_class_equally_often():
+    single = training._sampling_shares(np.array([0, 0, 0, 1, 1, 3]))
+    assert single == pytest.approx(np.array([1 / 9, 1 / 9, 1 / 9, 1 / 6, 1 / 6, 1 / 3]))
+    # Labels a, a and b, none, a: the rarest label of each counts 1/3, 1, 1, 1/3.
+    several = training._sampling_shares(np.array([[1, 0], [1, 1], [0, 0], [1, 0]], np.float32))
+    assert several == pytest.approx(np.array([1, 3, 3, 1]) / 8)
+    sampler = EpochSampler(6, 0, Accelerator(), single)
+    drawn = []
+    for sampler.epoch in range(500):
+        drawn += [index for _, index in sampler]
+    assert len(drawn) == 500 * 6
+    assert np.bincount(drawn) / len(drawn) == pytest.approx(single, abs=0.02)
+    assert list(sampler) == list(sampler)
+
+
 @pytest.mark.parametrize("weighted", [True, False])
 def test_the_loss_weighs_classes_by_the_training_set(parts, tmp_path, weighted):
     train, val = parts
@@ -282,7 +336,7 @@ def test_the_loss_weighs_classes_by_the_training_set(parts, tmp_path, weighted):
     train = replace(train, samples=(*rare, *[sample for sample in train.samples if sample.labels == ("red",)]))
     torch.manual_seed(0)
     classifier = Classifier.create("test_convnext", classes=["blue", "red"], image_size=32)  # no running statistics
-    settings = replace(FAST, epochs=1, learning_rate=1e-12, class_weights=weighted)
+    settings = replace(FAST, epochs=1, learning_rate=1e-12, balance="weights" if weighted else "none")
     train_classifier(classifier, train, val, tmp_path, settings, device="cpu")
     with torch.inference_mode():
         logits = classifier.model(classifier.preprocess([read_image(sample.path) for sample in val.samples]))
@@ -307,6 +361,49 @@ def test_the_warm_up_trains_the_head_alone(parts, tmp_path, monkeypatch):
     assert {"layer1.0.conv1.weight", "bn1.running_mean", "bn1.num_batches_tracked", "fc.weight"} <= seen[2]
 
 
+@pytest.mark.parametrize(("trainable", "first"), [("head", "fc.weight"), ("last-stages", "layer2.0.conv1.weight")])
+def test_what_learns_after_the_warm_up(parts, tmp_path, trainable, first):
+    classifier = create()
+    before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+    train_classifier(classifier, *parts, tmp_path, replace(FAST, trainable=trainable), device="cpu")
+    state = classifier.model.state_dict()
+    changed = [name for name, value in state.items() if not torch.equal(value, before[name])]
+    assert changed[0] == first
+    assert changed == list(state)[list(state).index(first) :]
+
+
+def test_the_run_is_calibrated_on_the_validation_images(make_folder, tmp_path):
+    train, val = split(load_training_data(make_folder()), 0.5, 0)
+    wrong = replace(val.samples[0], labels=("red" if val.samples[0].labels == ("blue",) else "blue",))
+    val = replace(val, samples=(wrong, *val.samples[1:]))
+    classifier = create()
+    metrics = train_classifier(classifier, train, val, tmp_path, replace(FAST, epochs=8), device="cpu", test=train)
+    run = load_classifier(tmp_path)
+    with torch.inference_mode():
+        logits = classifier.model(classifier.preprocess([read_image(sample.path) for sample in val.samples]))
+    truth = torch.from_numpy(val.targets(["blue", "red"]))
+    assert run.temperature == metrics["temperature"] != 1
+    losses = [
+        float(torch.nn.functional.cross_entropy(logits / (run.temperature * factor), truth))
+        for factor in (0.99, 1, 1.01)
+    ]
+    assert losses[1] == min(losses)
+    for name, one in (("uncalibrated", classifier), ("calibrated", run)):
+        table = reliability(truth.numpy(), one.probabilities(logits).numpy(), False)
+        assert metrics["expected_calibration_error"][name] == pytest.approx(expected_calibration_error(table), abs=1e-6)
+    assert metrics["test"]["images"] == len(train.samples)
+    assert 0 <= metrics["test"]["expected_calibration_error"] < 1
+
+
+def test_the_run_says_how_it_was_trained(whole_run):
+    _, run, _ = whole_run
+    record = load_classifier(run).training
+    assert record == {
+        "settings": json.loads(json.dumps(asdict(FAST))),
+        "start_sha256": create(dropout=0.3).fingerprint(),
+    }
+
+
 def test_a_warm_up_leaves_at_least_one_epoch_to_the_backbone(parts, tmp_path):
     classifier = create()
     before = classifier.model.conv1[0].weight.detach().clone()
@@ -316,7 +413,7 @@ def test_a_warm_up_leaves_at_least_one_epoch_to_the_backbone(parts, tmp_path):
 
 @pytest.mark.parametrize(("warmup", "patience", "epochs"), [(0, 2, 4), (4, 2, 7), (0, 0, 9)])
 def test_training_stops_when_patience_runs_out(parts, tmp_path, monkeypatch, warmup, patience, epochs):
-    monkeypatch.setattr(training._Trainer, "validate", lambda _: (np.full((6, 2), 0.5, np.float32), 1.0))
+    monkeypatch.setattr(training._Trainer, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=9, warmup_epochs=warmup, patience=patience)
     metrics = train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     assert metrics["best_epoch"] == 1
@@ -324,7 +421,7 @@ def test_training_stops_when_patience_runs_out(parts, tmp_path, monkeypatch, war
 
 
 def test_the_rate_falls_on_a_plateau(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(training._Trainer, "validate", lambda _: (np.full((6, 2), 0.5, np.float32), 1.0))
+    monkeypatch.setattr(training._Trainer, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=6, learning_rate=1e-3, plateau_patience=1, patience=0, warmup_epochs=0)
     train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     rates = [row["learning_rate"] for row in history(tmp_path)]
@@ -361,9 +458,20 @@ def test_half_precision_on_the_cpu(parts, tmp_path):
     assert {value.dtype for value in load_classifier(tmp_path).model.parameters()} == {torch.float32}
 
 
+def test_a_rate_that_never_falls(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(training._Trainer, "validate", lambda _: (torch.zeros(6, 2), 1.0))
+    settings = replace(FAST, epochs=6, plateau_patience=0, patience=0, warmup_epochs=0)
+    train_classifier(create(), *parts, tmp_path, settings, device="cpu")
+    assert {row["learning_rate"] for row in history(tmp_path)} == {FAST.learning_rate}
+
+
 @pytest.mark.parametrize(
     "setting",
     [
+        {"weight_decay": -1.0},
+        {"optimizer": "sgd"},
+        {"trainable": "tail"},
+        {"balance": "yes"},
         {"epochs": 0},
         {"batch_size": 0},
         {"warmup_epochs": -1},

@@ -1,0 +1,228 @@
+"""Trainings as data: recipe, options and images -> a classifier run, which can be repeated from what it stores."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camseg.augmentation import Augmentation
+from camseg.classifier import DEFAULT_ARCH, Classifier, Resize
+from camseg.datasets import Dataset, load_training_data, split
+from camseg.errors import CheckpointError, InputError
+from camseg.files import read_json, sha256
+from camseg.folders import check_apart
+from camseg.models import ModelArgs, split_name
+from camseg.progress import Progress, Say, silent, unheard
+from camseg.recipes import RECIPES
+from camseg.training import TrainSettings, train_classifier
+
+_LISTS = ("negative", "mean", "std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Everything that a run is trained from: the same training on the same device gives the same weights."""
+
+    data: str
+    """Labelled images, as ``datasets.load_training_data`` takes them; an absolute path."""
+    val: str | None = None
+    """Validation images; None: split off from ``data``."""
+    val_fraction: float = 0.2
+    """Share that is split off for validation."""
+    test_fraction: float = 0.0
+    """Share that is split off before that, takes no part in training and is scored at its end."""
+    recipe: str = "default"
+    """Where all that follows came from, before options changed it."""
+    model: str | None = None
+    """Architecture; None: the weights file's, else ``DEFAULT_ARCH``."""
+    model_args: ModelArgs = field(default_factory=dict)
+    """Further arguments of its constructor."""
+    weights: str = "none"
+    """``imagenet``, ``none``, or the absolute path of a file."""
+    weights_sha256: str | None = None
+    """The file's hash; None: not known yet."""
+    negative: tuple[str, ...] = ()
+    """Classes whose images contain no object."""
+    image_size: int | None = None
+    """Side of the input, pixels; None: what the architecture was described for."""
+    resize: Resize = "stretch"
+    """How images become squares."""
+    window: str = "full"
+    """How 16-bit and float images become 8-bit."""
+    mean: tuple[float, ...] | None = None
+    """Per-channel mean of the inputs; None: the weights' own."""
+    std: tuple[float, ...] | None = None
+    """Per-channel standard deviation of the inputs; None: the weights' own."""
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    """How the network learns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A training that only has to be run."""
+
+    training: Training
+    """With the hash of its weights file."""
+    classifier: Classifier
+    """Untrained, on the CPU."""
+    train: Dataset
+    """Images to learn from."""
+    val: Dataset
+    """Images that decide when to stop, and calibrate."""
+    test: Dataset | None
+    """Images that decide nothing."""
+
+
+def plan_training(
+    data: Path | str | None = None,
+    *,
+    recipe: str | None = None,
+    like: Path | str | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Training:
+    """A recipe's training (None: ``default``), or that of an earlier run, with ``changes``.
+
+    ``changes``: fields of ``Training`` and ``TrainSettings`` by name; those of ``augmentation`` as a mapping, or all
+    of it as an ``Augmentation``. ``data`` None is the earlier run's. ``weights`` None is ImageNet where there are such
+    weights of the architecture, else none. A network that starts from scratch has nothing worth freezing: there a
+    recipe's warm-up and frozen stages are left out, unless ``changes`` ask for them.
+
+    Raises InputError for names that there are not, and CheckpointError for a run that does not say how it was trained.
+    """
+    changes = dict(changes or {})
+    if like is not None and recipe is not None:
+        raise InputError("expected a recipe or a run to be like, not both; a run already has its recipe's values")
+    known = {item.name for kind in (Training, TrainSettings) for item in fields(kind)} - {"data", "recipe", "settings"}
+    if unknown := sorted(changes.keys() - known):
+        raise InputError(f"a training has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    if like is None and data is None:
+        raise InputError("expected labelled images to train from, or a run to be like")
+    base = _from_recipe(recipe or "default") if like is None else read_training(like)
+    settings = {name: changes.pop(name) for name in [item.name for item in fields(TrainSettings)] if name in changes}
+    if "val_fraction" in changes:
+        changes.setdefault("val", None)
+    if like is None or "model" in changes or "weights" in changes:
+        changes["weights"] = _weights(changes.get("weights"), changes.get("model", base.model))
+        changes["weights_sha256"] = None
+        if changes["weights"] == "none":
+            settings = {"warmup_epochs": 0, "trainable": "all", **settings}
+    if isinstance(settings.get("augmentation"), Mapping):
+        settings["augmentation"] = _augmentation(base.settings.augmentation, settings["augmentation"])
+    if changes.get("val") is not None:
+        changes["val"] = os.path.abspath(changes["val"])
+    place = base.data if data is None else os.path.abspath(data)
+    return replace(base, **changes, data=place, settings=replace(base.settings, **settings))
+
+
+def read_training(run: Path | str) -> Training:
+    """What a run was trained from, of its ``classifier.json``; CheckpointError where it does not say."""
+    path = Path(run, "classifier.json")
+    facts = read_json(path, CheckpointError)
+    record = facts.get("training") if isinstance(facts, dict) else None
+    if not isinstance(record, dict) or "data" not in record:
+        raise CheckpointError(
+            f"{path} does not say what it was trained from, as runs of camseg train-cls do; give DATA and the options"
+        )
+    try:
+        settings = dict(record["settings"])
+        settings["augmentation"] = Augmentation(**settings["augmentation"])
+        given = {item.name: record[item.name] for item in fields(Training)}
+        lists = {name: value if value is None else tuple(value) for name, value in given.items() if name in _LISTS}
+        return Training(**{**given, **lists, "settings": TrainSettings(**settings)})
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        raise CheckpointError(f"{path}: its training cannot be repeated ({error})") from None
+
+
+def prepare_training(training: Training, out: Path | str) -> Prepared:
+    """Read and split the images, and create the classifier, for a run in the folder ``out``; writes nothing.
+
+    Raises what loading, splitting and creating do, and InputError for a weights file that is no longer the same.
+    """
+    dataset = load_training_data(training.data)
+    check_apart(dataset, Path(out))
+    seed = training.settings.seed
+    rest, test = split(dataset, training.test_fraction, seed) if training.test_fraction else (dataset, None)
+    train, val = (
+        split(rest, training.val_fraction, seed) if training.val is None else (rest, load_training_data(training.val))
+    )
+    torch.manual_seed(seed)
+    classifier = Classifier.create(
+        training.model,
+        classes=dataset.classes,
+        image_size=training.image_size,
+        weights=training.weights,
+        multi_label=dataset.multi_label,
+        negative=training.negative,
+        resize=training.resize,
+        window=training.window,
+        mean=training.mean,
+        std=training.std,
+        model_args=training.model_args,
+    )
+    if training.weights not in ("none", "imagenet"):
+        found = sha256(training.weights)
+        if training.weights_sha256 not in (None, found):
+            raise InputError(f"{training.weights} is not the file it was; give the weights with --weights")
+        training = replace(training, weights_sha256=found)
+    return Prepared(training=training, classifier=classifier, train=train, val=val, test=test)
+
+
+def run_training(
+    prepared: Prepared,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+    say: Say = unheard,
+) -> dict[str, Any]:
+    """``train_classifier`` on what was prepared; the run's ``classifier.json`` then says how to repeat it."""
+    origin = {name: value for name, value in asdict(prepared.training).items() if name != "settings"}
+    return train_classifier(
+        prepared.classifier,
+        prepared.train,
+        prepared.val,
+        out,
+        prepared.training.settings,
+        test=prepared.test,
+        origin=origin,
+        device=device,
+        overwrite=overwrite,
+        progress=progress,
+        say=say,
+    )
+
+
+def _from_recipe(name: str) -> Training:
+    if name not in RECIPES:
+        raise InputError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    return Training(
+        data="",
+        val_fraction=recipe.val_fraction,
+        test_fraction=recipe.test_fraction,
+        recipe=name,
+        image_size=recipe.image_size,
+        resize=recipe.resize,
+        settings=recipe.settings,
+    )
+
+
+def _weights(given: str | None, model: str | None) -> str:
+    """``imagenet``, ``none`` or an absolute path; without a wish ImageNet's where timm has such."""
+    if given is None:
+        import timm  # not before camseg.models made it importable
+
+        backbone, _ = split_name(model or DEFAULT_ARCH)
+        return "imagenet" if timm.is_model_pretrained(backbone) else "none"
+    return given if given in ("imagenet", "none") else os.path.abspath(given)
+
+
+def _augmentation(base: Augmentation, changes: Mapping[str, Any]) -> Augmentation:
+    known = [item.name for item in fields(Augmentation)]
+    if unknown := sorted(set(changes) - set(known)):
+        raise InputError(f"there is no augmentation {unknown[0]!r}; there are {', '.join(known)}")
+    return replace(base, **changes)
