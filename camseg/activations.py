@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from camseg.classifier import Classifier
+from camseg.arrays import Image
+from camseg.classifier import AnyClassifier, Classifier
 from camseg.errors import InputError, LayerError
 
 Score = Literal["class", "margin"]
@@ -127,15 +130,18 @@ class Network:
             (slope,) = torch.autograd.grad(total, leaf)
         return slope.float()
 
-    def forward(self, inputs: Tensor, *, gradients: bool = True) -> "Forward":
+    def forward(self, inputs: Tensor, *, gradients: bool = True, features: bool = False) -> "Forward":
         """Run a batch (N, 3, H, W), as ``Classifier.preprocess`` gives, through the network once.
 
-        Without ``gradients`` no graph is kept. Raises LayerError when a layer is unknown, runs more than once
-        or gives no map.
+        Without ``gradients`` no graph is kept; with ``features`` what the classifying layer reads is. Raises
+        LayerError when a layer is unknown, runs more than once or gives no map, or no one layer classifies.
         """
         model = self.classifier.model
         taps = _Taps(self)
         hooks = {name: taps.hook(name) for name in self.layers}
+        read: list[Tensor] = []
+        if features:
+            hooks[_classifying_layer(self.classifier)] = lambda _module, given, _output: read.append(given[0])
         with (
             inference(model),
             torch.inference_mode(False),
@@ -145,7 +151,14 @@ class Network:
         ):
             outputs = model(inputs)
         leaves = taps.once()
-        return Forward(network=self, inputs=inputs, leaves=leaves, layouts=taps.layouts, outputs=outputs)
+        return Forward(
+            network=self,
+            inputs=inputs,
+            leaves=leaves,
+            layouts=taps.layouts,
+            outputs=outputs,
+            features=read[0].detach().float().flatten(1) if features else None,
+        )
 
     def _autocast(self) -> torch.autocast:
         reduced = self.precision != "float32"
@@ -216,11 +229,18 @@ class Forward:
     """How each of them holds a map."""
     outputs: Tensor
     """Logits (N, classes), at the end of the graph."""
+    features: Tensor | None
+    """What the classifying layer read (N, F), float32, without graph; None where it was not asked for."""
 
     @property
     def logits(self) -> Tensor:
         """The network's outputs (N, classes), float32, without graph."""
         return self.outputs.detach().float()
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """Each layer's activations (N, C, h, w), float32, without graph."""
+        return tuple(layout.maps(leaf.detach().float()) for leaf, layout in zip(self.leaves, self.layouts, strict=True))
 
     def toward(self, targets: Sequence[int]) -> tuple[Capture, ...]:
         """Each layer's capture for one target class per image; a call costs one backward pass down to the layers.
@@ -247,11 +267,11 @@ class Forward:
                 inputs=self.inputs,
                 targets=chosen,
                 layer=name,
-                activations=layout.maps(leaf.detach().float()),
+                activations=maps,
                 gradients=None if slope is None else layout.maps(slope.float()),
                 network=network,
             )
-            for name, leaf, layout, slope in zip(network.layers, self.leaves, self.layouts, slopes, strict=True)
+            for name, maps, layout, slope in zip(network.layers, self.maps, self.layouts, slopes, strict=True)
         )
 
 
@@ -281,6 +301,30 @@ def capture(
 ) -> Capture:
     """One pass and one layer's capture: what CAM methods take."""
     return network(classifier, layers=layer, score=score).forward(inputs).toward(targets)[0]
+
+
+def predict(classifier: AnyClassifier, images: Sequence[Image]) -> NDArray[np.float32]:
+    """Probabilities float32 (N, classes) of images of any sizes, uint8 (H, W, 3), which go through in one batch.
+
+    Raises InputError for no images.
+    """
+    passes = [
+        Network(classifier=member, layers=()).forward(
+            member.preprocess(images), gradients=False, features=classifier.reads_features
+        )
+        for member in classifier.members
+    ]
+    return classifier.vote([one.logits for one in passes], [one.features for one in passes]).cpu().numpy()
+
+
+def _classifying_layer(classifier: Classifier) -> str:
+    names = classifier.head_layers
+    if len(names) != 1:
+        raise LayerError(
+            f"{classifier.arch} classifies with {len(names)} layers ({', '.join(names)}), where one was expected; "
+            "choose other members, or soft voting"
+        )
+    return names[0]
 
 
 def target_scores(logits: Tensor, targets: Tensor, negatives: Sequence[int] = ()) -> Tensor:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,18 +17,23 @@ from torch import Tensor, nn
 
 import camseg
 from camseg.arrays import Image, check_image
+from camseg.ensemble import Ensemble, member_folder, read_rule
 from camseg.errors import CheckpointError, InputError
 from camseg.files import read_json, write_bytes, write_json
 from camseg.models import (
     ModelArgs,
     calm_head,
+    canonical_name,
     create_model,
     create_sized_model,
+    default_image_size,
+    head_names,
     load_backbone,
     normalisation,
     pretrained_classes,
     read_weights,
     resampled,
+    split_name,
 )
 
 Resize = Literal["stretch", "pad"]
@@ -44,7 +49,7 @@ class Classifier:
     """Images (N, 3, S, S), normalised -> logits (N, classes). Its weights lie channels-last, which CPUs and
     GPUs run convolutions faster with."""
     arch: str
-    """The architecture's name in timm."""
+    """The architecture's canonical name, in timm or of ours, and the heads joined to it."""
     model_args: ModelArgs
     """Further arguments of the architecture's constructor."""
     classes: tuple[str, ...]
@@ -63,13 +68,17 @@ class Classifier:
     """Per-channel mean, in [0, 1]."""
     std: tuple[float, ...]
     """Per-channel standard deviation."""
+    temperature: float = 1.0
+    """What logits are divided by before they become probabilities: calibration fits it."""
+    training: Mapping[str, Any] | None = None
+    """What it was trained from, JSON values only; says nothing to its use."""
 
     @staticmethod
     def create(
         arch: str | None,
         *,
         classes: Sequence[str],
-        image_size: int = 224,
+        image_size: int | None = None,
         weights: str | Path | None = None,
         multi_label: bool = False,
         negative: Sequence[str] = (),
@@ -82,20 +91,22 @@ class Classifier:
         """Build an untrained classifier on the CPU; ``arch`` None takes the weights file's, else DEFAULT_ARCH.
 
         ``weights``: None or ``"none"`` for random ones, ``"imagenet"`` for timm's, or a file, whose own
-        statement of architecture, arguments, mean and std is used where the caller makes none.
+        statement of architecture, arguments, mean and std is used where the caller makes none. ``image_size`` None
+        is what ``default_image_size`` says.
 
         Raises InputError, CheckpointError or WeightsUnavailableError.
         """
         _check_classes(classes, negative)
-        if image_size < 8:
-            raise InputError(f"expected an image size of at least 8 pixels, got {image_size}")
         if resize not in ("stretch", "pad"):
             raise InputError(f"expected resize stretch or pad, got {resize!r}")
         file = None if weights in (None, "none", "imagenet") else read_weights(weights)
         args: ModelArgs = {**(file.model_args if file else {}), **(model_args or {})}
-        arch = arch or (file and file.arch) or DEFAULT_ARCH
-        if file and file.arch not in (None, arch):
+        arch = canonical_name(arch or (file and file.arch) or DEFAULT_ARCH)
+        if file and file.arch and canonical_name(file.arch) not in (arch, split_name(arch)[0]):
             raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
+        image_size = default_image_size(arch) if image_size is None else image_size
+        if image_size < 8:
+            raise InputError(f"expected an image size of at least 8 pixels, got {image_size}")
         model, args = create_sized_model(
             arch, len(classes), image_size, pretrained=weights == "imagenet", model_args=args
         )
@@ -172,8 +183,40 @@ class Classifier:
         return probabilities.argmax(axis=1)[:, None].tolist()
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (N, classes) -> probabilities: softmax, or for a multi-label classifier sigmoid."""
-        return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
+        """Logits (N, classes) -> calibrated probabilities: softmax, or for a multi-label classifier sigmoid, of the
+        logits divided by the temperature, which no decision depends on."""
+        scaled = logits / self.temperature
+        return scaled.sigmoid() if self.multi_label else scaled.softmax(dim=1)
+
+    @property
+    def head_layers(self) -> tuple[str, ...]:
+        """The names in the network of the layers that classify: one, but for few architectures."""
+        return head_names(self.model)
+
+    @property
+    def members(self) -> tuple["Classifier", ...]:
+        """The networks that decide, as in Ensemble: this one."""
+        return (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How much each of the members counts."""
+        return (1.0,)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether ``vote`` needs features beside logits."""
+        return False
+
+    def vote(self, logits: Sequence[Tensor], _features: Sequence[Tensor | None]) -> Tensor:
+        """The members' logits (N, classes) -> probabilities (N, classes), as in Ensemble."""
+        return self.probabilities(logits[0])
+
+    def with_negative(self, negative: Sequence[str]) -> "Classifier":
+        """The same network with other negative classes; InputError for an unknown one."""
+        for name in negative:
+            self.class_index(name)
+        return replace(self, negative=tuple(negative))
 
     def with_output_stride(self, stride: int) -> "Classifier":
         """The same weights in the architecture built with another output stride: at 16 instead of 32 pixels the last
@@ -206,7 +249,8 @@ class Classifier:
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
+        hashed = [field.name for field in fields(self) if field.name not in ("model", "training")]
+        settings = {name: getattr(self, name) for name in hashed}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -218,20 +262,43 @@ def tensor_bytes(tensors: Mapping[str, Tensor], facts: dict[str, str] | None = N
     return safetensors.torch.save(plain, facts)
 
 
-def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
-    """Load a classifier run: the folder that ``train-cls`` or ``Classifier.save`` wrote.
+AnyClassifier: TypeAlias = Classifier | Ensemble
+"""What decides on images: one network, or several of them."""
+
+
+def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyClassifier:
+    """Load a classifier run: the folder that ``train-cls``, ``ensemble`` or a ``save`` wrote.
 
     Raises CheckpointError when a file is missing or damaged, or the weights do not fit; InputError for a
     device that is not there.
     """
     run = Path(run)
-    if not run.is_dir():
-        raise CheckpointError(f"expected the folder of a classifier run; {run} does not exist")
-    settings: dict[str, Any] = read_json(run / "classifier.json", CheckpointError)
+    settings = _read_settings(run)
+    if "members" not in settings:
+        return load_network(run, device)
+    try:
+        return Ensemble(
+            members=tuple(load_network(member_folder(run, n), device) for n in range(settings["members"])),
+            shares=tuple(settings["shares"]),
+            method=settings["method"],
+            rule=None if settings["method"] == "soft" else read_rule(run),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{run / 'classifier.json'} is not an ensemble's settings ({error!r})") from None
+
+
+def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
+    """Load a classifier run that is one network, as ``load_classifier`` does; InputError for an ensemble."""
+    run = Path(run)
+    settings = _read_settings(run)
+    if "members" in settings:
+        raise InputError(f"{run} is an ensemble, and one network is needed; name a member, such as {run}/members/0")
     try:
         settings.pop("version", None)
         for name in ("classes", "negative", "mean", "std"):
             settings[name] = tuple(settings[name])
+        if not 0.0 < settings.get("temperature", 1.0) < float("inf"):
+            raise InputError(f"expected a temperature above 0, got {settings['temperature']}")
         model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
         model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
         classifier = Classifier(model=_channels_last(model.eval()), **settings)
@@ -246,6 +313,15 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> Clas
         ) from None
     classifier.model.to(find_device(device))
     return classifier
+
+
+def _read_settings(run: Path) -> dict[str, Any]:
+    if not run.is_dir():
+        raise CheckpointError(f"expected the folder of a classifier run; {run} does not exist")
+    settings = read_json(run / "classifier.json", CheckpointError)
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings")
+    return settings
 
 
 def find_device(device: str | torch.device = "auto") -> torch.device:

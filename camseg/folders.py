@@ -65,8 +65,8 @@ class Report:
 class FolderOptions:
     """How a folder is worked through; none of these changes a result."""
 
-    workers: int = 2
-    """Threads that read and write."""
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    """Threads that read and write, each with a process beside it where masks are refined."""
     overwrite: bool = False
     """Remove what an earlier run wrote instead of continuing it."""
     dry_run: bool = False

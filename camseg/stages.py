@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.arrays import Cam, Image, Trimap, dequantise, quantise
+from camseg.classifier import AnyClassifier
 from camseg.datasets import Dataset, Sample
 from camseg.errors import ImageError, InputError
+from camseg.files import sha256
 from camseg.folders import FolderOptions, Report, Steps, run_folder
 from camseg.images import (
     Window,
@@ -26,12 +29,22 @@ from camseg.images import (
     write_mask,
 )
 from camseg.masks import cam_to_mask, parse_threshold
-from camseg.pipeline import TrimapSettings, check_choice, make_trimap
+from camseg.pipeline import (
+    TrimapSettings,
+    call_refiner,
+    check_choice,
+    classifier_features,
+    make_trimap,
+    needs_features,
+)
+from camseg.postprocessing import PostprocessingSettings, postprocess
 from camseg.propagation import METHODS as PROPAGATORS
-from camseg.propagation import propagate
-from camseg.refinement import METHODS as REFINERS
-from camseg.refinement import refine_with_report
+from camseg.propagation import Settings as PropagationSettings
+from camseg.propagation import check_settings, propagate
+from camseg.refinement import check_method
 from camseg.results import Record, provenance
+from camseg.trimaps import unusable
+from camseg.workers import Call, worker_processes
 
 
 def propagate_folder(
@@ -41,33 +54,69 @@ def propagate_folder(
     method: str,
     *,
     device: str,
+    settings: PropagationSettings | None = None,
+    classifier: AnyClassifier | None = None,
     window: Window = "full",
     options: FolderOptions | None = None,
 ) -> Report:
     """Spread one method's maps in the folder ``cams`` into ``out/<method>/...``.
 
-    ``window``: how 16-bit images become 8-bit, as it was for the classifier.
+    ``settings``: the method's own; ``classifier``: for methods that walk over its features; ``window``: how 16-bit
+    images become 8-bit, as it was for the classifier.
     """
     check_choice("propagation", method, PROPAGATORS)
+    if settings is not None:
+        check_settings(method, settings)
+    if needs_features(method) and classifier is None:
+        raise InputError(f"{method} walks over a classifier's features; name it with --classifier RUN")
     partner = _partner(images, window)
     folder = Path(out)
 
-    def write(sample: Sample, cam: Cam, _: None) -> list[Record]:
+    def features(samples: Sequence[Sample], _: Sequence[Cam | None]) -> list[NDArray[np.float32] | None]:
+        if classifier is None or not needs_features(method):
+            return [None] * len(samples)
+        found: list[NDArray[np.float32] | None] = []
+        for sample in samples:
+            try:
+                image = partner(sample)
+            except ImageError:  # which ``write`` meets again, and reports
+                found.append(None)
+            else:
+                found.append(classifier_features(classifier, classifier.members[0].to_input(image), image.shape[:2]))
+        return found
+
+    def write(sample: Sample, cam: Cam, guide: NDArray[np.float32] | None) -> list[Record]:
         file = f"{method}/{sample.name}.png"
-        write_cam(folder / file, propagate(partner(sample), cam, method, device=device))
+        spread = propagate(partner(sample), cam, method, settings=settings, features=guide, device=device)
+        write_cam(folder / file, spread)
         return [_file_record(sample, files={method: file}, propagation=method)]
 
-    settings = {"methods": [method], "images": str(images.root.resolve()), "device": device, "window": window}
-    return _file_folder("propagate", cams, folder, settings, read_cam, write, options)
+    decisive = {
+        "methods": [method],
+        "propagation_settings": None if settings is None else asdict(settings),
+        "classifier": None if classifier is None or not needs_features(method) else classifier.fingerprint(),
+        "images": str(images.root.resolve()),
+        "device": device,
+        "window": window,
+    }
+    return _file_folder("propagate", cams, folder, decisive, read_cam, write, options, infer=features)
 
 
-def masks_folder(cams: Path | str, out: Path | str, threshold: str, *, options: FolderOptions | None = None) -> Report:
+def masks_folder(
+    cams: Path | str,
+    out: Path | str,
+    threshold: str,
+    postprocessing: PostprocessingSettings | None = None,
+    *,
+    options: FolderOptions | None = None,
+) -> Report:
     """Binarise the maps in the folder ``cams`` into ``out``."""
     rule = parse_threshold(threshold)
     folder = Path(out)
+    postprocessing = postprocessing or PostprocessingSettings()
 
     def write(sample: Sample, cam: Cam, _: None) -> list[Record]:
-        mask = cam_to_mask(cam, rule)
+        mask = postprocess(cam_to_mask(cam, rule), postprocessing)
         write_mask(folder / f"{sample.name}.png", mask)
         return [
             _file_record(
@@ -76,25 +125,46 @@ def masks_folder(cams: Path | str, out: Path | str, threshold: str, *, options: 
         ]
 
     # A threshold file may change under its name: what it says decides, not what it is called.
-    settings = {"threshold": str(threshold), "rule": [rule.kind, rule.value]}
+    settings = {
+        "threshold": str(threshold),
+        "rule": [rule.kind, rule.value],
+        "postprocessing": asdict(postprocessing),
+    }
     return _file_folder("masks", cams, folder, settings, read_cam, write, options)
 
 
 def trimap_folder(
-    source: Path | str, out: Path | str, settings: TrimapSettings, *, options: FolderOptions | None = None
+    source: Path | str,
+    out: Path | str,
+    settings: TrimapSettings,
+    *,
+    cams: Path | str | None = None,
+    options: FolderOptions | None = None,
 ) -> Report:
-    """Make trimaps of the masks, or by two thresholds of the maps, in the folder ``source``."""
+    """Make trimaps of the masks, or by two thresholds of the maps, in the folder ``source``.
+
+    ``cams``: the folder of the maps that the masks were made of, for what those are sure of.
+    """
     folder = Path(out)
     from_maps = settings.low is not None
+    if cams is not None and not Path(cams).is_dir():
+        raise InputError(f"expected the folder of the masks' maps; {cams} is none")
 
     def write(sample: Sample, levels: NDArray, _: None) -> list[Record]:
-        trimap = make_trimap(None, levels, settings) if from_maps else make_trimap(levels, None, settings)
+        if from_maps:
+            trimap = make_trimap(None, levels, settings)
+        else:
+            cam = None if cams is None else read_cam(Path(cams, f"{sample.name}.png"))
+            trimap = make_trimap(levels, cam, settings)
         write_image(folder / f"{sample.name}.png", trimap)
-        return [_file_record(sample, files={"trimap": f"{sample.name}.png"})]
+        return [_file_record(sample, files={"trimap": f"{sample.name}.png"}, fallback=unusable(trimap))]
 
-    return _file_folder(
-        "trimap", source, folder, asdict(settings), read_cam if from_maps else read_mask, write, options
-    )
+    decisive = {
+        **asdict(settings),
+        "cams": None if cams is None else str(Path(cams).resolve()),
+        "cams_run": None if cams is None else provenance(cams),
+    }
+    return _file_folder("trimap", source, folder, decisive, read_cam if from_maps else read_mask, write, options)
 
 
 def refine_folder(
@@ -104,45 +174,58 @@ def refine_folder(
     method: str,
     *,
     masks: Path | str | None = None,
+    weights: str | None = None,
+    device: str = "cpu",
+    postprocessing: PostprocessingSettings | None = None,
     save: Sequence[str] = (),
     window: Window = "full",
     options: FolderOptions | None = None,
 ) -> Report:
     """Refine every trimap into ``out/masks``, on request also ``alphas`` and ``foregrounds`` (RGBA).
 
-    ``masks``: the folder of what an unusable trimap falls back to; ``window`` as in ``propagate_folder``.
+    ``masks``: the folder of what an unusable trimap or a worse mask falls back to; ``weights`` and ``device``: for a
+    trained network; ``window`` as in ``propagate_folder``.
     """
-    check_choice("refiner", method, REFINERS)
+    check_method(method, weights)
     if masks is not None and not Path(masks).is_dir():
         raise InputError(f"expected the folder of the masks to fall back to; {masks} is none")
     partner = _partner(images, window)
     folder = Path(out)
+    postprocessing = postprocessing or PostprocessingSettings()
 
-    def write(sample: Sample, trimap: Trimap, _: None) -> list[Record]:
-        image = partner(sample)
+    def write(sample: Sample, trimap: Trimap, _: None, call: Call) -> list[Record]:
         mask = None if masks is None else read_mask(Path(masks, f"{sample.name}.png"))
-        refined = refine_with_report(image, trimap, method, mask, colors="foregrounds" in save)
+        colors = "foregrounds" in save
+        refined = call_refiner(
+            call, partner(sample), trimap, method, mask, colors=colors, weights=weights, device=device
+        )
         alpha = dequantise(quantise(refined.alpha))
+        final = postprocess(alpha > 0.5, postprocessing)
         files = {"mask": f"masks/{sample.name}.png"}
-        write_mask(folder / files["mask"], alpha > 0.5)
+        write_mask(folder / files["mask"], final)
         if "alphas" in save:
             files["alpha"] = f"alphas/{sample.name}.png"
             write_cam(folder / files["alpha"], alpha)
         if refined.foreground is not None:
             files["foreground"] = f"foregrounds/{sample.name}.png"
             write_image(folder / files["foreground"], np.dstack([quantise(refined.foreground), quantise(alpha)]))
-        area = int(np.count_nonzero(alpha > 0.5))
-        return [_file_record(sample, files=files, refiner=method, fallback=refined.fallback, area=area)]
+        area = int(np.count_nonzero(final))
+        refiner = refined.method or method
+        return [_file_record(sample, files=files, refiner=refiner, fallback=refined.fallback, area=area)]
 
     settings = {
         "refiner": method,
+        "weights": None if weights is None else sha256(weights),
+        "device": device if weights is not None else "cpu",
+        "postprocessing": asdict(postprocessing),
         "images": str(images.root.resolve()),
         "masks": None if masks is None else str(Path(masks).resolve()),
         "masks_run": None if masks is None else provenance(masks),
         "save": sorted(save),
         "window": window,
     }
-    return _file_folder("refine", trimaps, folder, settings, read_trimap, write, options)
+    with worker_processes() as call:
+        return _file_folder("refine", trimaps, folder, settings, read_trimap, partial(write, call=call), options)
 
 
 def _file_folder(
@@ -151,14 +234,15 @@ def _file_folder(
     out: Path,
     settings: Record,
     read: Callable[[Path], Any],
-    write: Callable[[Sample, Any, None], list[Record]],
+    write: Callable[[Sample, Any, Any], list[Record]],
     options: FolderOptions | None,
+    infer: Callable[[Sequence[Sample], Sequence[Any]], Sequence[Any]] = lambda batch, _: [None] * len(batch),
 ) -> Report:
-    """The folder loop over the files below ``source``, without a network."""
+    """The folder loop over the files below ``source``; ``infer`` as in ``Steps``."""
     found = find_images(source)
     samples = tuple(Sample(path=path, name=relative_name(path, found.root)) for path in found.files)
     files = Dataset(root=found.root, samples=samples, classes=(), multi_label=False, failures=found.failures)
-    steps = Steps(read=lambda sample: read(sample.path), infer=lambda batch, _: [None] * len(batch), write=write)
+    steps = Steps(read=lambda sample: read(sample.path), infer=infer, write=write)
     # A folder of maps may be written again under its name: with which settings decides too.
     decisive = {**settings, "source": str(Path(source).resolve()), "source_run": provenance(source)}
     return run_folder(command, files, out, decisive, steps, batch_size=16, options=options)

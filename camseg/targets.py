@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.classifier import Classifier
+from camseg.classifier import AnyClassifier
 from camseg.datasets import Sample
 from camseg.errors import InputError
 
@@ -24,7 +24,7 @@ class TargetRule:
     per_class: bool
     """Whether outputs go to a folder per class."""
 
-    def targets(self, classifier: Classifier, sample: Sample, probabilities: NDArray[np.float32]) -> list[int]:
+    def targets(self, classifier: AnyClassifier, sample: Sample, probabilities: NDArray[np.float32]) -> list[int]:
         """The target classes of one image, as indices; none for an image of a multi-label set without a class."""
         if self.named:
             names: Sequence[str] = self.named
@@ -36,7 +36,7 @@ class TargetRule:
             names = sample.labels
         return [classifier.class_index(name) for name in names]
 
-    def is_empty(self, classifier: Classifier, sample: Sample) -> bool:
+    def is_empty(self, classifier: AnyClassifier, sample: Sample) -> bool:
         """Whether an image is known to hold no object, so that all its maps are zero.
 
         It is when its label is none of the classes, or only negative ones; with ``predicted`` labels do not count.
@@ -44,7 +44,7 @@ class TargetRule:
         return self.word != "predicted" and sample.labels is not None and set(sample.labels) <= set(classifier.negative)
 
 
-def target_rule(targets: Sequence[str], classifier: Classifier, samples: Sequence[Sample]) -> TargetRule:
+def target_rule(targets: Sequence[str], classifier: AnyClassifier, samples: Sequence[Sample]) -> TargetRule:
     """Make the rule for ``--target`` words: one of ``WORDS``, or class names of the classifier.
 
     Raises InputError for an unknown class, a word beside other targets, or ``label`` without labels.

@@ -61,3 +61,22 @@ def make_data(root, count=12, size=32):
 @pytest.fixture(scope="session")
 def make_folder(tmp_path_factory):
     return lambda **settings: make_data(tmp_path_factory.mktemp("data"), **settings)
+
+
+class _Here:
+    """Stands for a worker process without starting one, which takes a second."""
+
+    def call(self, function, arguments):
+        try:
+            return True, function(*arguments)
+        except Exception as error:
+            return False, error
+
+    def end(self):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _few_processes(request, monkeypatch):
+    if request.node.get_closest_marker("processes") is None:
+        monkeypatch.setattr("camseg.workers._Worker", _Here)

@@ -13,13 +13,15 @@ import camseg
 ROOT = Path(camseg.__file__).parent
 LAYERS = [
     "errors compat progress",
-    "arrays files",
-    "images datasets samples models classifier activations cams propagation masks postprocessing trimaps refinement "
-    "metrics figures augmentation",
-    "results targets",
-    "folders batches",
+    "arrays files workers distances",
+    "images datasets samples models ensemble classifier activations cams propagation masks postprocessing trimaps "
+    "refinement metrics calibration faithfulness matting_errors figures augmentation",
+    "results targets prepare",
+    "folders batches freezing",
     "pipeline",
     "stages training evaluation",
+    "recipes",
+    "runs",
     "studies",
     "cli",
     "__main__",
@@ -28,6 +30,7 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer.split(
 BETWEEN_STAGES = {
     ("datasets", "images"),
     ("classifier", "models"),
+    ("classifier", "ensemble"),  # a run may be either
     ("activations", "classifier"),
     ("cams", "activations"),
     ("cams", "classifier"),  # the way in, compute_cams, prepares images as the classifier wants them

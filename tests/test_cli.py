@@ -26,7 +26,9 @@ from camseg.results import MANIFEST, RUN, read_manifest
 
 COMMANDS = (
     "train-cls",
+    "ensemble",
     "layers",
+    "kernels",
     "methods",
     "cams",
     "propagate",
@@ -34,8 +36,13 @@ COMMANDS = (
     "trimap",
     "refine",
     "evaluate",
+    "audit",
     "label",
     "demo",
+    "prepare rois",
+    "prepare slices",
+    "prepare dicom",
+    "prepare frames",
 )
 ORIENTATION = 0x0112
 
@@ -107,8 +114,9 @@ def masks_of(out):
 def test_help_tells_of_every_command_and_option(call, command):
     code, out, _ = call("--help")
     assert code == 0
-    assert command in out
-    code, out, _ = call(command, "--help")
+    words = command.split()
+    assert words[0] in out
+    code, out, _ = call(*words, "--help")
     assert code == 0
     assert "--out " in out or command in ("layers", "methods", "evaluate")
     assert "--json" in out
@@ -118,7 +126,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     ("command", "names"), [("cams", METHODS), ("propagate", PROPAGATORS), ("refine", REFINERS), ("label", REFINERS)]
 )
 def test_help_names_every_registered_method(call, command, names):
-    text = " ".join(call(command, "--help")[1].split())
+    text = "".join(call(command, "--help")[1].split())  # names may be broken at their hyphens
     assert all(name in text for name in names)
 
 
@@ -129,13 +137,23 @@ def test_help_of_training_names_the_default_model(call):
 def test_shared_options_mean_the_same_everywhere():
     import typer
 
-    commands = typer.main.get_command(app).commands
+    def leaves(group, words=()):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from leaves(command, (*words, name))
+            else:
+                yield " ".join((*words, name)), command
+
+    commands = dict(leaves(typer.main.get_command(app)))
     assert tuple(commands) == COMMANDS
     shared = {"json", "overwrite", "dry_run", "device", "seed", "batch_size", "negative", "classifier", "target", "out"}
+    # What these commands call so is another thing.
+    own = {("train-cls", "negative"), ("prepare rois", "negative"), ("prepare slices", "negative")}
+    own |= {("demo", "out"), ("kernels", "out"), ("propagate", "classifier")}
     seen: dict[str, set] = {}
     for name, command in commands.items():
         for option in command.params:
-            if option.name in shared and (name, option.name) not in {("train-cls", "negative"), ("demo", "out")}:
+            if option.name in shared and (name, option.name) not in own:
                 seen.setdefault(option.name, set()).add((tuple(option.opts), option.help))
     assert {name for name, forms in seen.items() if len(forms) > 1} == set()
 
@@ -229,16 +247,19 @@ def test_the_chain_command_by_command(call, images, run_folder, tmp_path):
     done("cams", images, "-c", run_folder, "--layer", "stages", "--scales", "auto", "--flip", "-o", tmp_path / "cams")
     done("propagate", images, "--cams", tmp_path / "cams", "-o", tmp_path / "spread")
     done("masks", tmp_path / "spread", "--threshold", "otsu", "-o", tmp_path / "masks")
-    done("trimap", tmp_path / "masks", "-o", tmp_path / "trimaps")
+    code, _, err = call("trimap", tmp_path / "masks", "--cams", tmp_path / "spread", "-o", tmp_path / "trimaps")
+    assert code == 0
+    assert "2 not refined: empty mask" in err
     done("trimap", tmp_path / "spread", "--low", "0.2", "--high", "0.6", "-o", tmp_path / "trimaps2")
     refine = ("refine", images, "--trimap", tmp_path / "trimaps", "--masks", tmp_path / "masks", "--method", "grabcut")
     code, _, err = call(*refine, "--alpha", "--foreground", "-o", tmp_path / "refined")
     assert code == 0
-    assert "2 not refined: empty foreground" in err
+    assert "2 not refined: empty mask" in err
     assert {path.name for path in (tmp_path / "refined").iterdir()} == {"masks", "alphas", "foregrounds", MANIFEST, RUN}
-    label = ("label", images, "-c", run_folder, "--score", "class", "--threshold", "otsu")
-    done(*label, "-o", tmp_path / "label")
-    assert masks_of(tmp_path / "label/masks") == masks_of(tmp_path / "masks")
+    label = ("label", images, "-c", run_folder, "--score", "class", "--threshold", "otsu", "--refiner", "grabcut")
+    code, _, err = call(*label, "-o", tmp_path / "label")
+    assert (code, "2 not refined: empty mask" in err) == (0, True)
+    assert masks_of(tmp_path / "label/masks") == masks_of(tmp_path / "refined/masks")
 
     threshold = tmp_path / "best.json"
     save = ("--save-threshold", threshold, "--name", "these six", "--plot", tmp_path / "curve.png")
@@ -319,8 +340,11 @@ def test_output_survives_a_terminal_without_the_letters(call, images, tmp_path, 
     [
         (["--method", "nope"], "unknown CAM method 'nope'; choose among gradcam"),
         (["--method", "all"], "choose among"),
-        (["--propagation", "nope"], "unknown propagation 'nope'; choose among par, none"),
-        (["--refiner", "nope"], "unknown refiner 'nope'; choose among closed-form, grabcut, none"),
+        (
+            ["--propagation", "nope"],
+            "unknown propagation 'nope'; choose among par, crf, guided",
+        ),
+        (["--refiner", "nope"], "unknown refiner 'nope'; choose among auto, closed-form, grabcut,"),
         (["--threshold", "nope"], "expected a number in [0, 1]"),
         (["--threshold", "nan"], "outside [0, 1]"),
         (["--threshold", "max:-0.1"], "outside [0, 1]"),
@@ -338,11 +362,23 @@ def test_output_survives_a_terminal_without_the_letters(call, images, tmp_path, 
         (["--target", "horse"], "no class 'horse'; it has cat, dog, none"),
         (["--target", "all", "--target", "cat"], "alone or class names"),
         (["--save", "nope"], "cannot save 'nope'; choose among cams, trimaps, alphas, overlays"),
-        (["--save", "alphas"], "without a refiner"),
+        (["--refiner", "none", "--save", "alphas"], "without a refiner"),
         (["--refiner", "grabcut", "--dilate", "-1"], "expected a radius of 0 or more"),
         (["--refiner", "grabcut", "--erode", "inf"], "expected a radius"),
         (["--refiner", "grabcut", "--open", "much"], "expected a radius"),
         (["--refiner", "grabcut", "--low", "0.3"], "needs both"),
+        (["--refiner", "grabcut", "--sure", "much"], "is no rule"),
+        (["--refiner", "grabcut", "--trimap-recipe", "published", "--open", "3"], "has its own radii"),
+        (["--refiner", "fba"], "pass --weights FILE"),
+        (["--refiner", "grabcut", "--weights", "some.pth"], "grabcut takes no weights"),
+        (["--refiner", "none", "--weights", "some.pth"], "but no refiner"),
+        (["--propagation", "random-walk", "--propagation-arg", "steps=3"], "random-walk has no setting 'steps'"),
+        (["--propagation-arg", "rounds"], "expected KEY=VALUE"),
+        (["--propagation", "none", "--propagation-arg", "rounds=3"], "unknown propagation 'none'"),
+        (["--keep", "0"], "Invalid value"),
+        (["--min-area", "small"], "expected a size of 0 or more"),
+        (["--fill-holes", "some"], "fill_holes is none, all or an area"),
+        (["--smooth", "-1"], "expected a size of 0 or more"),
         (["--refiner", "grabcut", "--low", "0.7", "--high", "0.3"], "low threshold below the high one"),
         (["--batch-size", "0"], "Invalid value"),
         (["--workers", "0"], "Invalid value"),
@@ -505,9 +541,12 @@ def test_images_that_cannot_be_written_fail_alone(call, images, run_folder, tmp_
         (["trimap", "{nowhere}"], "does not exist"),
         (["propagate", "{images}", "--cams", "{cams}", "--method", "nope"], "choose among par"),
         (["propagate", "{images}", "--cams", "{nowhere}"], "does not exist"),
+        (["propagate", "{images}", "--cams", "{cams}", "--method", "random-walk"], "name it with --classifier RUN"),
+        (["propagate", "{images}", "--cams", "{cams}", "--arg", "rounds=many"], "a whole number for par's rounds"),
+        (["trimap", "{cams}", "--cams", "{nowhere}"], "expected the folder of the masks' maps"),
         (["propagate", "{nowhere}", "--cams", "{cams}"], "does not exist"),
         (["propagate", "{images}", "--cams", "{cams}", "--window", "9,1"], "expected a window"),
-        (["refine", "{images}", "--trimap", "{cams}", "--method", "nope"], "choose among closed-form, grabcut"),
+        (["refine", "{images}", "--trimap", "{cams}", "--method", "nope"], "choose among auto, closed-form"),
         (["refine", "{images}", "--trimap", "{nowhere}"], "does not exist"),
         (["refine", "{images}", "--trimap", "{cams}", "--masks", "{nowhere}"], "expected the folder of the masks"),
         (["cams", "{images}", "-c", "{run}", "--method", "nope"], "choose among gradcam"),
@@ -799,7 +838,9 @@ def test_a_reader_that_goes_away_is_no_error_of_ours(images, tmp_path):
 
 
 TRAIN = ("--weights", "none", "--model", "test_resnet", "--image-size", "32", "--epochs", "2")
-FILES = {"model.safetensors", "classifier.json", "metrics.json", "history.csv", "curves.png", "confusion.png"}
+FILES = {"model.safetensors", "classifier.json", "metrics.json", "history.csv", "curves.png", "confusion.png"} | {
+    "reliability.png"
+}
 
 
 def test_training_from_class_folders(call, make_folder, tmp_path):

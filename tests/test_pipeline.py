@@ -19,15 +19,17 @@ from camseg.pipeline import (
     LabelSettings,
     TrimapSettings,
     cams_folder,
+    classifier_features,
     label_folder,
     label_image,
 )
-from camseg.refinement import METHODS as REFINERS
+from camseg.postprocessing import PostprocessingSettings
+from camseg.propagation import WalkSettings
 from camseg.results import MANIFEST, RUN, read_manifest
 from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
 
 SIZES = [(40, 60), (64, 64), (30, 90), (50, 20)]
-QUICK = LabelSettings(scales=(1.0,), flip=False)
+QUICK = LabelSettings(scales=(1.0,), flip=False, refiner="none")
 LABEL_KEYS = [
     *("input", "name", "labels", "class", "files", "score", "method", "layer", "scales", "propagation", "threshold"),
     *("refiner", "fallback", "area", "status", "error"),
@@ -95,7 +97,9 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
         assert record["layer"] == "layer3,layer4"  # the names, not "stages"
         assert (record["method"], record["propagation"]) == (settings.method, settings.propagation)
         assert (record["scales"], record["threshold"]) == (list(AUTO_SCALES), settings.threshold)
-        assert (record["status"], record["error"], record["fallback"]) == ("ok", None, None)
+        assert (record["status"], record["error"]) == ("ok", None)
+        assert record["refiner"] in ("auto", "closed-form", "grabcut")
+        assert (record["fallback"] == "empty mask") == (record["class"] == "none")
     run = json.loads((out / RUN).read_text())
     assert run["command"] == "label"
     assert run["settings"]["classifier"] == tiny_classifier.fingerprint()
@@ -104,7 +108,7 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
     assert run["settings"]["trimap"]["dilate"] == TrimapSettings().dilate
 
 
-@pytest.mark.parametrize("refiner", REFINERS)
+@pytest.mark.parametrize("refiner", ["auto", "closed-form"])
 def test_what_is_saved_beside_the_masks_on_request(images, tiny_classifier, tmp_path, refiner):
     out = tmp_path / "out"
     label_folder(images, tiny_classifier, out, replace(QUICK, refiner=refiner), save=pipeline.KINDS)
@@ -266,6 +270,7 @@ def test_margin_needs_a_negative_class_and_fails_before_any_work(images, make_cl
 # The same bytes, whatever happens
 
 
+@pytest.mark.processes
 def test_label_is_the_chain_of_the_single_commands_byte_for_byte(images, tiny_classifier, tmp_path):
     settings = LabelSettings()
     label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["cams"])
@@ -274,13 +279,17 @@ def test_label_is_the_chain_of_the_single_commands_byte_for_byte(images, tiny_cl
         load_images(images), tmp_path / "cams/layercam", tmp_path / "spread", settings.propagation, device="cpu"
     )
     masks_folder(tmp_path / "spread/par", tmp_path / "masks", settings.threshold)
+    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap, cams=tmp_path / "spread/par")
+    refine_folder(
+        load_images(images), tmp_path / "trimaps", tmp_path / "refined", settings.refiner, masks=tmp_path / "masks"
+    )
     here = tree(tmp_path / "label/masks")
     assert len(here) == 6
-    assert here == tree(tmp_path / "masks", without=(RUN, MANIFEST))
+    assert here == tree(tmp_path / "refined/masks")
     assert tree(tmp_path / "label/cams") == tree(tmp_path / "spread/par")
 
 
-@pytest.mark.parametrize("refiner", REFINERS)
+@pytest.mark.parametrize("refiner", ["grabcut"])
 @pytest.mark.parametrize("thresholds", [{}, {"low": "0.3", "high": "max:0.8"}])
 def test_label_is_the_chain_with_refiners_too(images, tiny_classifier, tmp_path, refiner, thresholds):
     trimap = TrimapSettings(dilate="4", **thresholds)
@@ -288,7 +297,11 @@ def test_label_is_the_chain_with_refiners_too(images, tiny_classifier, tmp_path,
     label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["trimaps", "alphas"])
     cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
     masks_folder(tmp_path / "cams/layercam", tmp_path / "masks", settings.threshold)
-    trimap_folder(tmp_path / ("cams/layercam" if thresholds else "masks"), tmp_path / "trimaps", trimap)
+    maps = tmp_path / "cams/layercam"
+    if thresholds:
+        trimap_folder(maps, tmp_path / "trimaps", trimap)
+    else:
+        trimap_folder(tmp_path / "masks", tmp_path / "trimaps", trimap, cams=maps)
     options = {"masks": tmp_path / "masks", "save": ["alphas", "foregrounds"]}
     refine_folder(load_images(images), tmp_path / "trimaps", tmp_path / "refined", refiner, **options)
     assert tree(tmp_path / "label/masks") == tree(tmp_path / "refined/masks")
@@ -306,6 +319,37 @@ def test_label_image_is_label_folder_of_one(images, tiny_classifier, tmp_path, s
     for path in images.rglob("*.png"):
         labelled = label_image(read_image(path), tiny_classifier, path.parent.name, settings)
         np.testing.assert_array_equal(labelled.mask, read_mask(tmp_path / "out/masks" / path.relative_to(images)))
+
+
+def test_label_passes_features_and_postprocessing_on_as_the_commands_do(images, tiny_classifier, tmp_path):
+    afterwards = PostprocessingSettings(smooth="2", fill_holes="all", min_area="1%", keep=1)
+    settings = replace(QUICK, propagation="random-walk", threshold="otsu", postprocessing=afterwards)
+    settings = replace(settings, propagation_settings=WalkSettings(rounds=2))
+    label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["cams"])
+    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
+    propagate_folder(
+        load_images(images),
+        tmp_path / "cams/layercam",
+        tmp_path / "spread",
+        "random-walk",
+        device="cpu",
+        settings=settings.propagation_settings,
+        classifier=tiny_classifier,
+    )
+    masks_folder(tmp_path / "spread/random-walk", tmp_path / "masks", settings.threshold, afterwards)
+    assert tree(tmp_path / "label/cams") == tree(tmp_path / "spread/random-walk")
+    assert tree(tmp_path / "label/masks") == tree(tmp_path / "masks", without=(RUN, MANIFEST))
+    for path in images.rglob("*.png"):
+        labelled = label_image(read_image(path), tiny_classifier, path.parent.name, settings)
+        np.testing.assert_array_equal(labelled.mask, read_mask(tmp_path / "label/masks" / path.relative_to(images)))
+
+
+def test_features_are_those_of_the_image_alone(make_classifier, make_images):
+    classifier = make_classifier(resize="pad")
+    (image,) = make_images((64, 32))
+    features = classifier_features(classifier, classifier.to_input(image), (64, 32))
+    assert features.dtype == np.float32
+    assert features.shape[1] == 2 * features.shape[2]  # the padding at the sides is left out
 
 
 def test_label_image_takes_the_likeliest_class_by_default(make_images, tiny_classifier):
@@ -465,7 +509,7 @@ def test_inputs_and_outputs_lie_apart(images, tiny_classifier, tmp_path):
         label_folder(images / "cat/a.png", tiny_classifier, images / "cat/out", QUICK)
 
 
-@pytest.mark.parametrize("change", [{"method": "all"}, {"method": "none"}, {"refiner": "fba"}, {"propagation": "x"}])
+@pytest.mark.parametrize("change", [{"method": "all"}, {"method": "none"}, {"refiner": "x"}, {"propagation": "x"}])
 def test_settings_name_the_choices(change):
     with pytest.raises(InputError, match=r"choose among \w"):
         LabelSettings(**change)
@@ -517,7 +561,7 @@ def test_stages_refuse_unknown_methods_and_missing_folders(images, tmp_path):
     data = load_images(images)
     with pytest.raises(InputError, match=r"unknown propagation 'x'; choose among par"):
         propagate_folder(data, images, tmp_path / "out", "x", device="cpu")
-    with pytest.raises(InputError, match=r"unknown refiner 'x'; choose among closed-form"):
+    with pytest.raises(InputError, match=r"unknown refiner 'x'; choose among auto, closed-form"):
         refine_folder(data, images, tmp_path / "out", "x")
     with pytest.raises(InputError, match="expected the folder of the masks"):
         refine_folder(data, images, tmp_path / "out", "grabcut", masks=tmp_path / "nowhere")
@@ -554,7 +598,7 @@ def test_16_bit_images_pass_the_same_window_in_every_stage(make_classifier, tmp_
     data, window = load_images(tmp_path / "images"), classifier.window
     propagate_folder(data, tmp_path / "cams/layercam", tmp_path / "spread", "par", device="cpu", window=window)
     masks_folder(tmp_path / "spread/par", tmp_path / "masks", settings.threshold)
-    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap)
+    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap, cams=tmp_path / "spread/par")
     refine_folder(data, tmp_path / "trimaps", tmp_path / "out", "closed-form", masks=tmp_path / "masks", window=window)
     assert tree(tmp_path / "label/masks") == tree(tmp_path / "out/masks")
     refine_folder(data, tmp_path / "trimaps", tmp_path / "other", "closed-form", masks=tmp_path / "masks")

@@ -30,8 +30,7 @@ def scarce(tiny_classifier):
 
 
 def squares_of(ready, images):
-    classifier = ready.network.classifier
-    return stack_inputs([[classifier.to_input(image, scale) for scale in ready.input_scales] for image in images])
+    return stack_inputs([ready.inputs({"full": image}) for image in images])
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_said_once(scarce, make_images):
@@ -115,10 +114,10 @@ def test_reduced_precision_runs_up_to_the_layer_only(tiny_classifier, make_image
 
 def test_auto_scales_leave_out_what_the_network_refuses(make_classifier, make_images):
     fixed = make_classifier("test_vit", image_size=160, model_args={"dynamic_img_size": False})
-    assert plan(fixed, CamSettings(scales="auto")).scales == (1.0,)
+    assert plan(fixed, CamSettings(scales="auto")).members[0].scales == (1.0,)
     with pytest.raises(InputError, match=r"test_vit cannot take inputs of 240 pixels .*--scales"):
         plan(fixed, CamSettings(scales=(1.0, 1.5)))
-    assert plan(make_classifier(), CamSettings(scales="auto")).scales == (0.75, 1.0, 1.5, 2.0)
+    assert plan(make_classifier(), CamSettings(scales="auto")).members[0].scales == (0.75, 1.0, 1.5, 2.0)
 
 
 def test_settings_that_cannot_be(tiny_classifier):
@@ -173,27 +172,27 @@ def test_auto_is_the_weighted_sum_of_its_scales(tiny_classifier, make_images):
     for scale in AUTO_SCALES:
         single = plan(tiny_classifier, CamSettings(scales=(scale,), layers=("layer3",)))
         maps = extract(single, squares_of(single, images), lambda n, _: [n]).maps["layercam"]
-        apart.append(torch.from_numpy(np.stack([row[0] for row in maps])))
+        apart.append(torch.from_numpy(np.stack([row[0][0] for row in maps])))
     stack = torch.stack(apart)  # (scales, 2, S, S)
     want = (stack * scale_weights(stack, AUTO_SCALES)[..., None, None]).sum(dim=0)
     for row, grid in zip(found, want, strict=True):
-        assert np.allclose(row[0], grid.numpy(), atol=1e-5)
+        assert np.allclose(row[0][0], grid.numpy(), atol=1e-5)
     assert len(compute_cams(tiny_classifier, images, targets, scales="auto")["layercam"]) == 2
 
 
 def test_finer_layers_are_raised_before_they_are_averaged(tiny_classifier, make_images):
     images = make_images((64, 64))
     ready = plan(tiny_classifier, CamSettings(layers=("stages",)))
-    assert ready.network.layers == ("layer3", "layer4")
+    assert ready.members[0].network.layers == ("layer3", "layer4")
     (row,) = extract(ready, squares_of(ready, images), lambda *_: [0]).maps["layercam"]
     x = tiny_classifier.preprocess(images)
     want = torch.zeros(1, 1, 64, 64)
-    for captured in ready.network.forward(x).toward([0]):
+    for captured in ready.members[0].network.forward(x).toward([0]):
         maps = METHODS["layercam"].function(captured).clamp_min(0)
         maps = maps / maps.max()
         maps = torch.tanh(2 * maps) if captured.layer == "layer3" else maps
         want += torch.nn.functional.interpolate(maps[:, None], size=(64, 64), mode="bilinear") / 2
-    assert np.allclose(row[0], want[0, 0].numpy(), atol=1e-5)
+    assert np.allclose(row[0][0], want[0, 0].numpy(), atol=1e-5)
 
 
 def test_larger_views_come_in_smaller_batches(tiny_classifier, make_images):

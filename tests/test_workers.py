@@ -12,6 +12,8 @@ from camseg.errors import EmptyForegroundError, WorkerError
 from camseg.refinement import refine
 from camseg.workers import call_here, worker_processes
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def call():

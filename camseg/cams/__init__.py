@@ -10,16 +10,16 @@ from typing import Any, Literal
 from camseg.activations import Precision, Score
 from camseg.arrays import Image
 from camseg.cams.methods import METHODS, Method
-from camseg.cams.scales import BatchLimit, CamSettings, Choose, Plan, extract, plan, stack_inputs, to_image_size
-from camseg.classifier import Classifier
+from camseg.cams.scales import BatchLimit, CamSettings, Choose, Grids, Plan, extract, plan, stack_inputs, to_image_size
+from camseg.classifier import AnyClassifier
 from camseg.errors import InputError
 
-__all__ = ["METHODS", "BatchLimit", "CamSettings", "Method", "Plan", "compute_cams", "extract", "plan"]
+__all__ = ["METHODS", "BatchLimit", "CamSettings", "Grids", "Method", "Plan", "compute_cams", "extract", "plan"]
 __all__ += ["stack_inputs", "to_image_size"]
 
 
 def compute_cams(
-    classifier: Classifier,
+    classifier: AnyClassifier,
     images: Sequence[Image],
     targets: Sequence[str | Sequence[str]] | None = None,
     methods: Sequence[str] = ("layercam",),
@@ -38,7 +38,8 @@ def compute_cams(
 
     ``images``: uint8 (H, W, 3) RGB, of any sizes. ``targets``: a class name per image, or a list of names,
     which gives {class: map}; None takes the predicted class (multi-label: a dict of every class with a
-    probability of at least 0.5). The settings are those of ``CamSettings``.
+    probability of at least 0.5). The settings are those of ``CamSettings``. The map of an ensemble is the weighted
+    mean of its members' maps.
 
     Returns, per method and in the order of the images, float32 (H, W) in [0, 1]; with ``raw`` >= 0,
     after the ReLU and before any scaling.
@@ -69,7 +70,7 @@ def compute_cams(
         as_dicts = [
             classifier.multi_label if wanted is None else not isinstance(wanted[i], str) for i in range(len(batch))
         ]
-        inputs = stack_inputs([[classifier.to_input(image, scale) for scale in ready.input_scales] for image in batch])
+        inputs = stack_inputs([ready.inputs(dict.fromkeys(ready.windows, image)) for image in batch])
         found = extract(ready, inputs, _chooser(classifier, wanted), limit)
         for name, maps in found.maps.items():
             for image, row, grids, as_dict in zip(batch, found.targets, maps, as_dicts, strict=True):
@@ -79,7 +80,7 @@ def compute_cams(
     return results
 
 
-def _chooser(classifier: Classifier, wanted: Sequence[str | Sequence[str]] | None) -> Choose:
+def _chooser(classifier: AnyClassifier, wanted: Sequence[str | Sequence[str]] | None) -> Choose:
     if wanted is None:
         return lambda _n, probabilities: classifier.predicted(probabilities[None])[0]
     rows: list[list[Any]] = [

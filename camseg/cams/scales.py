@@ -16,7 +16,7 @@ from torch.nn import functional
 from camseg.activations import PRECISIONS, Capture, Forward, Network, Precision, Score, network
 from camseg.arrays import Cam, Image
 from camseg.cams.methods import METHODS, check_methods
-from camseg.classifier import Classifier
+from camseg.classifier import AnyClassifier, Classifier
 from camseg.errors import InputError
 from camseg.progress import Say, unheard
 
@@ -79,11 +79,11 @@ class CamSettings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """Settings made ready for one classifier: its layers found, its scales tried."""
+class MemberPlan:
+    """Settings made ready for one network: its layers found, its scales tried."""
 
     network: Network
-    """The classifier toward the settings' score and layers."""
+    """The network toward the settings' score and layers."""
     settings: CamSettings
     """What was asked for."""
     scales: tuple[float, ...]
@@ -101,11 +101,40 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Settings made ready for a classifier: for its one network, or for each member of an ensemble."""
+
+    classifier: AnyClassifier
+    """What decides."""
+    settings: CamSettings
+    """What was asked for."""
+    members: tuple[MemberPlan, ...]
+    """In the order of the classifier's."""
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """In which windows ``inputs`` needs an image."""
+        return tuple(dict.fromkeys(member.window for member in self.classifier.members))
+
+    def inputs(self, views: Mapping[str, Image]) -> list[Image]:
+        """The squares of one image, for each member and each of its input scales; ``views``: the image by window."""
+        return [
+            classifier.to_input(views[classifier.window], scale)
+            for classifier, member in zip(self.classifier.members, self.members, strict=True)
+            for scale in member.input_scales
+        ]
+
+
+Grids: TypeAlias = tuple[NDArray[np.float32], ...]
+"""Each member's fused map: float32 (S, S), >= 0, unnormalised, in the layout of that network's input."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BatchCams:
     """The fused maps of one batch."""
 
-    maps: Mapping[str, list[list[NDArray[np.float32]]]]
-    """Per method, image and target: float32 (S, S), >= 0, unnormalised, in the layout of the network's input."""
+    maps: Mapping[str, list[list[Grids]]]
+    """Per method, image and target."""
     targets: Targets
     """The targets that were used."""
     probabilities: NDArray[np.float32]
@@ -128,14 +157,20 @@ class BatchLimit:
             torch.cuda.empty_cache()
 
 
-def plan(classifier: Classifier, settings: CamSettings) -> Plan:
+def plan(classifier: AnyClassifier, settings: CamSettings) -> Plan:
     """Find the layers, and see that the network takes inputs of every scale; ``auto`` leaves out those it does not.
 
-    Raises InputError or LayerError for a layer, scale or score that cannot be had.
+    Of an ensemble each member has its own layers and scales. Raises InputError or LayerError for a layer, scale or
+    score that cannot be had.
     """
+    members = tuple(_plan_member(member, settings) for member in classifier.members)
+    return Plan(classifier=classifier, settings=settings, members=members)
+
+
+def _plan_member(classifier: Classifier, settings: CamSettings) -> MemberPlan:
     chosen = network(classifier, layers=settings.layers, score=settings.score, precision=settings.precision)
     given = AUTO_SCALES if settings.scales == "auto" else settings.scales
-    ready = Plan(network=chosen, settings=settings, scales=given)
+    ready = MemberPlan(network=chosen, settings=settings, scales=given)
     refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}
     for scale, problem in refused.items():
         if scale == 1.0 or settings.scales != "auto":
@@ -146,7 +181,7 @@ def plan(classifier: Classifier, settings: CamSettings) -> Plan:
 _REFUSALS: WeakKeyDictionary[nn.Module, dict[tuple, str | None]] = WeakKeyDictionary()
 
 
-def _refusal(ready: Plan, scale: float) -> str | None:
+def _refusal(ready: MemberPlan, scale: float) -> str | None:
     """Why the network cannot take inputs of a scale, found by a dry run once; None when it can."""
     classifier = ready.network.classifier
     side = max(1, round(scale * classifier.image_size))
@@ -166,14 +201,14 @@ def _refusal(ready: Plan, scale: float) -> str | None:
 
 
 def stack_inputs(inputs: Sequence[Sequence[Image]]) -> list[Tensor]:
-    """Per image a square for each of ``input_scales`` -> per scale uint8 (N, s, s, 3)."""
+    """Per image its squares, as ``Plan.inputs`` gives them -> for each of these uint8 (N, s, s, 3)."""
     return [torch.from_numpy(np.stack(squares)) for squares in zip(*inputs, strict=True)]
 
 
 def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchLimit | None = None) -> BatchCams:
     """Maps of one batch for every method, fused over scales, mirror images and layers.
 
-    ``squares``: per scale of ``Plan.input_scales`` uint8 (N, s, s, 3). Every view's maps are divided by
+    ``squares``: as ``stack_inputs`` gives them. Every view's maps are divided by
     their own maximum before they are averaged, so that each view has one voice (``scale_weights`` decides otherwise
     with the scales ``auto``); with ``raw`` they are averaged as they are. Images without a target that needs a map
     take part in the first pass only. A batch that does not fit into the device's memory is halved, and later ones
@@ -205,11 +240,36 @@ def _from(choose: Choose, start: int) -> Choose:
 
 
 def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams:
-    settings, classifier = plan.settings, plan.network.classifier
-    first = plan.network.forward(classifier.normalise(squares[0]), gradients=plan.gradients)
-    probabilities = classifier.probabilities(first.logits).cpu().numpy()
+    rest = iter(squares)
+    own = [[next(rest) for _ in member.input_scales] for member in plan.members]
+    firsts = [
+        member.network.forward(
+            member.network.classifier.normalise(views[0]),
+            gradients=member.gradients,
+            features=plan.classifier.reads_features,
+        )
+        for member, views in zip(plan.members, own, strict=True)
+    ]
+    votes = plan.classifier.vote([first.logits for first in firsts], [first.features for first in firsts])
+    probabilities = votes.cpu().numpy()
     targets = [list(choose(n, row)) for n, row in enumerate(probabilities)]
+    maps = []
+    for member, views, first in zip(plan.members, own, firsts, strict=True):
+        # Members may have the same classes in another order.
+        index = [member.network.classifier.class_index(name) for name in plan.classifier.classes]
+        maps.append(_member_maps(views, member, first, [[index[target] for target in row] for row in targets]))
+    fused = {
+        name: [list(zip(*rows, strict=True)) for rows in zip(*(found[name] for found in maps), strict=True)]
+        for name in plan.settings.methods
+    }
+    return BatchCams(maps=fused, targets=targets, probabilities=probabilities)
 
+
+def _member_maps(
+    squares: Sequence[Tensor], plan: MemberPlan, first: Forward, targets: Targets
+) -> dict[str, list[list[NDArray[np.float32]]]]:
+    """One network's maps by method, image and target; ``first``: its pass over the squares of scale 1."""
+    settings, classifier = plan.settings, plan.network.classifier
     gated = {classifier.class_index(name) for name in classifier.negative} if settings.gate else set()
     live = [n for n, row in enumerate(targets) if set(row) - gated]
     depth = max((len(targets[n]) for n in live), default=0)
@@ -236,13 +296,13 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams
             [zero if target in gated or grids is None else grids[fused.place[n], k] for k, target in enumerate(row)]
             for n, row in enumerate(targets)
         ]
-    return BatchCams(maps=maps, targets=targets, probabilities=probabilities)
+    return maps
 
 
 class _Fusion:
     """The sums of views' maps, kept apart by scale and size until all are in."""
 
-    def __init__(self, plan: Plan, live: Sequence[int], depth: int) -> None:
+    def __init__(self, plan: MemberPlan, live: Sequence[int], depth: int) -> None:
         self.plan, self.depth = plan, depth
         self.place = {n: place for place, n in enumerate(live)}
         self.sums: dict[tuple[str, float, int, int], Tensor] = {}
@@ -308,12 +368,19 @@ def scale_weights(maps: Tensor, scales: Sequence[float]) -> Tensor:
     return (-((steps - wanted) ** 2) / (2 * _SPREAD**2)).softmax(dim=0)
 
 
-def to_image_size(classifier: Classifier, grid: NDArray[np.float32], height: int, width: int, raw: bool) -> Cam:
-    """A fused map (S, S) in the layout of the network's input -> float32 (height, width) over the image.
+def to_image_size(classifier: AnyClassifier, grids: Grids, height: int, width: int, raw: bool) -> Cam:
+    """Fused maps in the layout of the networks' inputs -> float32 (height, width) over the image.
 
-    Scaled so that the smallest value is 0 and the largest 1, unless ``raw``; a constant map, which says
-    nothing of place, becomes all zero.
+    Each is scaled so that the smallest value is 0 and the largest 1, unless ``raw``; a constant map, which says
+    nothing of place, becomes all zero. Of several members it is the mean, weighted by their shares.
     """
+    total = np.zeros((height, width), np.float32)
+    for member, share, grid in zip(classifier.members, classifier.shares, grids, strict=True):
+        total += np.float32(share) * _over_image(member, grid, height, width, raw)
+    return total if raw else np.minimum(total, 1.0, out=total)  # rounded, shares may sum up to a little more
+
+
+def _over_image(classifier: Classifier, grid: NDArray[np.float32], height: int, width: int, raw: bool) -> Cam:
     side = len(grid)
     top, left, tall, wide = (round(share * side) for share in classifier.content_box(height, width))
     content = grid[top : top + max(1, tall), left : left + max(1, wide)]

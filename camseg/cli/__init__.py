@@ -7,13 +7,17 @@ import sys
 import typer
 
 from camseg import __version__
+from camseg.cli.audit import audit
 from camseg.cli.cams import cams
 from camseg.cli.demo import demo
+from camseg.cli.ensemble import ensemble
 from camseg.cli.evaluate import evaluate
+from camseg.cli.kernels import kernels
 from camseg.cli.label import label
 from camseg.cli.layers import layers
 from camseg.cli.masks import masks
 from camseg.cli.methods import methods
+from camseg.cli.prepare import prepare
 from camseg.cli.propagate import propagate
 from camseg.cli.refine import refine
 from camseg.cli.train_cls import train_cls
@@ -28,8 +32,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train_cls, layers, methods, cams, propagate, masks, trimap, refine, evaluate, label, demo):
+for command in (
+    train_cls,
+    ensemble,
+    layers,
+    kernels,
+    methods,
+    cams,
+    propagate,
+    masks,
+    trimap,
+    refine,
+    evaluate,
+    audit,
+    label,
+    demo,
+):
     app.command(name=command.__name__.replace("_", "-"))(command)
+app.add_typer(prepare)
 
 
 def _print_version(wanted: bool) -> None:

@@ -39,7 +39,7 @@ def cams(
     raw: Annotated[bool, typer.Option("--raw", help="Unnormalised maps as float32 TIFF.")] = False,
     batch_size: options.BatchSize = 16,
     device: options.Device = "auto",
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,

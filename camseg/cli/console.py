@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from camseg.classifier import Classifier
+    from camseg.classifier import AnyClassifier
     from camseg.datasets import Dataset
     from camseg.folders import FolderOptions, Report
 
@@ -88,34 +88,26 @@ def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def folder_options(workers: int, overwrite: bool, dry_run: bool) -> "FolderOptions":
+def folder_options(workers: int | None, overwrite: bool, dry_run: bool) -> "FolderOptions":
     """How a folder is worked through, with this terminal's bar and messages."""
     from camseg.folders import FolderOptions
 
     # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per image.
     warnings.filterwarnings("ignore", module="PIL")
-    return FolderOptions(workers=workers, overwrite=overwrite, dry_run=dry_run, progress=progress, say=say)
-
-
-def open_classifier(run: Path, device: str, output_stride: int | None) -> "Classifier":
-    """The classifier of a run, on its device, with another output stride if one is given."""
-    from camseg.classifier import load_classifier
-
-    classifier = load_classifier(run, device)
-    return classifier if output_stride is None else classifier.with_output_stride(output_stride)
+    given = {} if workers is None else {"workers": workers}
+    return FolderOptions(**given, overwrite=overwrite, dry_run=dry_run, progress=progress, say=say)
 
 
 def open_run(
     classifier: Path, images: Path, device: str, negative: Sequence[str] | None, output_stride: int | None
-) -> tuple["Classifier", "Dataset"]:
-    """The classifier of a run, as ``open_classifier`` gives it, and the images with the labels that it knows."""
-    from dataclasses import replace
-
+) -> tuple["AnyClassifier", "Dataset"]:
+    """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
+    from camseg.classifier import load_classifier
     from camseg.datasets import load_images
 
-    run = open_classifier(classifier, device, output_stride)
+    run = load_classifier(classifier, device)
+    if output_stride is not None:
+        run = run.with_output_stride(output_stride)
     if negative:
-        for name in negative:
-            run.class_index(name)
-        run = replace(run, negative=tuple(negative))
+        run = run.with_negative(negative)
     return run, load_images(images, run.classes)

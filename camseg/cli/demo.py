@@ -11,7 +11,7 @@ from camseg.cli import console, options
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.")] = Path("demo"),
     device: options.Device = "auto",
-    workers: options.Workers = 2,
+    workers: options.Workers = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:

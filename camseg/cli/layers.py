@@ -18,8 +18,11 @@ def layers(
 ) -> None:
     """List what --layer can name, with the size of the maps, and which of them auto and stages stand for."""
     from camseg.activations import list_layers, stage_layers
+    from camseg.classifier import load_network
 
-    classifier = console.open_classifier(run, "cpu", output_stride)
+    classifier = load_network(run)
+    if output_stride is not None:
+        classifier = classifier.with_output_stride(output_stride)
     side, found = classifier.image_size, list_layers(classifier)
     stages = stage_layers(found)
     shown = [layer for layer in found if everything or layer.stage or layer.name in stages]

@@ -15,15 +15,21 @@ def masks(
         str,
         typer.Option(help="0.4, max:0.7 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold FILE."),
     ] = "max:0.7",
-    workers: options.Workers = 2,
+    smooth: options.Smooth = "0",
+    fill_holes: options.FillHoles = "none",
+    min_area: options.MinArea = "0",
+    keep: options.Keep = None,
+    workers: options.Workers = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Binarise maps: OUT/<path>.png, 0 and 255."""
+    from camseg.postprocessing import PostprocessingSettings
     from camseg.results import map_root
     from camseg.stages import masks_folder
 
     folder = console.folder_options(workers, overwrite, dry_run)
-    report = masks_folder(map_root(cams), out, threshold, options=folder)
+    afterwards = PostprocessingSettings(smooth=smooth, fill_holes=fill_holes, min_area=min_area, keep=keep)
+    report = masks_folder(map_root(cams), out, threshold, afterwards, options=folder)
     console.finish(report, out, json, dry_run)

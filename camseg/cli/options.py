@@ -3,9 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from camseg.propagation import Settings as PropagationSettings
 
 ImagesArgument = Annotated[
     Path, typer.Argument(metavar="IMAGES", help="Folder of images, one image file, or CSV image[,label[,group]].")
@@ -16,7 +19,15 @@ ClassifierRun = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Start of all random choices.")]
-Workers = Annotated[int, typer.Option(min=1, help="Threads that read and write; results do not depend on it.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Images that are read, refined and written at once; results do not depend on it. Default: one per core, "
+        "at most 8.",
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass of the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run wrote to --out first.")]
@@ -60,16 +71,40 @@ Scales = Annotated[
         help="Input sizes relative to the classifier's, such as 1,1.5,2; auto weighs several by the object's size."
     ),
 ]
-Open = Annotated[str, typer.Option("--open", metavar="RADIUS", help="Opening: drop what is thinner than twice this.")]
+Open = Annotated[
+    str, typer.Option("--open", metavar="RADIUS", help="Opening: leave undecided what is thinner than twice this.")
+]
 Close = Annotated[
     str, typer.Option("--close", metavar="RADIUS", help="Closing: fill what is narrower than twice this.")
 ]
 Dilate = Annotated[
-    str, typer.Option(metavar="RADIUS", help="Unknown band outwards, in pixels (5) or of the size (20%).")
+    str, typer.Option(metavar="RADIUS", help="Unknown band outwards, in pixels (5) or of the object's width (20%).")
 ]
-Erode = Annotated[str, typer.Option(metavar="RADIUS", help="Unknown band inwards, in pixels (5) or of the size (10%).")]
+Erode = Annotated[
+    str, typer.Option(metavar="RADIUS", help="Unknown band inwards, in pixels (5) or of the object's width (20%).")
+]
+Smooth = Annotated[
+    str, typer.Option(metavar="RADIUS", help="Smooth the outline: in pixels (3) or of the shorter side (1%).")
+]
+FillHoles = Annotated[
+    str, typer.Option(metavar="none|all|AREA", help="Fill holes: all, or up to an area in pixels (50) or % (0.1%).")
+]
+MinArea = Annotated[
+    str, typer.Option(metavar="AREA", help="Drop smaller islands: pixels (50) or % of the image (0.1%).")
+]
+Keep = Annotated[int | None, typer.Option(min=1, help="Keep the largest N objects.", show_default=False)]
+RefinerWeights = Annotated[
+    Path | None, typer.Option(help="Weights of the refiner fba: .pth or .safetensors.", show_default=False)
+]
 Window = Annotated[
     str, typer.Option(metavar="full|percentile|LOW,HIGH", help="How 16-bit and float images become 8-bit.")
+]
+TrimapRecipe = Annotated[
+    Literal["fitted", "published"],
+    typer.Option(help="fitted to each object by the options here, or published: that of Laptev and Gerget."),
+]
+Sure = Annotated[
+    str, typer.Option(metavar="THRESHOLD|none", help="Foreground in any case: where the mask's map lies above this.")
 ]
 Low = Annotated[
     str | None, typer.Option(metavar="THRESHOLD", help="With --high: trimap from the map; below this is background.")
@@ -90,7 +125,19 @@ def numbers(text: str | None) -> tuple[float, ...]:
         raise typer.BadParameter(f"expected numbers separated by commas, such as 1,1.5,2; got {text!r}") from None
 
 
-def pairs(texts: Sequence[str]) -> dict[str, str | int | float | bool | None]:
+def optional(text: str) -> str | None:
+    """None for ``none``."""
+    return None if text == "none" else text
+
+
+def propagation_settings(method: str, texts: Sequence[str] | None) -> "PropagationSettings | None":
+    """The settings that KEY=VALUE arguments make of a propagator's defaults; None for none."""
+    from camseg.propagation import make_settings
+
+    return make_settings(method, pairs(texts)) if texts else None
+
+
+def pairs(texts: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE arguments, values as JSON where they are it (3, true), else as text; else a usage error."""
     found = {}
     for text in texts:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from camseg.arrays import Image
-from camseg.classifier import Classifier, load_classifier
+from camseg.classifier import Classifier, load_network
 from camseg.datasets import Sample, load_images, load_training_data, split
 from camseg.evaluation import Evaluation, evaluate_folder
 from camseg.figures import contact_sheet, overlay_cam, overlay_mask
@@ -80,7 +80,7 @@ def run_demo(out: Path | str, *, device: str = "auto", options: FolderOptions | 
     )
     propagated = out / "propagated" / LABEL.propagation
     masks_folder(propagated, out / "masks", LABEL.threshold, options=options)
-    trimap_folder(out / "masks", out / "trimaps", LABEL.trimap, options=options)
+    trimap_folder(out / "masks", out / "trimaps", LABEL.trimap, cams=propagated, options=options)
     refine_folder(test, out / "trimaps", out / "refined", LABEL.refiner, masks=out / "masks", options=options)
     folders = {
         f"CAM ({LABEL.method})": out / "cams" / LABEL.method,
@@ -130,7 +130,7 @@ def _classifier(data: Path, run: Path, device: str, options: FolderOptions) -> C
             progress=options.progress,
             say=options.say,
         )
-    return load_classifier(run, device)
+    return load_network(run, device)
 
 
 def _accuracy(classifier: Classifier, samples: Sequence[Sample]) -> float:

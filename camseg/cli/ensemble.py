@@ -1,0 +1,76 @@
+"""``camseg ensemble``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from camseg.cli import console, options
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Classifier runs that train-cls wrote.")],
+    out: options.Out,
+    method: Annotated[
+        Literal["soft", "logistic", "svm"],
+        typer.Option(help="Mean of the members' probabilities; or a rule over their features, fitted on --data."),
+    ] = "soft",
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="equal|accuracy|W,W,...",
+            help="What members count in means of probabilities and maps; accuracy: that of their own validation.",
+        ),
+    ] = "equal",
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Labelled images as for train-cls: to fit and to evaluate on.")
+    ] = None,
+    val: Annotated[
+        Path | None, typer.Option(metavar="DATA", help="Validation images; else split off from --data.")
+    ] = None,
+    val_fraction: Annotated[
+        float, typer.Option(help="As in train-cls, whose split it repeats with an equal --seed.")
+    ] = 0.2,
+    batch_size: options.BatchSize = 16,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> None:
+    """Join classifiers into one run, which other commands take as any classifier; its map is their maps' mean."""
+    from camseg.datasets import load_training_data, split
+    from camseg.folders import check_apart
+    from camseg.studies.ensembles import make_ensemble
+
+    dataset, held = (None if path is None else load_training_data(path) for path in (data, val))
+    for part in (dataset, held):
+        if part is not None:
+            check_apart(part, out)
+    if dataset is not None and held is None:
+        dataset, held = split(dataset, val_fraction, seed)
+    metrics = make_ensemble(
+        runs,
+        out,
+        method=method,
+        weights=weights if weights in ("equal", "accuracy") else options.numbers(weights),  # type: ignore[arg-type]
+        train=dataset,
+        val=held,
+        device=device,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=console.progress,
+    )
+    if not metrics:
+        console.say(f"{'would join' if dry_run else 'joined'} {len(runs)} classifiers: {out}")
+        if json:
+            console.print_json({"out": str(out), "members": [str(run) for run in runs]})
+        return
+    if not json:
+        rows = [
+            (one["run"], *(f"{one[key]:.3f}" for key in ("share", "accuracy", "macro_f1")))
+            for one in metrics["members"]
+        ]
+        console.print_table(("member", "share", "accuracy", "macro-F1"), rows)
+    console.finish_training(metrics, out, json)

@@ -1,0 +1,262 @@
+"""Classifier runs -> an ensemble's run: the members' shares, the rule over their features, its scores beside theirs."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from camseg.activations import Network
+from camseg.augmentation import NONE
+from camseg.batches import Batches, Source, load_pixels, loader
+from camseg.calibration import fit_temperature
+from camseg.classifier import Classifier, find_device, load_network
+from camseg.datasets import Dataset
+from camseg.ensemble import Ensemble, LinearRule, Method
+from camseg.errors import CheckpointError, DatasetError, InputError, OutputError
+from camseg.figures import plot_confusion
+from camseg.files import read_json, write_json
+from camseg.images import write_image
+from camseg.metrics import classification_metrics, expected_calibration_error, reliability
+from camseg.progress import Progress, silent
+
+Weights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
+"""What the members count: a number for each, all the same, or by the validation accuracy in their ``metrics.json``."""
+STRENGTHS: Final = tuple(10.0**power for power in range(-6, 1))
+"""Values of C, the inverse strength of the penalty, that are tried for a rule."""
+
+
+def make_ensemble(
+    runs: Sequence[Path | str],
+    out: Path | str,
+    *,
+    method: Method = "soft",
+    weights: Weights = "equal",
+    train: Dataset | None = None,
+    val: Dataset | None = None,
+    device: str = "auto",
+    batch_size: int = 16,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Join runs that are one network each into the run ``out``; return its validation metrics, none without ``val``.
+
+    ``logistic`` and ``svm`` fit a rule on the images of ``train``, with the C that has the least cross-entropy on
+    ``val``; for them ``weights`` says only what the members' maps count. Writes the members, ``classifier.json``,
+    ``rule.safetensors``, ``metrics.json`` and ``confusion.png``.
+
+    Raises InputError for members that do not go together, or methods and data that do not; OutputError when ``out``
+    holds a run or lies where a member does; DatasetError for data that do not fit the classifiers.
+    """
+    out = Path(out)
+    if method not in get_args(Method):
+        raise InputError(f"expected the method {', '.join(get_args(Method))}; got {method!r}")
+    if len(runs) < 2:
+        raise InputError(f"expected at least two runs to join, got {len(runs)}")
+    if method != "soft" and (train is None or val is None):
+        raise InputError(f"{method} is fitted on labelled images; name them with --data, or choose soft")
+    _check_out(runs, out, overwrite)
+    place = find_device(device)
+    members = tuple(load_network(run, place) for run in runs)
+    ensemble = Ensemble(members=members, shares=_shares(runs, weights))
+    train, val = (part and replace(part, multi_label=ensemble.multi_label) for part in (train, val))
+    for part in (train, val):
+        if part is not None:
+            part.targets(ensemble.classes)
+    if dry_run:
+        return {}
+    metrics: dict[str, Any] = {}
+    if val is not None:
+        passes = _Passes(features=method != "soft", batch_size=batch_size, progress=progress)
+        seen = passes.over(members, val, "validation images")
+        facts: dict[str, Any] = {"method": method, "val_images": len(seen.truth)}
+        failed = seen.failed
+        if method != "soft" and train is not None:
+            learned = passes.over(members, train, "training images")
+            rule, strength = _fit_rule(method, learned, seen, ensemble)
+            ensemble = replace(ensemble, method=method, rule=rule)
+            facts |= {"C": strength, "train_images": len(learned.truth)}
+            failed = {**failed, **learned.failed}
+        metrics = {
+            **_metrics(ensemble.vote(seen.logits, seen.features), seen.truth, ensemble),
+            **facts,
+            "members": [
+                {"run": str(run), "share": share, **_headline(member, logits, seen.truth, ensemble)}
+                for run, share, member, logits in zip(runs, ensemble.shares, members, seen.logits, strict=True)
+            ],
+            "failed": {str(path): reason for path, reason in failed.items()},
+        }
+    for name in ("classifier.json", "rule.safetensors", "metrics.json", "confusion.png"):
+        (out / name).unlink(missing_ok=True)
+    if metrics:
+        if not ensemble.multi_label:
+            write_image(out / "confusion.png", plot_confusion(np.array(metrics["confusion"]), ensemble.classes))
+        write_json(out / "metrics.json", metrics)
+    ensemble.save(out)
+    return metrics
+
+
+def _check_out(runs: Sequence[Path | str], out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"expected a folder for the run; {out} is a file")
+    places = [Path(run).resolve() for run in runs]
+    for place in places:
+        if place.is_relative_to(out.resolve()):
+            raise OutputError(f"the member {place} lies in the output folder {out}; choose another --out")
+    if len(set(places)) < len(places):
+        raise InputError(f"expected different runs, got {', '.join(map(str, runs))}; --weights lets one count more")
+    if (out / "classifier.json").exists() and not overwrite:
+        raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
+
+
+def _shares(runs: Sequence[Path | str], weights: Weights) -> tuple[float, ...]:
+    if isinstance(weights, str):
+        if weights not in ("equal", "accuracy"):
+            raise InputError(f"expected weights as numbers, equal or accuracy; got {weights!r}")
+        numbers = [1.0 if weights == "equal" else _accuracy(Path(run)) for run in runs]
+    else:
+        numbers = [float(weight) for weight in weights]
+    if len(numbers) != len(runs) or not all(math.isfinite(one) and one >= 0 for one in numbers) or not sum(numbers):
+        raise InputError(f"expected {len(runs)} weights of at least 0, not all 0; got {numbers}")
+    return tuple(number / sum(numbers) for number in numbers)
+
+
+def _accuracy(run: Path) -> float:
+    metrics = read_json(run / "metrics.json", CheckpointError)
+    try:
+        return float(metrics["accuracy"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{run / 'metrics.json'} tells no accuracy; give --weights as numbers") from None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Seen:
+    """What the members say to a set of images."""
+
+    truth: NDArray
+    """As ``Dataset.targets`` gives it, in the order of the ensemble's classes."""
+    logits: list[Tensor]
+    """Each member's, (N, classes) in that member's order."""
+    features: list[Tensor | None]
+    """Each member's, (N, F); None where they are not asked for."""
+    failed: dict[Path, str]
+    """Images that could not be read, with the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Passes:
+    """How images go through the members."""
+
+    features: bool
+    batch_size: int
+    progress: Progress
+
+    def over(self, members: Sequence[Classifier], data: Dataset, title: str) -> _Seen:
+        logits: list[Tensor] = []
+        features: list[Tensor | None] = []
+        failed: dict[Path, str] = {}
+        for number, member in enumerate(members):
+            # What the first member cannot read is left out for all.
+            data, pixels, problems = load_pixels(member, data, self.progress, f"reading {title}")
+            failed |= problems
+            order = [(0, index) for index in range(len(data.samples))]
+            batches = loader(
+                member, Source(data, pixels), Batches(size=self.batch_size, seed=0, workers=0), order, NONE
+            )
+            network = Network(classifier=member, layers=())
+            passes = [
+                network.forward(member.normalise(squares), gradients=False, features=self.features)
+                for squares, _ in self.progress(batches, len(batches), f"member {number}, {title}")
+            ]
+            logits.append(torch.cat([one.logits.cpu() for one in passes]))
+            read = [one.features.cpu() for one in passes if one.features is not None]
+            features.append(torch.cat(read) if read else None)
+        return _Seen(truth=data.targets(members[0].classes), logits=logits, features=features, failed=failed)
+
+
+def _fit_rule(method: Method, train: _Seen, val: _Seen, ensemble: Ensemble) -> tuple[LinearRule, float]:
+    """The rule with the least cross-entropy on the validation images, and its C.
+
+    An SVM's decision values become probabilities by a softmax (multi-label: sigmoid) of them divided by a temperature,
+    which is fitted on the validation images: Platt's sigmoid without its offset, so that decisions stay the SVM's.
+    """
+    x, y = (
+        torch.cat([one for one in part.features if one is not None], dim=1).numpy().astype(np.float64)
+        for part in (train, val)
+    )  # (N, F) each
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale[scale == 0] = 1.0
+    x, y = (x - mean) / scale, (y - mean) / scale
+    best = None
+    for strength in STRENGTHS:
+        coefficients, intercepts = _fit(method, x, train.truth, strength, ensemble.classes)
+        logits = y @ coefficients.T + intercepts
+        temperature = 1.0 if method == "logistic" else fit_temperature(logits, val.truth, ensemble.multi_label)
+        loss = _cross_entropy(logits / temperature, val.truth)
+        if best is None or loss < best[0]:
+            best = loss, strength, coefficients / temperature, intercepts / temperature
+    assert best is not None
+    _, strength, coefficients, intercepts = best
+    arrays = {"mean": mean, "scale": scale, "coefficients": coefficients, "intercepts": intercepts}
+    return LinearRule(**{name: torch.from_numpy(array).float() for name, array in arrays.items()}), strength
+
+
+def _fit(
+    method: Method, x: NDArray[np.float64], truth: NDArray, strength: float, classes: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients (classes, F) and intercepts (classes,); rare classes count as much as frequent ones."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    several = truth.ndim == 2  # multi-label: a rule for each class of its own
+    for index, name in enumerate(classes):
+        count = int((truth[:, index] > 0).sum() if several else (truth == index).sum())
+        if count in (0, len(truth)):
+            raise DatasetError(f"{count} of {len(truth)} training images show {name!r}; a rule needs some, and others")
+    rows = []
+    for labels in truth.T if several else [truth]:
+        model = (
+            LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+            if method == "logistic"
+            else LinearSVC(C=strength, class_weight="balanced", random_state=0)
+        )
+        with warnings.catch_warnings():
+            # One that has not converged competes by its validation loss like the others.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x, labels)
+        rows.append((model.coef_, model.intercept_))
+    coefficients, intercepts = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    if len(coefficients) == len(classes):
+        return coefficients, intercepts
+    # Of two classes scikit-learn gives one score d; a softmax of -d/2 and d/2 is its sigmoid.
+    halves = np.array([-0.5, 0.5])
+    return halves[:, None] * coefficients, halves * intercepts
+
+
+def _cross_entropy(logits: NDArray[np.float64], truth: NDArray) -> float:
+    scores, wanted = torch.from_numpy(logits), torch.from_numpy(truth)
+    if truth.ndim == 2:  # multi-label
+        return float(functional.binary_cross_entropy_with_logits(scores, wanted.double()))
+    return float(functional.cross_entropy(scores, wanted))
+
+
+def _metrics(probabilities: Tensor, truth: NDArray, ensemble: Ensemble) -> dict[str, Any]:
+    scores = probabilities.numpy()
+    found = classification_metrics(truth, scores, ensemble.classes, ensemble.multi_label)
+    table = reliability(truth, scores, ensemble.multi_label)
+    return {**found, "expected_calibration_error": expected_calibration_error(table)}
+
+
+def _headline(member: Classifier, logits: Tensor, truth: NDArray, ensemble: Ensemble) -> dict[str, float]:
+    order = [member.class_index(name) for name in ensemble.classes]
+    found = _metrics(member.probabilities(logits)[:, order], truth, ensemble)
+    return {name: found[name] for name in ("accuracy", "macro_f1", "expected_calibration_error")}
