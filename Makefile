@@ -22,6 +22,8 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/cam_cost.py
+	$(BIN)/python benchmarks/refine_cost.py
+	$(BIN)/python benchmarks/matting.py
 
 # Writes the generated pages, then the site into site/.
 docs: $(VENV)/.installed-docs

@@ -1,11 +1,11 @@
-"""Quality of every stage on folders of real images with true masks: the tables of docs/results.md.
+"""Quality of maps on folders of real images with true masks: the tables of docs/results.md.
 
     python benchmarks/quality.py DATA --weights FILE --out runs/quality --set NAME=NEGATIVE ...
 
 DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/. For every set and seed a
-classifier is fine-tuned on the training images; the chain runs on the test images, once without any mask and once
-with the threshold that is best on the training masks. Interrupted, it continues. Means over seeds with
-their lowest and highest value; Dice and IoU are means over images whose true mask is not empty.
+classifier is fine-tuned on the training images, and every way to extract maps is measured on the test images; chains.py
+then measures what comes behind the maps. Interrupted, it continues. Means over seeds with their lowest and highest
+value; Dice is a mean over images whose true mask is not empty.
 """
 
 import argparse
@@ -24,9 +24,7 @@ from camseg.evaluation import evaluate_folder, save_best_threshold
 from camseg.files import read_json, write_json
 from camseg.folders import FolderOptions
 from camseg.images import read_image
-from camseg.pipeline import LabelSettings, TrimapSettings, cams_folder
-from camseg.refinement import METHODS as REFINERS
-from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
+from camseg.pipeline import LabelSettings, cams_folder
 from camseg.training import TrainSettings, train_classifier
 
 QUICK = [name for name, method in METHODS.items() if method.passes == "1"]
@@ -92,38 +90,19 @@ def main() -> None:
 
 
 def measure(data: Path, negative: str, weights: str, out: Path, seed: int) -> dict:
-    """All scores of one set and seed, by name of method and of chain."""
+    """All scores of one set and seed, by name of method and of part."""
     classifier = train(data, negative, weights, out / "classifier", seed)
     test = load_images(data / "images" / "test", classifier.classes)
     training = load_images(data / "images" / "train", classifier.classes)
     options = FolderOptions()
     cams_folder(test, classifier, out / "methods", CamSettings(methods=tuple(QUICK)), options=options)
     plain = {name: maps_score(out / "methods" / name, data) for name in QUICK}
-    fused = LABEL.cams(classifier)
-    chains: dict[str, dict] = {}
-    for part, images in (("test", test), ("train", training)):
-        cams_folder(images, classifier, out / "cams" / part, fused, options=options)
-        propagate_folder(
-            images, out / "cams" / part / LABEL.method, out / "propagated" / part, LABEL.propagation, device="cpu"
-        )
-    for chain, folder in (("fused", out / "cams"), ("propagated", out / "propagated")):
-        method = LABEL.method if chain == "fused" else LABEL.propagation
-        chosen = evaluate_folder(folder / "train" / method, data / "masks" / "train")
-        threshold_file = out / f"{chain}.threshold.json"
-        save_best_threshold(threshold_file, chosen, name=f"{data.name} training masks")
-        for basis, threshold in (("no mask", LABEL.threshold), ("training masks", str(threshold_file))):
-            work = out / f"{chain}-{basis.replace(' ', '-')}"
-            maps = folder / "test" / method
-            chains[f"{chain}|{basis}"] = maps_score(maps, data, threshold)
-            masks_folder(maps, work / "masks", threshold)
-            trimap_folder(work / "masks", work / "trimaps", TrimapSettings())
-            for refiner in REFINERS:
-                refine_folder(test, work / "trimaps", work / refiner, refiner, masks=work / "masks")
-                chains[f"{chain}, {refiner}|{basis}"] = maps_score(work / refiner / "masks", data)
+    for half, images in (("test", test), ("train", training)):  # for chains.py
+        cams_folder(images, classifier, out / "cams" / half, LABEL.cams(classifier), options=options)
     parts = {}
     for number, (part, (settings, stride)) in enumerate(PARTS.items()):
         parts[part] = part_score(data, classifier, out / "parts" / str(number), settings, stride)
-    return {"accuracy": accuracy(classifier, test), "methods": plain, "chains": chains, "parts": parts}
+    return {"accuracy": accuracy(classifier, test), "methods": plain, "parts": parts}
 
 
 def part_score(data: Path, classifier: Classifier, out: Path, settings: CamSettings, stride: int | None) -> dict:
@@ -219,13 +198,6 @@ def report(name: str, found: list[dict]) -> None:
         rows = [one["parts"][part] for one in found]
         numbers = [spread([row[key] for row in rows]) for key in ("mean_dice", "dice")]
         print(f"| {part} | {' | '.join(numbers)} | {min(row['seconds'] for row in rows):.3f} |")
-    for basis in ("no mask", "training masks"):
-        print(f"\nThreshold: {basis}\n\n| chain | mean-Dice | Dice | IoU |\n|---|---|---|---|")
-        for key in found[0]["chains"]:
-            chain, _, chosen = key.partition("|")
-            if chosen == basis:
-                numbers = [spread([one["chains"][key][kind] for one in found]) for kind in ("mean_dice", "dice", "iou")]
-                print(f"| {chain} | {' | '.join(numbers)} |")
 
 
 def spread(values: list[float]) -> str:

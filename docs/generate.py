@@ -10,8 +10,9 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
+from typer import Typer
 from typer.models import ArgumentInfo
 
 import camseg
@@ -24,13 +25,34 @@ BEGIN, END = "<!-- imports: begin -->\n", "<!-- imports: end -->"
 BUNDLES = {
     "camseg.cams.scales": ["CamSettings"],
     "camseg.pipeline": ["LabelSettings", "TrimapSettings", "Labelled"],
-    "camseg.propagation": ["ParSettings"],
+    "camseg.propagation": [
+        "Settings",
+        "ParSettings",
+        "CrfSettings",
+        "GuidedSettings",
+        "SuperpixelSettings",
+        "WalkSettings",
+        "make_settings",
+    ],
+    "camseg.trimaps": ["published_trimap", "unusable"],
+    "camseg.postprocessing": ["PostprocessingSettings", "postprocess"],
     "camseg.refinement": ["Refined"],
+    "camseg.matting_errors": [
+        "sum_of_absolute_differences",
+        "mean_squared_error",
+        "gradient_error",
+        "connectivity_error",
+    ],
     "camseg.folders": ["FolderOptions", "Report"],
     "camseg.training": ["TrainSettings"],
     "camseg.augmentation": ["Augmentation"],
+    "camseg.prepare.rois": ["prepare_rois", "RoiSettings"],
+    "camseg.prepare.slices": ["prepare_slices", "SliceSettings"],
+    "camseg.prepare.dicom": ["prepare_dicom", "DicomSettings"],
+    "camseg.prepare.frames": ["prepare_frames", "FrameSettings"],
+    "camseg.prepare.output": ["PrepareOptions", "Report"],
 }
-"""Settings and results that users meet, by module."""
+"""Settings, results and further functions that users meet, by the module that they are imported from."""
 
 
 def pages() -> dict[Path, str]:
@@ -56,22 +78,31 @@ def commands_page() -> str:
         "",
         "This page is generated from the command line by `make docs`.",
     ]
-    for command in app.registered_commands:
-        assert command.callback is not None
-        lines += ["", f"## camseg {command.name}", "", inspect.getdoc(command.callback) or ""]
-        entries = [_entry(parameter) for parameter in inspect.signature(command.callback).parameters.values()]
+    for name, callback in _commands(app, "camseg"):
+        lines += ["", f"## {name}", "", inspect.getdoc(callback) or ""]
+        entries = [_entry(parameter) for parameter in inspect.signature(callback).parameters.values()]
         arguments = " ".join(spelling for spelling, _, is_option in entries if not is_option)
-        lines += ["", "```text", f"camseg {command.name} [OPTIONS] {arguments}".rstrip(), ""]
+        lines += ["", "```text", f"{name} [OPTIONS] {arguments}".rstrip(), ""]
         for spelling, text, _ in sorted(entries, key=lambda entry: entry[2]):
             lines += _two_columns(spelling, text)
         lines += ["```"]
     return "\n".join(lines) + "\n"
 
 
+def _commands(group: Typer, prefix: str) -> Iterator[tuple[str, Callable]]:
+    """The words that call each command and what it runs; those of groups within the group come last."""
+    for command in group.registered_commands:
+        assert command.callback is not None
+        yield f"{prefix} {command.name or command.callback.__name__.replace('_', '-')}", command.callback
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        yield from _commands(inner.typer_instance, f"{prefix} {inner.typer_instance.info.name}")
+
+
 def _entry(parameter: inspect.Parameter) -> tuple[str, str, bool]:
     """How a parameter is spelled, what it says, and whether it is an option."""
     annotation, info = parameter.annotation.__origin__, parameter.annotation.__metadata__[-1]
-    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     kind = next(member for member in members if member is not type(None))
     kind = get_args(kind)[0] if get_origin(kind) is list else kind
     names = {bool: "", int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
@@ -88,8 +119,9 @@ def _entry(parameter: inspect.Parameter) -> tuple[str, str, bool]:
     text = f"{info.help or ''} [{'; '.join(notes)}]" if notes else info.help or ""
     if isinstance(info, ArgumentInfo):
         return value, text.strip(), False
-    # Inside Annotated typer keeps the first spelling under ``default``.
-    flags = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
+    # Inside Annotated typer keeps the first spelling under ``default``; yes and no may be one spelling, with / between.
+    spelled = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
+    flags = [flag for both in spelled for flag in both.split("/")]
     long = parameter.name.replace("_", "-")
     flags = sorted(flags, key=len) or [f"--{long}", *([f"--no-{long}"] if kind is bool else [])]
     return " ".join(filter(None, [", ".join(flags), value])), text.strip(), True
@@ -120,7 +152,7 @@ def python_page() -> str:
         if name != "__version__":
             module = camseg._HOMES[name]
             lines += ["", f"### camseg.{name}", "", *_describe(_find(module, name))]
-    lines += ["", "## Settings and results"]
+    lines += ["", "## Settings, results and further functions"]
     for module, names in BUNDLES.items():
         for name in names:
             lines += ["", f"### {module}.{name}", "", *_describe(_find(module, name))]
@@ -128,11 +160,16 @@ def python_page() -> str:
 
 
 def _find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
+    """The definition of a name in a module, or in the module that this one has it from."""
     path = PACKAGE.joinpath(*module.split(".")[1:])
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    return next(node for node in tree.body if isinstance(node, kinds) and node.name == name)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return node
+        if isinstance(node, ast.ImportFrom) and node.module and name in [alias.name for alias in node.names]:
+            return _find(node.module, name)
+    raise LookupError(f"{module} has no {name}")
 
 
 def _describe(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
