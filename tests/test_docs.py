@@ -12,18 +12,32 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 from typer.main import get_command
 
 import camseg
-from camseg import cams, masks, propagation, refinement
-from camseg.cli import app
+from camseg import cams, masks, postprocessing, propagation, refinement
+from camseg.cli import app, options
+from camseg.models import ARCHITECTURES, HEADS, split_name
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 WRITTEN = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/tutorial.md", "docs/howto.md"]
 WRITTEN += [name for name in PAGES if name == "docs/results.md"]
-COMMANDS = get_command(app).commands
+
+
+def leaves(group, words=()):
+    """The commands of a group by the words that call them, as in ``prepare rois``."""
+    found = {}
+    for name, command in group.commands.items():
+        called = (*words, name)
+        found |= leaves(command, called) if hasattr(command, "commands") else {" ".join(called): command}
+    return found
+
+
+COMMANDS = leaves(get_command(app))
+GROUPS = {name.rpartition(" ")[0] for name in COMMANDS} - {""}
 FORBIDDEN = re.compile(
     r"/work/|/tmp/|/home/|/root/|\bissue #?\d|\bTODO\b"
     r"|powerful|seamless|effortless|cutting.edge|state.of.the.art|blazing|revolutionary",
@@ -69,6 +83,12 @@ def anchors(text: str) -> set[str]:
 def several(value: object) -> list[str]:
     """The values of an option that may be repeated, be given once, or be left out."""
     return [value] if isinstance(value, str) else list(value or ())
+
+
+def split_call(words: list[str]) -> tuple[str, list[str]]:
+    """What follows ``camseg``: the command's name, of a group's command two words, and its arguments."""
+    length = 2 if words[0] in GROUPS else 1
+    return " ".join(words[:length]), words[length:]
 
 
 def load_generator():
@@ -118,6 +138,8 @@ def test_every_method_has_a_formula():
     text = TEXTS["docs/methods.md"]
     for name in cams.METHODS:
         assert f"**{name}.**" in text, name
+    for name in (*propagation.METHODS, *refinement.METHODS, refinement.AUTO):
+        assert f"**{name}.**" in text, name
     for name in masks.RULES:
         assert name in ("absolute", "level") or re.search(rf"^{name}", text, re.MULTILINE), name
 
@@ -127,18 +149,35 @@ CALLS = [(name, line) for name in WRITTEN for line in commands(name)]
 
 def test_there_are_commands_to_check():
     assert {"README.md", "docs/tutorial.md", "docs/howto.md"} <= {name for name, _ in CALLS}
-    assert {shlex.split(line.partition("camseg ")[2])[0] for _, line in CALLS} >= COMMANDS.keys() - {"demo"}
+    called = {split_call(shlex.split(line.partition("camseg ")[2]))[0] for _, line in CALLS}
+    assert called >= COMMANDS.keys() - {"demo"}
 
 
 @pytest.mark.parametrize(("name", "line"), CALLS)
 def test_a_command_in_a_code_block_can_be_called(name, line):
     words = shlex.split(line, comments=True)
-    words = words[words.index("camseg") + 1 :]
-    assert words[0] in COMMANDS, f"{name}: camseg has no command {words[0]}"
-    parsed = COMMANDS[words[0]].make_context(words[0], words[1:]).params  # raises a usage error
-    registries = {"propagate": propagation.METHODS, "refine": refinement.METHODS}
+    command, arguments = split_call(words[words.index("camseg") + 1 :])
+    assert command in COMMANDS, f"{name}: camseg has no command {command}"
+    parsed = COMMANDS[command].make_context(command, arguments).params  # raises a usage error
+    refiners = {*refinement.METHODS, refinement.AUTO}
+    rules = {"soft", "logistic", "svm"}
+    registries = {"propagate": propagation.METHODS, "refine": refiners, "ensemble": rules}
     for method in several(parsed.get("method")):
-        assert method in registries.get(words[0], {*cams.METHODS, "all"}), line
+        assert method in registries.get(command, {*cams.METHODS, "all"}), line
+    if command == "label":
+        assert parsed["propagation"] in {*propagation.METHODS, "none"}, line
+        assert parsed["refiner"] in {*refiners, "none"}, line
+    for key, method in (("arg", "method"), ("propagation_arg", "propagation")):
+        if parsed.get(key):
+            propagation.make_settings(parsed[method], options.pairs(parsed[key]))
+    if "fill_holes" in parsed:
+        postprocessing.PostprocessingSettings(
+            **{key: parsed[key] for key in ("smooth", "fill_holes", "min_area", "keep")}
+        )
+    if command == "train-cls" and parsed["model"]:
+        backbone, heads = split_name(parsed["model"])
+        assert backbone in ARCHITECTURES or timm.is_model(backbone), line
+        assert set(heads) <= HEADS.keys(), line
     for threshold in several(parsed.get("threshold")):
         if not threshold.endswith(".json"):
             masks.parse_threshold(threshold)
@@ -146,15 +185,15 @@ def test_a_command_in_a_code_block_can_be_called(name, line):
 
 @pytest.mark.parametrize("name", [*WRITTEN, "docs/index.md", "docs/methods.md", "docs/architecture.md"])
 def test_a_command_or_option_in_the_text_exists(name):
-    options = [option for command in COMMANDS.values() for option in command.params]
-    flags = {flag for option in options for flag in (*option.opts, *option.secondary_opts)} | {"--help", "--version"}
+    known = [option for command in COMMANDS.values() for option in command.params]
+    flags = {flag for option in known for flag in (*option.opts, *option.secondary_opts)} | {"--help", "--version"}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for span in re.findall(r"`([^`]+)`", prose(name)):
         if span.startswith("make "):
             assert span.split()[1] in targets, span
         if span.startswith("camseg "):
-            command = span.split()[1]
-            assert command in COMMANDS or command.startswith("-") or command == "COMMAND", span
+            command, _ = split_call(span.split()[1:])
+            assert command in {*COMMANDS, *GROUPS, "COMMAND"} or command.startswith("-"), span
             own = COMMANDS.get(command)
             for flag in re.findall(r"(?<!\S)--[a-z-]+", span):
                 assert own is None or flag == "--help" or any(flag in option.opts for option in own.params), span
