@@ -332,6 +332,33 @@ def plot_scatter(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], 
     return _render(figure)
 
 
+def plot_heat_map(values: ArrayLike, rows: Sequence[str], columns: Sequence[str], *, label: str) -> Image:
+    """A table of numbers (rows, columns), each cell in the colour of its value, brighter for higher ones.
+
+    Raises InputError for another shape, no cell, or numbers that are not finite.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.shape != (len(rows), len(columns)) or not table.size or not np.isfinite(table).all():
+        raise InputError(f"expected finite numbers ({len(rows)}, {len(columns)}), at least one; got {table.shape}")
+    figure = _figure(0.62 * len(columns) + 2.8, 0.42 * len(rows) + 1.8)
+    axes = figure.subplots()
+    drawn = axes.imshow(table, cmap="cividis", aspect="auto")
+    middle = (table.min() + table.max()) / 2
+    for (row, column), value in np.ndenumerate(table):
+        tone = _INK if value > middle else "white"
+        axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=tone, fontsize=9)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), rows)
+    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)
+    _finish(axes, "", "")
+    axes.grid(False)
+    bar = figure.colorbar(drawn, ax=axes, label=label)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=_INK, labelsize=8, length=0)
+    return _render(figure)
+
+
 def plot_kernels(image: Image, kernels: Sequence[NDArray[np.floating]]) -> Image:
     """Involution kernels as heat maps beside the image: a row for each layer, a column for each group.
 

@@ -37,6 +37,7 @@ COMMANDS = (
     "refine",
     "evaluate",
     "audit",
+    "compare",
     "label",
     "demo",
     "prepare rois",

@@ -9,6 +9,7 @@ import typer
 from camseg import __version__
 from camseg.cli.audit import audit
 from camseg.cli.cams import cams
+from camseg.cli.compare import compare
 from camseg.cli.demo import demo
 from camseg.cli.ensemble import ensemble
 from camseg.cli.evaluate import evaluate
@@ -45,6 +46,7 @@ for command in (
     refine,
     evaluate,
     audit,
+    compare,
     label,
     demo,
 ):

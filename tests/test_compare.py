@@ -1,0 +1,263 @@
+"""The comparison of tiny models on tiny images: each number from its files, nothing made twice, rubbish refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from camseg.cams import CamSettings, compute_cams
+from camseg.classifier import load_classifier
+from camseg.cli import app
+from camseg.datasets import load_training_data, split
+from camseg.ensemble import Ensemble
+from camseg.errors import CheckpointError, DatasetError, EvaluationError, InputError, LayerError, OutputError
+from camseg.figures import plot_heat_map
+from camseg.images import read_image, read_mask, write_image, write_mask
+from camseg.metrics import dice, mask_counts, mean_dice
+from camseg.studies import compare
+from camseg.studies.compare import compare_models
+
+METHODS = CamSettings(methods=("layercam", "eigencam"))
+QUICK = {"weights": "none", "epochs": 1, "image_size": 32, "batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.3}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ten images with a bright square and ten without, each with its mask; half as many for a test apart."""
+    root, random = tmp_path_factory.mktemp("compare"), np.random.default_rng(0)
+    for part, count in (("train", 10), ("test", 5)):
+        for index in range(count):
+            for label in ("clean", "scratch"):
+                mask = np.zeros((32, 32), bool)
+                image = random.integers(60, 120, (32, 32, 3)).astype(np.uint8)
+                if label == "scratch":
+                    top, left = random.integers(0, 20, 2)
+                    mask[top : top + 12, left : left + 12] = True
+                    image[mask] = (220, 200, 40)
+                write_mask(root / f"masks/{part}/{label}/{index}.png", mask)
+                write_image(root / f"images/{part}/{label}/{index}.png", image)
+    return root
+
+
+@pytest.fixture
+def make_run(make_classifier, tmp_path):
+    def make(name="run", seed=0, classes=("clean", "scratch"), **settings):
+        classifier = make_classifier(seed=seed, classes=classes, image_size=32, **settings)
+        classifier.save(tmp_path / name)
+        return str(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def quick(data, tmp_path):
+    def call(*models, out="out", cams=METHODS, overwrite=False, **changes):
+        return compare_models(
+            models,
+            data / "images/train",
+            tmp_path / out,
+            masks=data / "masks/train",
+            changes={**QUICK, **changes},
+            cams=cams,
+            overwrite=overwrite,
+        )
+
+    return call
+
+
+def but_seconds(found):
+    cells = [{key: value for key, value in cell.items() if key != "seconds"} for cell in found["cells"]]
+    return {**found, "cells": cells}
+
+
+def test_from_start_to_end(data, tmp_path):
+    out = tmp_path / "out"
+    call = ["compare", str(data / "images/train"), "--models", "test_resnet,test_vit", "--out", str(out)]
+    call += ["--methods", "gradcam, layercam", "--masks", str(data / "masks/train"), "--weights", "none"]
+    call += ["--test", str(data / "images/test"), "--test-masks", str(data / "masks/test"), "--image-size", "32"]
+    call += ["--epochs", "1", "--val-fraction", "0.3", "--negative", "clean", "--device", "cpu"]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("test_resnet") >= 3  # once for the model, and for each method
+    found = json.loads((out / "compare.json").read_text())
+    assert found["images"] == {"train": 14, "val": 6, "test": 10}
+    assert [(cell["model"], cell["method"]) for cell in found["cells"]] == [
+        (model, method) for model in ("test_resnet", "test_vit") for method in ("gradcam", "layercam")
+    ]
+    for one in found["models"]:
+        run = load_classifier(out / "runs" / one["name"])
+        assert one["parameters"] == sum(parameter.numel() for parameter in run.model.parameters())
+        assert (one["start"], run.image_size, run.negative) == ("scratch", 32, ("clean",))
+        assert 0 <= one["accuracy"] <= 1
+    for cell in found["cells"]:
+        assert cell["images"] == 5
+        assert 0 <= cell["interval"][0] <= cell["mean_dice"] <= cell["interval"][1] <= 1
+        assert cell["seconds"] > 0
+    rows = list(csv.DictReader((out / "compare.csv").read_text().splitlines()))
+    assert [float(row["mean_dice"]) for row in rows] == [cell["mean_dice"] for cell in found["cells"]]
+    assert "Trained from scratch: test_resnet, test_vit." in (out / "compare.md").read_text()
+    assert read_image(out / "compare.png").std() > 0
+    # Nothing is left to do; even the seconds stay.
+    again = CliRunner().invoke(app, [*call, "--json"])
+    assert json.loads(again.stdout) == found
+
+
+def test_numbers_are_those_of_the_maps(data, make_run, quick):
+    run = make_run()
+    (cell, _) = quick(run).cells
+    sets, classifier = load_training_data(data / "images/train"), load_classifier(run)
+    rest, test = split(sets, 0.3, 0)
+    _, val = split(rest, 0.25, 0)
+
+    def pairs(part):
+        for sample in part.samples:
+            if sample.labels == ("scratch",):
+                cam = compute_cams(classifier, [read_image(sample.path)], ["scratch"])["layercam"][0]
+                yield cam, read_mask(data / f"masks/train/{sample.name}.png")
+
+    def judged(pairs, level):
+        return np.mean([dice(mask_counts(np.rint(cam * 255) > level, mask)) for cam, mask in pairs])
+
+    tested, validated = list(pairs(test)), list(pairs(val))
+    assert cell.mean_dice == pytest.approx(np.mean([mean_dice(*pair) for pair in tested]), abs=1e-6)
+    assert cell.dice == pytest.approx(judged(tested, cell.level), abs=1e-6)
+    assert judged(validated, cell.level) == pytest.approx(max(judged(validated, level) for level in range(256)))
+
+
+def test_killed_it_goes_on(quick, monkeypatch):
+    expected = quick("test_resnet", "med_ic", out="whole")
+    train, judge, done = compare.run_training, compare._judge_maps, []
+
+    def dies_at_the_second(prepared, run, **options):
+        if run.name == "med_ic":
+            raise KeyboardInterrupt
+        return train(prepared, run, **options)
+
+    def counted(study, classifier, method, title):
+        if title == "med_ic, eigencam" and title not in done:
+            done.append(title)
+            raise KeyboardInterrupt
+        done.append(title)
+        return judge(study, classifier, method, title)
+
+    monkeypatch.setattr(compare, "_judge_maps", counted)
+    monkeypatch.setattr(compare, "run_training", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        quick("test_resnet", "med_ic")
+    monkeypatch.setattr(compare, "run_training", train)
+    with pytest.raises(KeyboardInterrupt):
+        quick("test_resnet", "med_ic")
+    monkeypatch.setattr(compare, "run_training", None)  # both are trained
+    found = quick("test_resnet", "med_ic")
+    assert done == ["test_resnet, layercam", "test_resnet, eigencam", "med_ic, layercam", *["med_ic, eigencam"] * 2]
+    assert but_seconds(found.to_dict()) == but_seconds(expected.to_dict())
+    # Methods and fewer models may come and go; settings may not.
+    more = quick("med_ic", cams=CamSettings(methods=("eigencam", "gradcam")))
+    assert done[5:] == ["med_ic, gradcam"]
+    assert more.cells[0] == found.cells[3]
+    with pytest.raises(OutputError, match="epochs was 1, now 2"):
+        quick("med_ic", epochs=2)
+    with pytest.raises(OutputError, match="flip was False, now True"):
+        quick("med_ic", cams=CamSettings(flip=True))
+
+
+def test_without_masks_the_score_judges(data, make_run, make_classifier, tmp_path):
+    ensemble = tmp_path / "both"
+    members = tuple(make_classifier(seed=n, classes=("clean", "scratch"), image_size=32) for n in (1, 2))
+    Ensemble(members=members, shares=(0.5, 0.5)).save(ensemble)
+    found = compare_models([make_run(), str(ensemble)], data / "images/train", tmp_path / "out", changes=QUICK)
+    assert [one.name for one in found.models] == ["run", "both"]
+    assert found.models[1].parameters == 2 * found.models[0].parameters
+    for cell in found.cells:
+        assert (cell.mean_dice, cell.dice, cell.level, cell.interval) == (None,) * 4
+        assert cell.images == 6
+        assert 0 <= cell.average_drop <= 1
+    assert found.model_table()[0][-1] == "layercam"
+    assert "average drop" in found.cell_table()[0]
+    assert "What both was trained on cannot be told" in " ".join(found.notes)
+
+
+def test_runs_that_saw_the_test_images_are_named(data, quick, tmp_path):
+    found = quick("test_resnet")
+    run = tmp_path / "out/runs/test_resnet"
+    same = quick(str(run), out="same")
+    assert "was trained on" not in " ".join(same.notes)
+    assert [cell.mean_dice for cell in same.cells] == [cell.mean_dice for cell in found.cells]
+    other = quick(str(run), out="other", seed=1)
+    assert "test_resnet was trained on" in " ".join(other.notes)
+
+
+def test_overwriting_removes_a_comparison_and_nothing_else(quick, tmp_path):
+    (tmp_path / "out/runs/mine").mkdir(parents=True)
+    with pytest.raises(OutputError, match="holds other files"):
+        quick("test_resnet")
+    quick("test_resnet", overwrite=True)
+    assert (tmp_path / "out/runs/mine").exists()
+    quick("test_resnet", overwrite=True, seed=1)
+    assert not (tmp_path / "out/runs/mine").exists()
+    assert (tmp_path / "out/runs/test_resnet/metrics.json").exists()
+
+
+def test_a_weights_file_serves_whom_it_fits(quick, make_run):
+    said = f"{make_run()}/model.safetensors"
+    found = quick("test_resnet", "test_vit", weights=said, cams=CamSettings())
+    assert [one.start for one in found.models] == ["model.safetensors", "scratch"]
+    assert "Trained from scratch: test_vit." in found.notes
+    with pytest.raises(CheckpointError, match="no such weights file"):
+        quick("test_resnet", weights="nothing.safetensors", out="none")
+
+
+def test_what_does_not_do_is_refused_before_anything_is_trained(data, make_run, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "run_training", None)
+    with pytest.raises(InputError, match="nothing_net"):
+        quick("test_resnet", "nothing_net")
+    with pytest.raises(InputError, match="different models"):
+        quick("test_resnet", "test_resnet")
+    with pytest.raises(InputError, match="at least one; got none"):
+        quick()
+    with pytest.raises(InputError, match="unknown CAM method 'magic'"):
+        CamSettings(methods=("magic",))
+    with pytest.raises(LayerError):
+        quick("test_resnet", cams=CamSettings(layers=("nowhere",)))
+    with pytest.raises(InputError, match=r"clean, dent apart, and .* holds clean, scratch"):
+        quick(make_run("dents", classes=("clean", "dent")))
+    with pytest.raises(InputError, match="independent classes"):
+        quick(make_run("several", multi_label=True))
+    images, masks, out = data / "images/train", data / "masks/train", tmp_path / "out"
+    test = data / "images/test"
+    for message, error, given in (
+        ("no masks of them; give --test and --test-masks", InputError, {"test": test, "masks": masks}),
+        ("but no test images", InputError, {"masks": masks, "test_masks": masks}),
+        ("they choose the threshold", InputError, {"test": test, "test_masks": masks}),
+        ("are missing, the first is clean/", EvaluationError, {"masks": data / "images"}),
+        ("not both", InputError, {"test": test, "changes": QUICK}),
+        ("20 test images are in", InputError, {"test": images, "changes": {"weights": "none"}}),
+        ("leave out model, val", InputError, {"changes": {"model": "test_vit", "val": "elsewhere"}}),
+        ("'image_sise'", InputError, {"changes": {"image_sise": 3}}),
+    ):
+        with pytest.raises(error, match=message):
+            compare_models(["test_resnet"], images, out, **{"changes": {"weights": "none"}, **given})
+    with pytest.raises(InputError, match="every test image is of a negative class"):
+        compare_models(["test_resnet"], images, out, changes={**QUICK, "negative": ("clean", "scratch")})
+    with pytest.raises(OutputError, match="lies in the output folder"):
+        compare_models([make_run("mine/run")], images, tmp_path / "mine", changes=QUICK)
+    with pytest.raises(DatasetError, match="have no label"):
+        compare_models(["test_resnet"], images / "clean", out, changes=QUICK)
+    for index in range(10):
+        for label in ("clean", "scratch"):
+            write_mask(tmp_path / f"empty/{label}/{index}.png", np.zeros((32, 32), bool))
+            write_mask(tmp_path / f"small/{label}/{index}.png", np.ones((8, 8), bool))
+    for name, message in (("empty", "validation images are empty"), ("small", "differ in size")):
+        with pytest.raises(EvaluationError, match=message):
+            compare_models(["test_resnet"], images, out, masks=tmp_path / name, changes=QUICK)
+    assert not out.exists()
+
+
+def test_heat_map():
+    picture = plot_heat_map([[0.1, 0.2], [0.3, 0.9]], ["a", "b"], ["x", "y"], label="mean-Dice")
+    assert {tuple(color) for color in picture.reshape(-1, 3)} >= {(0, 34, 78), (254, 232, 56)}  # cividis' ends
+    for values in ([], [[0.1]], [[0.1, np.nan], [0.3, 0.4]]):
+        with pytest.raises(InputError, match="expected finite numbers"):
+            plot_heat_map(values, ["a", "b"], ["x", "y"], label="mean-Dice")
