@@ -31,7 +31,7 @@ from camseg.postprocessing import PostprocessingSettings, postprocess
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import Settings as PropagationSettings
 from camseg.propagation import check_settings, propagate
-from camseg.refinement import AUTO, Refined, check_method, refine_with_report
+from camseg.refinement import AUTO, Refined, check_method, open_network, refine_with_report
 from camseg.refinement import METHODS as REFINERS
 from camseg.results import Record
 from camseg.targets import TargetRule, target_rule
@@ -373,6 +373,8 @@ def label_folder(
     rules = [[rule.kind, rule.value] for rule in map(parse_threshold, _thresholds(settings))]
     weights = None if settings.refiner_weights is None else sha256(settings.refiner_weights)
     decisive = {**asdict(settings), "rules": rules, "weights": weights, "save": sorted(save)}
+    if settings.refiner != "none":
+        open_network(settings.refiner, settings.refiner_weights, device)
     with worker_processes() as call:
         return _NetworkFolder(
             plan=plan(classifier, settings.cams(classifier)),

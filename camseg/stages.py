@@ -41,7 +41,7 @@ from camseg.postprocessing import PostprocessingSettings, postprocess
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import Settings as PropagationSettings
 from camseg.propagation import check_settings, propagate
-from camseg.refinement import check_method
+from camseg.refinement import open_network
 from camseg.results import Record, provenance
 from camseg.trimaps import unusable
 from camseg.workers import Call, worker_processes
@@ -186,7 +186,7 @@ def refine_folder(
     ``masks``: the folder of what an unusable trimap or a worse mask falls back to; ``weights`` and ``device``: for a
     trained network; ``window`` as in ``propagate_folder``.
     """
-    check_method(method, weights)
+    open_network(method, weights, device)
     if masks is not None and not Path(masks).is_dir():
         raise InputError(f"expected the folder of the masks to fall back to; {masks} is none")
     partner = _partner(images, window)

@@ -39,9 +39,10 @@ def parse_radius(text: str | float) -> Radius:
         value = float(word.removesuffix("%"))
     except ValueError:
         value = math.nan
-    if not 0.0 <= value < math.inf:
+    if not 0.0 <= value <= 1e9:
         raise InputError(
-            f"expected a radius of 0 or more in pixels, as in 5, or of the object's width, as in 10%; got {word!r}"
+            f"expected a radius of 0 or more, at most 1e9, in pixels, as in 5, or of the object's width, as in 10%; "
+            f"got {word!r}"
         )
     return Radius(value=value / 100, relative=True) if word.endswith("%") else Radius(value=value)
 

@@ -25,9 +25,9 @@ def call_here(function: Callable, *arguments: Any) -> Any:
 def worker_processes() -> Iterator[Call]:
     """A ``Call`` for several threads: each that calls has a process to itself, which stays until the context ends.
 
-    A process starts when none is idle, imports nothing of the caller's script, calculates on one thread, and
-    ends with this process, however that ends. If one dies, say of too little memory, its call raises WorkerError and
-    the next one finds a new process.
+    A process starts when none is idle, imports nothing of the caller's script, calculates on one thread, and ends
+    with this process, however that ends, when the call that it works on is done. If one dies, say of too little
+    memory, its call raises WorkerError and the next one finds a new process.
     """
     idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
 
@@ -50,13 +50,17 @@ def worker_processes() -> Iterator[Call]:
             idle.get().end()
 
 
+# Of ``-c`` Python looks for modules in the current folder first, where anything may lie.
+_START = "import sys; sys.path[:] = filter(None, sys.path); from camseg.workers import serve; serve()"
+
+
 class _Worker:
     def __init__(self) -> None:
         # One thread each, also for libraries that read its number when they are loaded: the processes are the
         # parallelism, and sums are then taken in one order, whatever machine it is.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from camseg.workers import serve; serve()"],
+            [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -71,10 +75,9 @@ class _Worker:
             return pickle.load(answers)
         except (EOFError, OSError, pickle.UnpicklingError):
             self.end()
-            raise WorkerError(
-                f"the process that worked on it ended early (exit code {self.process.returncode}), perhaps for lack of "
-                "memory; fewer --workers need less"
-            ) from None
+            code = self.process.returncode
+            hint = ", perhaps for lack of memory; fewer --workers need less" if code < 0 else ""  # a signal
+            raise WorkerError(f"the process that worked on it ended early (exit code {code}){hint}") from None
 
     def end(self) -> None:
         for pipe in self.pipes:

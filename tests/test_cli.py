@@ -743,6 +743,14 @@ def test_all_may_fail(call, run_folder, tmp_path):
     assert "0 done, 3 failed" in err
 
 
+def test_a_refiner_s_weights_are_read_before_any_work(refused, images, run_folder, tmp_path):
+    (tmp_path / "w.pth").write_text("no weights")
+    fba = ("--weights", tmp_path / "w.pth", "-o", tmp_path / "out")
+    assert "w.pth" in refused("refine", images, "--trimap", images, "--method", "fba", *fba)
+    assert "w.pth" in refused("label", images, "-c", run_folder, "--refiner", "fba", *fba)
+    assert not (tmp_path / "out").exists()
+
+
 def test_rubbish_between_the_stages(call, images, run_folder, tmp_path):
     """Maps, masks and trimaps that something else has touched."""
     assert call("cams", images, "-c", run_folder, "-o", tmp_path / "cams")[0] == 0

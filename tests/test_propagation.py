@@ -343,3 +343,20 @@ def test_settings_are_made_of_names_and_values():
             make_settings(method, values)
     with pytest.raises(InputError, match="unknown propagation"):
         check_settings("nearest", made)
+
+
+@pytest.mark.parametrize(
+    ("method", "extreme"),
+    [
+        ("par", {"color_width": 1e-30}),
+        ("crf", {"smoothness_width": 1e-30}),
+        ("par", {"position_weight": float("inf")}),
+        ("par", {"position_weight": 10**400}),
+        ("par", {"dilations": [1_000_000]}),
+        ("guided", {"smoothness": float("inf")}),
+    ],
+)
+def test_extreme_settings_are_refused_and_never_give_an_empty_map(method, extreme, make_images):
+    (image,) = make_images((20, 24))
+    with pytest.raises(InputError, match=r"expected|less extreme"):
+        propagate(image, np.random.default_rng(0).random((20, 24)), method, settings=make_settings(method, extreme))

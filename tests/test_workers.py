@@ -51,8 +51,10 @@ def test_what_a_library_prints_is_no_answer(call):
 def test_a_process_that_dies_takes_its_call_with_it_and_no_other():
     with worker_processes() as call:
         first = call(os.getpid)
-        with pytest.raises(WorkerError, match=r"exit code 3"):
+        with pytest.raises(WorkerError, match=r"exit code 3\)$"):
             call(os._exit, 3)
+        with pytest.raises(WorkerError, match=r"exit code -\d+\), perhaps for lack of memory"):
+            call(os.abort)
         assert call(os.getpid) != first
 
 
@@ -61,6 +63,13 @@ def test_calculations_there_take_one_thread(call):
 
     assert call(os.getenv, "OMP_NUM_THREADS") == "1"
     assert call(cv2.getNumThreads) == 1
+
+
+def test_nothing_is_imported_from_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise RuntimeError('not meant to be imported')")
+    monkeypatch.chdir(tmp_path)
+    with worker_processes() as call:
+        assert call(os.getpid) != os.getpid()
 
 
 def gone(pid):

@@ -93,6 +93,8 @@ def propagate(
     with torch.inference_mode():
         spread = chosen.function(guide, maps, settings)[0, 0]
     grown = cv2.resize(spread.cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+    if not np.isfinite(grown).all():
+        raise InputError(f"{method} gives no numbers with {settings}; choose less extreme settings")
     return np.clip(grown / max(float(grown.max()), 1e-12), 0.0, 1.0)
 
 
@@ -128,7 +130,7 @@ def _like(value: Any, default: Any, name: str) -> Any:
     """A value of the default's type, int, float or a tuple of int; InputError where it is of another."""
     if type(value) is type(default) is int:
         return value
-    if isinstance(default, float) and type(value) in (int, float):
+    if isinstance(default, float) and type(value) in (int, float) and abs(value) < 1e30:
         return float(value)
     if isinstance(default, tuple) and isinstance(value, list | tuple) and all(type(one) is int for one in value):
         return tuple(value)

@@ -29,7 +29,8 @@ class ParSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check(self.rounds >= 0, "rounds of at least 0")
-        self.check(bool(self.dilations) and min(self.dilations) >= 1, "dilations of at least 1 pixel")
+        reach = f"dilations of at least 1 pixel and below the working size of {self.working_size}"
+        self.check(bool(self.dilations) and 1 <= min(self.dilations) <= max(self.dilations) < self.working_size, reach)
         self.check(self.color_width > 0, "a colour width above 0")
         self.check(self.position_weight >= 0, "a position weight of at least 0")
 

@@ -1,6 +1,7 @@
 """What the settings of every propagator share."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 from camseg.errors import InputError
 
@@ -13,8 +14,9 @@ class Settings:
     """Longest side of the grid, in cells: a larger guide is averaged down to it, a smaller one keeps its size."""
 
     def __post_init__(self) -> None:
-        if self.working_size < 8:
-            raise InputError(f"expected a working size of at least 8, got {self.working_size}")
+        self.check(self.working_size >= 8, "a working size of at least 8")
+        numbers = [value for value in asdict(self).values() if isinstance(value, float)]
+        self.check(all(math.isfinite(number) for number in numbers), "finite numbers")
 
     def check(self, holds: bool, expected: str) -> None:
         """Raise InputError, which says what was expected and what came, unless the settings hold."""

@@ -189,6 +189,13 @@ def check_method(method: str, weights: str | Path | None) -> None:
         raise InputError(f"{method} takes no weights; leave them out, or choose fba")
 
 
+def open_network(method: str, weights: str | Path | None, device: str) -> None:
+    """Load a trained network before the first image needs it; raises CheckpointError. Others have nothing to load."""
+    check_method(method, weights)
+    if weights is not None:
+        _network(method, Path(weights), device)
+
+
 def check_usable(trimap: Trimap) -> None:
     """Raise EmptyForegroundError, EmptyBackgroundError or AllKnownError where a refiner could learn nothing."""
     if not (trimap == FOREGROUND).any():
