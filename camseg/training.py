@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -153,13 +154,10 @@ def train_classifier(
     state_file = out / _STATE
     if not processes.is_main_process:
         progress, say = silent, unheard
-    if overwrite and processes.is_main_process:
-        for name in ("metrics.json", _STATE):
-            (out / name).unlink(missing_ok=True)
-    processes.wait_for_everyone()
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for the run; {out} is a file")
-    if (out / "metrics.json").exists():
+    # An ensemble need not have been measured.
+    if not overwrite and ((out / "metrics.json").exists() or (out / "members").exists()):
         raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
     sources: list[Source] = []
     failed: dict[Path, str] = {}
@@ -174,6 +172,11 @@ def train_classifier(
     # Moved first: the optimiser must see the parameters where they will be.
     classifier.model.to(processes.device if processes.num_processes > 1 else find_device(device))
     trainer = _Trainer(classifier, settings, processes, sources[0], sources[1])
+    if overwrite and processes.is_main_process:  # only now that nothing speaks against the new run
+        for name in ("metrics.json", _STATE):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "members", ignore_errors=True)
+    processes.wait_for_everyone()
     if state_file.exists():
         trainer.restore(state_file, identity)
         say(f"continuing {out} after epoch {trainer.state.epoch}")

@@ -214,6 +214,24 @@ def test_a_finished_run_is_not_trained_again(parts, tmp_path):
     assert len(history(tmp_path)) == 1
 
 
+def test_an_ensemble_is_not_trained_over(parts, tmp_path):
+    (tmp_path / "members/0").mkdir(parents=True)  # one that joined runs without measuring them has no metrics
+    with pytest.raises(OutputError, match="holds a finished run"):
+        train_classifier(create(), *parts, tmp_path, FAST, device="cpu")
+    train_classifier(create(), *parts, tmp_path, replace(FAST, epochs=1), device="cpu", overwrite=True)
+    assert not (tmp_path / "members").exists()
+
+
+def test_a_training_that_cannot_begin_overwrites_nothing(parts, tmp_path):
+    train_classifier(create(), *parts, tmp_path, replace(FAST, epochs=1), device="cpu")
+    before = (tmp_path / "metrics.json").read_bytes()
+    for sample in parts[0].samples:
+        sample.path.write_bytes(b"no image")
+    with pytest.raises(DatasetError):
+        train_classifier(create(), *parts, tmp_path, FAST, device="cpu", overwrite=True)
+    assert (tmp_path / "metrics.json").read_bytes() == before
+
+
 def test_an_unfinished_run_is_not_mixed_with_another(parts, tmp_path, monkeypatch):
     train, val = parts
     with pytest.raises(Interrupt):
