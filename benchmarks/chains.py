@@ -26,7 +26,8 @@ from camseg.classifier import Classifier, load_classifier
 from camseg.images import find_images, read_cam, read_image, read_mask, relative_name
 from camseg.masks import Threshold, cam_to_mask
 from camseg.metrics import dice, iou, mask_counts, threshold_counts
-from camseg.pipeline import LabelSettings, classifier_features, make_trimap, needs_features
+from camseg.pipeline import LabelSettings, classifier_features
+from camseg.pipeline.chain import make_trimap, needs_features
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import propagate
 from camseg.refinement import METHODS as REFINERS

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from camseg.arrays import Image, dequantise
 from camseg.errors import EvaluationError
 from camseg.figures import plot_threshold_curves
-from camseg.images import Found, find_images, read_levels, read_mask, relative_name
+from camseg.files import Found
+from camseg.images import find_images, read_levels, read_mask, relative_name
 from camseg.masks import Threshold, cam_to_mask, parse_threshold, save_threshold
 from camseg.metrics import (
     THRESHOLDS,

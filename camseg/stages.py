@@ -29,14 +29,8 @@ from camseg.images import (
     write_mask,
 )
 from camseg.masks import cam_to_mask, parse_threshold
-from camseg.pipeline import (
-    TrimapSettings,
-    call_refiner,
-    check_choice,
-    classifier_features,
-    make_trimap,
-    needs_features,
-)
+from camseg.pipeline.chain import call_refiner, classifier_features, make_trimap, needs_features
+from camseg.pipeline.settings import TrimapSettings, check_choice
 from camseg.postprocessing import PostprocessingSettings, postprocess
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.propagation import Settings as PropagationSettings

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from camseg.activations import capture, find_layer, list_layers, network, target_scores
+from camseg.activations import capture, network, target_scores
 from camseg.classifier import Classifier
 from camseg.errors import InputError, LayerError
+from camseg.layers import list_layers
 
 
 @pytest.fixture
@@ -48,33 +49,6 @@ def score_of_activations(classifier, x, layer, activations, targets, score):
     negatives = [classifier.classes.index(name) for name in classifier.negative] if score == "margin" else []
     best = [max((row[k] for k in negatives if k != t), default=0.0) for row, t in zip(logits, targets, strict=True)]
     return sum(row[t] - b for row, t, b in zip(logits, targets, best, strict=True))
-
-
-LAYERS = {
-    "test_resnet": "layer4",
-    "test_convnext": "norm_pre",
-    "test_efficientnet": "bn2",
-    "mobilenetv2_035": "bn2",
-    "regnety_002": "final_conv",
-    "densenet121": "features",
-}
-
-
-@pytest.mark.parametrize("arch", LAYERS)
-def test_the_last_layer_with_a_map(arch):
-    classifier = Classifier.create(arch, classes=["a", "b"], image_size=64)
-    assert find_layer(classifier) == LAYERS[arch]
-
-
-def test_small_inputs_have_their_last_map_earlier(make_classifier):
-    assert find_layer(make_classifier(image_size=32)) == "layer3"
-
-
-def test_networks_without_any_map(make_classifier):
-    classifier = make_classifier(image_size=8)
-    classifier.model.conv1 = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 32, 1))
-    with pytest.raises(LayerError, match="no layer of test_resnet gives a map"):
-        find_layer(classifier)
 
 
 def test_shapes_and_values(tiny_classifier, x):
@@ -247,15 +221,9 @@ def test_calls_that_cannot_be_answered(tiny_classifier, make_classifier, x):
         capture(make_classifier(), x, [0, 1], score="margin")
 
 
-def test_layers_that_cannot_be_used(tiny_classifier, x):
-    for layer, message in {
-        "layer": "no layer 'layer'; near it are layer1, ",
-        "nothing": "no layer 'nothing'; `camseg layers` lists them",
-        "": "no layer ''",
-        "fc": r"layer fc gives \(2, 3\), not a map",
-    }.items():
-        with pytest.raises(LayerError, match=message):
-            network(tiny_classifier, layers=layer).forward(x)
+def test_layers_without_a_map_cannot_be_used(tiny_classifier, x):
+    with pytest.raises(LayerError, match=r"layer fc gives \(2, 3\), not a map"):
+        network(tiny_classifier, layers="fc").forward(x)
 
 
 class Odd(nn.Module):

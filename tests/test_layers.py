@@ -8,14 +8,43 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from camseg.activations import Layout, capture, find_layer, find_stages, list_layers, stage_layers
+from camseg.activations import capture
 from camseg.cams import METHODS, compute_cams
 from camseg.classifier import Classifier
+from camseg.errors import LayerError
+from camseg.layers import Layout, find_layer, find_stages, list_layers, stage_layers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import pytorch_grad_cam as peer
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+LAST = {
+    "test_resnet": "layer4",
+    "test_convnext": "norm_pre",
+    "test_efficientnet": "bn2",
+    "mobilenetv2_035": "bn2",
+    "regnety_002": "final_conv",
+    "densenet121": "features",
+}
+
+
+@pytest.mark.parametrize("arch", LAST)
+def test_the_last_layer_with_a_map(arch):
+    classifier = Classifier.create(arch, classes=["a", "b"], image_size=64)
+    assert find_layer(classifier) == LAST[arch]
+
+
+def test_small_inputs_have_their_last_map_earlier(make_classifier):
+    assert find_layer(make_classifier(image_size=32)) == "layer3"
+
+
+def test_networks_without_any_map(make_classifier):
+    classifier = make_classifier(image_size=8)
+    classifier.model.conv1 = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 32, 1))
+    with pytest.raises(LayerError, match="no layer of test_resnet gives a map"):
+        find_layer(classifier)
+
 
 WALK = {
     "cait_xxs24_224": "blocks_token_only.1.norm1",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from camseg import pipeline
 from camseg.cams import METHODS, CamSettings, compute_cams
 from camseg.cams.scales import AUTO_SCALES
 from camseg.datasets import load_images
@@ -16,12 +15,14 @@ from camseg.folders import FolderOptions
 from camseg.images import read_cam, read_image, read_levels, read_mask, write_image
 from camseg.masks import save_threshold
 from camseg.pipeline import (
+    KINDS,
     LabelSettings,
     TrimapSettings,
     cams_folder,
     classifier_features,
     label_folder,
     label_image,
+    labelling,
 )
 from camseg.postprocessing import PostprocessingSettings
 from camseg.propagation import WalkSettings
@@ -111,9 +112,9 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
 @pytest.mark.parametrize("refiner", ["auto", "closed-form"])
 def test_what_is_saved_beside_the_masks_on_request(images, tiny_classifier, tmp_path, refiner):
     out = tmp_path / "out"
-    label_folder(images, tiny_classifier, out, replace(QUICK, refiner=refiner), save=pipeline.KINDS)
+    label_folder(images, tiny_classifier, out, replace(QUICK, refiner=refiner), save=KINDS)
     names = {path.relative_to(images).as_posix() for path in images.rglob("*.png")}
-    expected = {f"{kind}/{name}" for kind in ("masks", *pipeline.KINDS) for name in names}
+    expected = {f"{kind}/{name}" for kind in ("masks", *KINDS) for name in names}
     assert set(tree(out)) == expected | {MANIFEST}
     for record in read_manifest(out):
         assert list(record["files"]) == ["mask", "cam", "trimap", "alpha", "overlay"]
@@ -607,9 +608,9 @@ def test_16_bit_images_pass_the_same_window_in_every_stage(make_classifier, tmp_
 
 def test_large_images_are_not_kept_in_memory_while_they_wait(images, tiny_classifier, tmp_path, monkeypatch):
     kept = label_folder(images, tiny_classifier, tmp_path / "kept", QUICK, save=["overlays"])
-    monkeypatch.setattr(pipeline, "_KEPT_PIXELS", 0)
+    monkeypatch.setattr(labelling, "_KEPT_PIXELS", 0)
     reads = []
-    monkeypatch.setattr(pipeline, "read_image", lambda path, window: reads.append(path) or read_image(path, window))
+    monkeypatch.setattr(labelling, "read_image", lambda path, window: reads.append(path) or read_image(path, window))
     label_folder(images, tiny_classifier, tmp_path / "reread", QUICK, save=["overlays"])
     assert len(reads) > 6
     assert kept.done == 6

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from camseg.activations import Hook, Network, hooked
+from camseg.activations import Network
+from camseg.hooks import Hook, hooked
 
 
 def folded(network: Network, images: Tensor, targets: Tensor) -> Network:

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from camseg.activations import Capture, Hook, Network, hooked, inference, layout_of, list_layers, target_scores
+from camseg.activations import Capture, Network, target_scores
 from camseg.compat import import_torchvision
 from camseg.errors import InputError
+from camseg.hooks import Hook, hooked, inference
+from camseg.layers import layout_of, list_layers
 
 _COMPARED = 3
 """How many of the most similar classes Finer-CAM sets the target apart from."""
