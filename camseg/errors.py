@@ -1,8 +1,10 @@
-"""Every error that camseg raises on purpose.
+"""Every error that camseg raises on purpose, and how errors are put into one line.
 
 A message says what was expected, what came, and what to do. The library never prints and never
 exits: ``camseg.cli`` turns a ``CamsegError`` into one line and an exit code.
 """
+
+from pathlib import Path
 
 
 class CamsegError(Exception):
@@ -77,3 +79,15 @@ class EvaluationError(CamsegError):
 
 class OutputError(CamsegError):
     """An output folder that cannot take this run: other settings, or names that collide."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, cut to one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def failure_line(path: Path, error: Exception) -> str:
+    """What an error says, on one line that names the file; those that nobody foresaw also say their kind."""
+    place, text = (" ".join(str(part).split()) for part in (path, error))
+    text = text if isinstance(error, CamsegError) else f"{type(error).__name__}: {text}"
+    return text if place in text else f"{place}: {text}"

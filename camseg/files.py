@@ -1,13 +1,71 @@
-"""Whole files, written in one step: a killed run never leaves half a file under its final name."""
+"""Whole files: found below a folder, and written in one step, so that no killed run leaves half a file behind."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from camseg.errors import CamsegError, InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The files below a root."""
+
+    root: Path
+    """The folder that relative names start from."""
+    files: tuple[Path, ...]
+    """Sorted by relative name."""
+    failures: tuple[tuple[Path, str], ...] = ()
+    """Folders that could not be listed, with the reason."""
+
+
+def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) -> Found:
+    """Find the files below a folder that ``accept`` takes, or take the one file that ``root`` names.
+
+    Linked folders are entered, unless they lead back to where the way to them came through; hidden files and folders
+    are passed over. ``expected`` says in errors what there should be, in the plural. Raises InputError when ``root``
+    does not exist, or holds nothing of it and no unreadable folder.
+    """
+    root = Path(root)
+    if root.is_file():
+        return Found(root=root.parent, files=(root,))
+    if not root.is_dir():
+        raise InputError(f"expected {expected}, or a folder of them; {root} does not exist")
+    files: list[Path] = []
+    failures: list[tuple[Path, str]] = []
+
+    def refuse(error: OSError) -> None:
+        failures.append((Path(error.filename), error.strerror or type(error).__name__))
+
+    ways = {os.fspath(root): frozenset(_lineage(root))}  # to folders not listed yet: the real folders passed through
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        way = ways.pop(folder)
+        for name in subfolders.copy():
+            path = os.path.join(folder, name)
+            lineage = _lineage(path)
+            if name.startswith(".") or lineage[0] in way:
+                subfolders.remove(name)
+            else:
+                ways[path] = way.union(lineage)
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files += [path for path in paths if accept(path)]
+    if not files and not failures:
+        raise InputError(f"nothing to read in {root}: expected {expected}")
+    files.sort(key=lambda path: path.relative_to(root).as_posix())
+    return Found(root=root, files=tuple(files), failures=tuple(sorted(failures)))
+
+
+def _lineage(folder: Path | str) -> tuple[Path, ...]:
+    """The folder without links, and those that it lies in."""
+    real = Path(os.path.realpath(folder))
+    return (real, *real.parents)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -37,6 +95,15 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """``write_bytes`` for a UTF-8 CSV; None becomes an empty cell."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
 def read_json(path: Path | str, error: type[CamsegError]) -> Any:
     """Read a JSON file; raise ``error`` in words when it is missing or no JSON."""
     try:
@@ -56,6 +123,17 @@ def sha256(path: Path | str) -> str:
                 digest.update(block)
     except OSError as problem:
         raise InputError(f"{path}: cannot be read ({problem.strerror})") from None
+    return digest.hexdigest()
+
+
+def contents_sha256(paths: Iterable[Path | str]) -> str:
+    """One hash over the contents of files in their order, in hexadecimal; what cannot be read counts as empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(sha256(path).encode())
+        except InputError:
+            digest.update(b"-")
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from camseg.datasets import Dataset, Sample
-from camseg.errors import CamsegError, InputError
+from camseg.errors import CamsegError, InputError, failure_line
 from camseg.progress import Progress, Say, silent, unheard
 from camseg.results import (
     Output,
@@ -68,13 +68,13 @@ class FolderOptions:
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     """Threads that read and write, each with a process beside it where masks are refined."""
     overwrite: bool = False
-    """Remove what an earlier run wrote instead of continuing it."""
+    """Remove what an earlier run wrote first, instead of continuing it."""
     dry_run: bool = False
     """Check everything, count the inputs, write nothing."""
     progress: Progress = silent
     """Shows how far the work is."""
     say: Say = unheard
-    """Hears of every failed image."""
+    """Hears of every failed input."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -119,14 +119,19 @@ def run_folder(
 
 
 def check_apart(inputs: Dataset, out: Path) -> None:
+    """``check_files_apart`` for the images of a dataset."""
+    check_files_apart([sample.path for sample in inputs.samples], inputs.root, out)
+
+
+def check_files_apart(files: Sequence[Path], root: Path, out: Path) -> None:
     """Raise InputError when outputs and inputs would mix: what is written would be an input of the next run."""
     folder = _real(out)
-    for sample in inputs.samples:
-        if _real(sample.path).startswith(folder):
-            raise InputError(f"the inputs lie in the output folder {out}, as does {sample.path}; choose another --out")
+    for file in files:
+        if _real(file).startswith(folder):
+            raise InputError(f"the inputs lie in the output folder {out}, as does {file}; choose another --out")
     # A single file has its own folder as root, where other things may lie.
-    if len(inputs.samples) > 1 and folder.startswith(_real(inputs.root)):
-        raise InputError(f"the output folder {out} lies in the folder of inputs {inputs.root}; choose another --out")
+    if len(files) > 1 and folder.startswith(_real(root)):
+        raise InputError(f"the output folder {out} lies in the folder of inputs {root}; choose another --out")
 
 
 def _real(path: Path) -> str:
@@ -232,7 +237,7 @@ def _timed(function: Callable[[Sample], Any], sample: Sample) -> tuple[Any, floa
     try:
         result = function(sample)
     except Exception as error:
-        result = _Failed(_words(sample, error))
+        result = _Failed(failure_line(sample.path, error))
     return result, time.perf_counter() - clock
 
 
@@ -262,15 +267,8 @@ def _write(steps: Steps, sample: Sample, loaded: Any, inferred: Any) -> tuple[li
     try:
         records = steps.write(sample, loaded, inferred)
     except Exception as error:
-        records = [_failure(sample, _words(sample, error))]
+        records = [_failure(sample, failure_line(sample.path, error))]
     return records, time.perf_counter() - clock
-
-
-def _words(sample: Sample, error: Exception) -> str:
-    """One line that names the file; errors that nobody foresaw also say their kind."""
-    path, text = (" ".join(str(part).split()) for part in (sample.path, error))
-    text = text if isinstance(error, CamsegError) else f"{type(error).__name__}: {text}"
-    return text if path in text else f"{path}: {text}"
 
 
 def _failure(sample: Sample, error: str) -> Record:

@@ -5,9 +5,7 @@ white); every writer goes through a temporary name, so that a killed run never l
 """
 
 import io
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +17,7 @@ from PIL import ImageOps
 
 from camseg.arrays import Alpha, Cam, Image, Mask, Trimap, check_mask, check_trimap, dequantise, quantise
 from camseg.errors import CamsegError, ImageError, InputError
-from camseg.files import write_bytes
+from camseg.files import Found, find_files, write_bytes
 
 IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 _ORIENTATION = 0x0112
@@ -28,55 +26,14 @@ Window: TypeAlias = str
 """How 16-bit and float pixels become 8-bit: ``full``, ``percentile`` (0.5 to 99.5) or ``LOW,HIGH``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The image files below a root."""
-
-    root: Path
-    """The folder that relative names start from."""
-    files: tuple[Path, ...]
-    """Sorted by relative name."""
-    failures: tuple[tuple[Path, str], ...] = ()
-    """Folders that could not be listed, with the reason."""
-
-
 def find_images(root: Path | str) -> Found:
-    """Find the images below a folder, or take the one file that ``root`` names.
+    """Find the images below a folder, by ``IMAGE_SUFFIXES``, or take the one file that ``root`` names.
 
-    Linked folders are entered. Hidden files and files with other suffixes than ``IMAGE_SUFFIXES`` are
-    passed over. Raises InputError when ``root`` does not exist, or holds no image and no unreadable folder.
+    Linked folders are entered, hidden files and folders passed over. Raises InputError when ``root`` does not exist,
+    or holds no image and no unreadable folder.
     """
-    root = Path(root)
-    if root.is_file():
-        return Found(root=root.parent, files=(root,))
-    if not root.is_dir():
-        raise InputError(f"expected a folder of images or an image file; {root} does not exist")
-    files: list[Path] = []
-    failures: list[tuple[Path, str]] = []
-
-    def refuse(error: OSError) -> None:
-        failures.append((Path(error.filename), error.strerror or type(error).__name__))
-
-    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _leads_back(folder, name)]
-        files += [
-            Path(folder, name)
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
-    if not files and not failures:
-        raise InputError(f"no image in {root}: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return Found(
-        root=root,
-        files=tuple(sorted(files, key=lambda path: path.relative_to(root).as_posix())),
-        failures=tuple(sorted(failures)),
-    )
-
-
-def _leads_back(folder: str, name: str) -> bool:
-    """Whether a subfolder is a link to a folder it lies in, which a walk would follow for ever."""
-    target = os.path.realpath(os.path.join(folder, name))
-    return os.path.commonpath([target, os.path.realpath(folder)]) == target
+    expected = f"images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    return find_files(root, lambda path: path.suffix.lower() in IMAGE_SUFFIXES, expected)
 
 
 def relative_name(path: Path, root: Path) -> str:
@@ -87,7 +44,7 @@ def relative_name(path: Path, root: Path) -> str:
 def check_window(window: Window) -> Window:
     """Return ``window`` if it is ``full``, ``percentile`` or ``LOW,HIGH``; raise InputError otherwise."""
     if window not in ("full", "percentile"):
-        _window_limits(window)
+        window_limits(window)
     return window
 
 
@@ -263,11 +220,12 @@ def _apply_window(pixels: NDArray, window: Window) -> NDArray[np.uint8]:
         if values.min() < low or values.max() > high:
             raise ValueError(f"values outside {low:g}..{high:g}; choose the window percentile or LOW,HIGH")
     else:
-        low, high = _window_limits(window)
+        low, high = window_limits(window)
     return quantise((values - low) / max(high - low, 1e-12))
 
 
-def _window_limits(window: Window) -> tuple[float, float]:
+def window_limits(window: Window) -> tuple[float, float]:
+    """The numbers of a window ``LOW,HIGH``; raises InputError for others."""
     try:
         low, high = (float(part) for part in window.split(","))
     except ValueError:

@@ -50,15 +50,18 @@ def check_names(names: Iterable[tuple[str, Path]]) -> None:
                 raise InputError(f"the output of {other} would be named like the folder for {path}; rename one")
 
 
-def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
-    """Raise OutputError when ``folder`` holds another run, or files that camseg did not write; writes nothing."""
+def check_empty(folder: Path, *, overwrite: bool = False) -> None:
+    """Raise OutputError when ``folder`` is a file, or holds something and is not to be overwritten."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"expected a folder for the outputs; {folder} is a file")
-    if overwrite or not folder.exists():
-        return
-    if not (folder / RUN).exists():
-        if any(folder.iterdir()):
-            raise OutputError(f"{folder} holds other files; choose an empty --out, or --overwrite to write there")
+    if not overwrite and folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds other files; choose an empty --out, or --overwrite to write there")
+
+
+def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
+    """Raise OutputError when ``folder`` holds another run, or files that camseg did not write; writes nothing."""
+    if overwrite or not (folder / RUN).exists():
+        check_empty(folder, overwrite=overwrite)
         return
     earlier = _read_run(folder)
     if earlier.get("schema_version") != SCHEMA_VERSION:

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from camseg.errors import CheckpointError, OutputError
-from camseg.files import read_json, write_bytes, write_json, write_text
+from camseg.errors import CheckpointError, InputError, OutputError
+from camseg.files import find_files, read_json, write_bytes, write_json, write_text
 
 
 def test_round_trips_make_their_folders(tmp_path):
@@ -51,3 +51,36 @@ def test_reading_reports_the_caller_s_kind_of_error(tmp_path):
         (tmp_path / "x.json").write_bytes(content)
         with pytest.raises(OutputError, match=r"x\.json: not valid JSON"):
             read_json(tmp_path / "x.json", OutputError)
+
+
+def test_find_files_passes_over_what_is_hidden_and_never_walks_in_circles(tmp_path):
+    for name in ("b/2.v", "a.v", "a.txt", ".hidden/3.v", "b/.4.v"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b/loop").symlink_to(tmp_path)
+    found = find_files(tmp_path, lambda path: path.suffix == ".v", "V files")
+    assert [path.relative_to(tmp_path).as_posix() for path in found.files] == ["a.v", "b/2.v"]
+    assert find_files(tmp_path / "a.txt", lambda path: False, "V files").files == (tmp_path / "a.txt",)
+    with pytest.raises(InputError, match="W files"):
+        find_files(tmp_path, lambda path: False, "W files")
+    with pytest.raises(InputError, match="does not exist"):
+        find_files(tmp_path / "missing", lambda path: True, "W files")
+
+
+def test_linked_folders_are_entered_by_every_way_that_is_no_circle(tmp_path):
+    for name in ("a", "b", "store"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.v").touch()
+    (tmp_path / "a/to_b").symlink_to(tmp_path / "b")
+    (tmp_path / "b/to_a").symlink_to(tmp_path / "a")
+    (tmp_path / "a/up").symlink_to(tmp_path.parent)
+    (tmp_path / "linked").symlink_to(tmp_path / "store")
+    found = find_files(tmp_path, lambda path: path.suffix == ".v", "V files")
+    assert [path.relative_to(tmp_path).as_posix() for path in found.files] == [
+        "a/a.v",
+        "a/to_b/b.v",
+        "b/b.v",
+        "b/to_a/a.v",
+        "linked/store.v",
+        "store/store.v",
+    ]

@@ -337,7 +337,7 @@ def test_finding_one_file_nothing_or_no_folder(tmp_path):
     assert find_images(path).root == tmp_path
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"no image in .*\.png"):
+    with pytest.raises(InputError, match=r"nothing to read in .*images .*\.png"):
         find_images(tmp_path / "empty")
     with pytest.raises(InputError, match="does not exist"):
         find_images(tmp_path / "missing")

@@ -8,15 +8,14 @@ import pytest
 
 from camseg.datasets import load_images, load_training_data
 from camseg.errors import ImageError, InputError, OutputError
+from camseg.folders import FolderOptions
 from camseg.images import read_image, read_mask
 from camseg.prepare.output import (
     Picture,
-    PrepareOptions,
     Skipped,
     Source,
     by_name,
     check_class,
-    find_inputs,
     require,
     source_name,
     write_pictures,
@@ -48,7 +47,7 @@ def write(tmp_path):
     def run(*names, labelled=True, **options):
         inputs = sources(tmp_path / "in", *names)
         out = tmp_path / "out"
-        options = PrepareOptions(**{"workers": 2, **options})
+        options = FolderOptions(**{"workers": 2, **options})
         return write_pictures("prepare", inputs, make, out, root=tmp_path / "in", labelled=labelled, options=options)
 
     return run
@@ -188,20 +187,6 @@ def test_a_name_that_is_no_text_fails_alone(tmp_path):
     assert "no UTF-8" in report.failed[0]
 
 
-def test_find_inputs_passes_over_what_is_hidden_and_follows_links_once(tmp_path):
-    for name in ("b/2.v", "a.v", "a.txt", ".hidden/3.v", "b/.4.v"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "b/loop").symlink_to(tmp_path)
-    found = find_inputs(tmp_path, lambda path: path.suffix == ".v", "V files")
-    assert [path.relative_to(tmp_path).as_posix() for path in found.files] == ["a.v", "b/2.v"]
-    assert find_inputs(tmp_path / "a.txt", lambda path: False, "V files").files == (tmp_path / "a.txt",)
-    with pytest.raises(InputError, match="W files"):
-        find_inputs(tmp_path, lambda path: False, "W files")
-    with pytest.raises(InputError, match="does not exist"):
-        find_inputs(tmp_path / "missing", lambda path: True, "W files")
-
-
 def test_names_lose_the_longest_suffix_alone():
     root = Path("r")
     assert source_name(root / "p/a.b.nii.GZ", root, (".nii", ".nii.gz", ".gz")) == "p/a.b"
@@ -219,8 +204,3 @@ def test_class_names_that_cannot_be_folders_are_refused(name):
 def test_a_missing_library_is_named_with_its_extra():
     with pytest.raises(InputError, match=r"this needs nosuchlib .*pip install 'camseg\[nifti\]'"):
         require("nosuchlib.part", "nifti")
-
-
-def test_no_workers_are_refused():
-    with pytest.raises(InputError, match="1 worker"):
-        PrepareOptions(workers=0)

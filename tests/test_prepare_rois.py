@@ -9,8 +9,8 @@ import pytest
 from camseg.cli import main
 from camseg.datasets import load_images, load_training_data, split
 from camseg.errors import DatasetError, InputError
+from camseg.folders import FolderOptions
 from camseg.images import read_image, read_mask, write_image, write_mask
-from camseg.prepare.output import PrepareOptions
 from camseg.prepare.rois import Box, RoiSettings, find_boxes, pad_box, prepare_rois
 
 
@@ -102,7 +102,7 @@ def test_padding_is_random_in_its_range_and_depends_on_seed_and_name_alone(data)
     again = data.out.with_name("again")
     data("t/more", mask)
     (data.images / "t/00.png").unlink()
-    prepare_rois(data.images, data.masks, again, options=PrepareOptions(workers=3))
+    prepare_rois(data.images, data.masks, again, options=FolderOptions(workers=3))
     assert all(place(read_image(again / "t" / name)) == box for name, box in crops.items() if name != "00_1.png")
     other = data.out.with_name("other")
     prepare_rois(data.images, data.masks, other, RoiSettings(seed=1))

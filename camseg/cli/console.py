@@ -92,8 +92,9 @@ def folder_options(workers: int | None, overwrite: bool, dry_run: bool) -> "Fold
     """How a folder is worked through, with this terminal's bar and messages."""
     from camseg.folders import FolderOptions
 
-    # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per image.
-    warnings.filterwarnings("ignore", module="PIL")
+    # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per input.
+    for library in ("PIL", "pydicom", "nibabel"):
+        warnings.filterwarnings("ignore", module=library)
     given = {} if workers is None else {"workers": workers}
     return FolderOptions(**given, overwrite=overwrite, dry_run=dry_run, progress=progress, say=say)
 

@@ -1,6 +1,5 @@
 """``camseg prepare``: its commands."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +9,7 @@ import typer
 from camseg.cli import console, options
 
 if TYPE_CHECKING:
-    from camseg.prepare.output import PrepareOptions, Report
+    from camseg.prepare.output import Report
 
 prepare = typer.Typer(
     name="prepare",
@@ -57,7 +56,7 @@ def rois(
         window=window,
         seed=seed,
     )
-    report = prepare_rois(images, masks, out, settings, _options(workers, overwrite, dry_run))
+    report = prepare_rois(images, masks, out, settings, console.folder_options(workers, overwrite, dry_run))
     _finish(report, out, json, dry_run)
 
 
@@ -104,7 +103,8 @@ def slices(
         min_area=min_area,
         skip_empty=skip_empty,
     )
-    report = prepare_slices(volumes, out, settings, labels=labels, options=_options(workers, overwrite, dry_run))
+    folder = console.folder_options(workers, overwrite, dry_run)
+    report = prepare_slices(volumes, out, settings, labels=labels, options=folder)
     _finish(report, out, json, dry_run)
 
 
@@ -131,7 +131,7 @@ def dicom(
     from camseg.prepare.dicom import DicomSettings, prepare_dicom
 
     settings = DicomSettings(window=window, keep_ids=keep_ids)
-    report = prepare_dicom(folder, out, settings, _options(workers, overwrite, dry_run))
+    report = prepare_dicom(folder, out, settings, console.folder_options(workers, overwrite, dry_run))
     _finish(report, out, json, dry_run)
 
 
@@ -152,19 +152,8 @@ def frames(
     from camseg.prepare.frames import FrameSettings, prepare_frames
 
     settings = FrameSettings(every=every, fps=fps)
-    report = prepare_frames(videos, out, settings, _options(workers, overwrite, dry_run))
+    report = prepare_frames(videos, out, settings, console.folder_options(workers, overwrite, dry_run))
     _finish(report, out, json, dry_run)
-
-
-def _options(workers: int | None, overwrite: bool, dry_run: bool) -> "PrepareOptions":
-    """How the inputs are worked through, with this terminal's bar and messages."""
-    from camseg.prepare.output import PrepareOptions
-
-    # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per input.
-    for library in ("PIL", "pydicom", "nibabel"):
-        warnings.filterwarnings("ignore", module=library)
-    given = {} if workers is None else {"workers": workers}
-    return PrepareOptions(**given, overwrite=overwrite, dry_run=dry_run, progress=console.progress, say=console.say)
 
 
 def _finish(report: "Report", out: Path, as_json: bool, dry_run: bool) -> None:

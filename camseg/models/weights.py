@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from camseg.errors import CheckpointError
-from camseg.models.building import ModelArgs, first_line
+from camseg.models.building import ModelArgs
 from camseg.models.heads import WithHeads
 from camseg.models.names import split_name
+from camseg.tensors import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,33 +37,13 @@ def read_weights(path: Path | str) -> Weights:
     A safetensors file may say in its metadata ``arch``, ``pad_type``, ``mean`` and ``std`` ("0.5,0.5,0.5").
     Raises CheckpointError when the file cannot be read or holds other things than tensors.
     """
-    path = Path(path)
-    metadata: dict[str, str] = {}
+    tensors, metadata = read_tensors(path)
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else state
         mean, std = (_floats(metadata[key]) if key in metadata else None for key in ("mean", "std"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such weights file") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a readable weights file ({first_line(error)})") from None
-    except Exception as error:  # weights-only unpickling refuses in many ways
-        raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors, and is not loaded ({type(error).__name__}); "
-            "convert it to a plain state dict or safetensors"
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected named tensors; convert it to a plain state dict or safetensors")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata are damaged ({error})") from None
     return Weights(
-        tensors={
-            name.removeprefix("module."): value.float() if value.is_floating_point() else value
-            for name, value in state.items()
-        },
+        tensors=tensors,
         arch=metadata.get("arch"),
         model_args={"pad_type": metadata["pad_type"]} if "pad_type" in metadata else {},
         mean=mean,

@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 
 from camseg.arrays import quantise
 from camseg.errors import ImageError
+from camseg.files import find_files
+from camseg.folders import FolderOptions
 from camseg.images import Window, check_window
 from camseg.prepare.output import (
     Picture,
-    PrepareOptions,
     Report,
     Skipped,
     Source,
-    find_inputs,
     require,
     source_name,
     write_pictures,
 )
+from camseg.prepare.windows import find_limits
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -52,7 +53,7 @@ def prepare_dicom(
     folder: Path | str,
     out: Path | str,
     settings: DicomSettings | None = None,
-    options: PrepareOptions | None = None,
+    options: FolderOptions | None = None,
 ) -> Report:
     """Write ``OUT/<path>.png``, of several frames ``OUT/<path>/<frame>.png``, and ``OUT/labels.csv``, without labels.
 
@@ -65,7 +66,7 @@ def prepare_dicom(
     settings = settings or DicomSettings()
     pydicom = require("pydicom", "dicom")
     pixels = require("pydicom.pixels", "dicom")
-    found = find_inputs(folder, _is_dicom, "DICOM files")
+    found = find_files(folder, _is_dicom, "DICOM files")
     return write_pictures(
         "prepare dicom",
         [Source(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],
@@ -143,13 +144,8 @@ def _windowed(levels: NDArray, data: Any, frame: int, pixels: Any, window: Windo
         center, width = _first(interest.get("WindowCenter")), _first(interest.get("WindowWidth"))
         if center is not None and width is not None:
             return _interest(levels, center, width, str(interest.get("VOILUTFunction") or "LINEAR"))
-    if window in ("file", "percentile"):
-        low, high = np.percentile(levels, (0.5, 99.5))
-    elif window == "full":
-        low, high = levels.min(), levels.max()
-    else:
-        low, high = (float(part) for part in window.split(","))
-    return (levels - float(low)) / max(float(high) - float(low), 1e-12)
+    low, high = find_limits(levels, "percentile" if window == "file" else window)
+    return (levels - low) / (high - low)
 
 
 def _interest(levels: NDArray, center: float, width: float, function: str) -> NDArray:

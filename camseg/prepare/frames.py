@@ -7,12 +7,12 @@ from pathlib import Path
 import cv2
 
 from camseg.errors import ImageError, InputError
+from camseg.files import find_files
+from camseg.folders import FolderOptions
 from camseg.prepare.output import (
     Picture,
-    PrepareOptions,
     Report,
     Source,
-    find_inputs,
     source_name,
     write_pictures,
 )
@@ -40,14 +40,14 @@ def prepare_frames(
     videos: Path | str,
     out: Path | str,
     settings: FrameSettings | None = None,
-    options: PrepareOptions | None = None,
+    options: FolderOptions | None = None,
 ) -> Report:
     """Write ``OUT/<video>/<frame>.png``, numbered as in the video from 0, and ``OUT/labels.csv``, without labels.
 
     ``videos``: a folder of videos, or one. The group is the video. Raises InputError, OutputError.
     """
     settings = settings or FrameSettings()
-    found = find_inputs(videos, lambda path: path.suffix.lower() in SUFFIXES, f"videos ({', '.join(SUFFIXES)})")
+    found = find_files(videos, lambda path: path.suffix.lower() in SUFFIXES, f"videos ({', '.join(SUFFIXES)})")
     return write_pictures(
         "prepare frames",
         [Source(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],

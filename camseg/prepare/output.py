@@ -6,8 +6,6 @@
 
 import csv
 import importlib
-import io
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.arrays import Mask
-from camseg.errors import CamsegError, InputError, OutputError
-from camseg.files import write_text
-from camseg.images import Found, write_image, write_mask
-from camseg.progress import Progress, Say, silent, unheard
+from camseg.errors import InputError, OutputError, failure_line
+from camseg.files import write_csv
+from camseg.folders import FolderOptions, check_files_apart
+from camseg.images import write_image, write_mask
+from camseg.progress import Say
+from camseg.results import check_empty, check_names
 
 LABELS = "labels.csv"
 MASKS = "masks"
@@ -64,26 +64,6 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareOptions:
-    """How a folder is worked through; none of these changes a result."""
-
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
-    """Inputs that are read and written at once, each by a thread."""
-    overwrite: bool = False
-    """Remove what an earlier run wrote first."""
-    dry_run: bool = False
-    """Check the names and folders, count the inputs, write nothing."""
-    progress: Progress = silent
-    """Shows how far the work is."""
-    say: Say = unheard
-    """Hears of every failed input."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError(f"expected at least 1 worker, got {self.workers}")
-
-
 @dataclass(kw_only=True)
 class Report:
     """What became of the inputs."""
@@ -111,7 +91,7 @@ def write_pictures(
     *,
     root: Path,
     labelled: bool,
-    options: PrepareOptions | None = None,
+    options: FolderOptions | None = None,
     failures: Sequence[tuple[Path, str]] = (),
 ) -> Report:
     """Write what ``make`` makes of every input, then ``labels.csv`` with ``image[,label],group,source``.
@@ -123,11 +103,12 @@ def write_pictures(
     Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError when ``out`` holds
     other files.
     """
-    options = options or PrepareOptions()
+    options = options or FolderOptions()
     out = Path(out)
-    _check_apart([one.path for one in inputs], root, out)
+    check_files_apart([one.path for one in inputs], root, out)
     _check_names(inputs)
-    earlier = _check_empty(out, options.overwrite)
+    check_empty(out, overwrite=options.overwrite)
+    earlier = _written(out)
     if options.dry_run:
         return Report(planned=len(inputs))
     _remove(out, earlier)
@@ -150,43 +131,8 @@ def write_pictures(
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-        write_text(out / LABELS, _labels(rows, labelled))
+        _write_labels(out / LABELS, rows, labelled)
     return report
-
-
-def find_inputs(root: Path | str, accept: Callable[[Path], bool], expected: str) -> Found:
-    """Find the files below a folder that ``accept`` takes, or the one file that ``root`` names.
-
-    Linked folders are entered once; hidden files and folders are passed over. Raises InputError when there is
-    nothing; ``expected`` names what there should be.
-    """
-    root = Path(root)
-    if root.is_file():
-        return Found(root=root.parent, files=(root,))
-    if not root.is_dir():
-        raise InputError(f"expected {expected}, or a folder of them; {root} does not exist")
-    files: list[Path] = []
-    failures: list[tuple[Path, str]] = []
-    seen = {os.path.realpath(root)}
-
-    def is_new(folder: str) -> bool:
-        known = len(seen)
-        seen.add(os.path.realpath(folder))
-        return len(seen) > known
-
-    def refuse(error: OSError) -> None:
-        failures.append((Path(error.filename), error.strerror or type(error).__name__))
-
-    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        subfolders[:] = [
-            name for name in sorted(subfolders) if not name.startswith(".") and is_new(os.path.join(folder, name))
-        ]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if accept(path)]
-    if not files and not failures:
-        raise InputError(f"nothing to read in {root}: expected {expected}")
-    files.sort(key=lambda path: path.relative_to(root).as_posix())
-    return Found(root=root, files=tuple(files), failures=tuple(sorted(failures)))
 
 
 def source_name(path: Path, root: Path, suffixes: Iterable[str]) -> str:
@@ -248,7 +194,7 @@ def _take(one: AnySource, make: Callable[[AnySource], Iterable[Picture | Skipped
                 Picture(name=made.name, image=_NO_PIXELS, group=made.group, source=made.source, label=made.label)
             )
     except Exception as error:  # what libraries raise on damaged files is of every kind
-        result.error = _words(one.path, error)
+        result.error = failure_line(one.path, error)
     return result
 
 
@@ -259,58 +205,31 @@ def _check_encodable(name: str) -> None:
         raise InputError("the file name is no UTF-8, which labels.csv is; rename it") from None
 
 
-def _words(path: Path, error: Exception) -> str:
-    """One line that names the file; errors that nobody foresaw also say their kind."""
-    place, text = (" ".join(str(part).split()) for part in (path, error))
-    text = text if isinstance(error, CamsegError) else f"{type(error).__name__}: {text}"
-    return text if place in text else f"{place}: {text}"
-
-
 def _note_failure(report: Report, error: str, say: Say) -> None:
     report.failed.append(error)
     say(f"failed: {error}")
 
 
-def _labels(rows: Iterable[Picture], labelled: bool) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "label", "group", "source") if labelled else ("image", "group", "source"))
-    for row in rows:
+def _write_labels(path: Path, pictures: Iterable[Picture], labelled: bool) -> None:
+    columns = ("image", "label", "group", "source") if labelled else ("image", "group", "source")
+    rows = []
+    for one in pictures:
         # Readers strip cells; ./ keeps the space that a folder's name may begin with.
-        image = f"./{row.name}.png" if row.name[0].isspace() else f"{row.name}.png"
-        writer.writerow((image, row.label, row.group, row.source) if labelled else (image, row.group, row.source))
-    return text.getvalue()
+        image = f"./{one.name}.png" if one.name[0].isspace() else f"{one.name}.png"
+        rows.append((image, one.label, one.group, one.source) if labelled else (image, one.group, one.source))
+    write_csv(path, columns, rows)
 
 
-def _check_apart(files: Sequence[Path], root: Path, out: Path) -> None:
-    """Raise InputError when outputs and inputs would mix: what is written would be an input of the next run."""
-    folder = os.path.join(os.path.realpath(out), "")
-    for file in files:
-        if os.path.realpath(file).startswith(folder):
-            raise InputError(f"the inputs lie in the output folder {out}, as does {file}; choose another --out")
-    # A single file has its own folder as root, where other things may lie.
-    if len(files) > 1 and root.is_dir() and folder.startswith(os.path.join(os.path.realpath(root), "")):
-        raise InputError(f"the output folder {out} lies in the folder of inputs {root}; choose another --out")
-
-
-def _check_names(inputs: Iterable[Source]) -> None:
-    """Raise InputError when two inputs would write one file, also on file systems that ignore case."""
-    known: dict[str, Path] = {}
+def _check_names(inputs: Sequence[Source]) -> None:
+    """Raise InputError when two inputs would write one file, or one among the masks."""
+    check_names((one.name, one.path) for one in inputs)
     for one in inputs:
-        if (first := known.setdefault(one.name.casefold(), one.path)) is not one.path:
-            raise InputError(f"{first} and {one.path} would write the same output; rename or remove one")
         if one.name.partition("/")[0].casefold() == MASKS:
             raise InputError(f"{one.path} would be written among the masks; rename what is called {MASKS}")
 
 
-def _check_empty(out: Path, overwrite: bool) -> list[str]:
-    """The files that an earlier run wrote to ``out``; raises OutputError when ``out`` cannot be written to."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the outputs; {out} is a file")
-    if not overwrite:
-        if out.exists() and any(out.iterdir()):
-            raise OutputError(f"{out} holds other files; choose an empty --out, or --overwrite to write there")
-        return []
+def _written(out: Path) -> list[str]:
+    """The images that an earlier run wrote to ``out``; raises OutputError for a table that is none of its own."""
     try:
         with (out / LABELS).open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))

@@ -18,8 +18,9 @@ from numpy.random import PCG64, Generator
 from camseg.arrays import Image, Mask, check_same_size
 from camseg.datasets import Dataset, Sample, load_images
 from camseg.errors import DatasetError, ImageError, InputError
+from camseg.folders import FolderOptions
 from camseg.images import Window, check_window, find_images, read_image, read_mask, relative_name
-from camseg.prepare.output import Picture, PrepareOptions, Report, Skipped, Source, by_name, check_class, write_pictures
+from camseg.prepare.output import Picture, Report, Skipped, Source, by_name, check_class, write_pictures
 
 POSITIVE = "positive"
 """The class of crops around objects where their image has no label."""
@@ -90,7 +91,7 @@ def prepare_rois(
     masks: Path | str,
     out: Path | str,
     settings: RoiSettings | None = None,
-    options: PrepareOptions | None = None,
+    options: FolderOptions | None = None,
 ) -> Report:
     """Write crops ``OUT/<class>/<path>_<number>.png``, their masks ``OUT/masks/...`` and ``OUT/labels.csv``.
 

@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 
 from camseg.arrays import Mask, quantise
 from camseg.errors import ImageError, InputError
+from camseg.files import find_files
+from camseg.folders import FolderOptions
 from camseg.images import Window, check_window
 from camseg.prepare.output import (
     Picture,
-    PrepareOptions,
     Report,
     Skipped,
     Source,
     by_name,
     check_class,
-    find_inputs,
     require,
     source_name,
     write_pictures,
 )
+from camseg.prepare.windows import find_limits
 
 SUFFIXES = (".nii", ".nii.gz")
 AXES = MappingProxyType({"sagittal": 0, "coronal": 1, "axial": 2})
@@ -79,7 +80,7 @@ def prepare_slices(
     settings: SliceSettings | None = None,
     *,
     labels: Path | str | None = None,
-    options: PrepareOptions | None = None,
+    options: FolderOptions | None = None,
 ) -> Report:
     """Write ``OUT/<volume>/<slice>.png`` and ``OUT/labels.csv``; with ``labels`` also ``OUT/masks/<volume>/...``.
 
@@ -91,11 +92,11 @@ def prepare_slices(
     """
     settings = settings or SliceSettings()
     nibabel = require("nibabel", "nifti")
-    found = find_inputs(volumes, _is_nifti, "NIfTI volumes (.nii, .nii.gz)")
+    found = find_files(volumes, _is_nifti, "NIfTI volumes (.nii, .nii.gz)")
     label_files: dict[str, Path] = {}
     failures = found.failures
     if labels is not None:
-        label_found = find_inputs(labels, _is_nifti, "NIfTI label volumes (.nii, .nii.gz)")
+        label_found = find_files(labels, _is_nifti, "NIfTI label volumes (.nii, .nii.gz)")
         label_files = by_name((source_name(path, label_found.root, SUFFIXES), path) for path in label_found.files)
         failures += label_found.failures
         if Path(labels).is_file() and len(found.files) == 1:
@@ -126,7 +127,7 @@ def _slices(one: _Volume, nibabel: Any, settings: SliceSettings, labelled: bool)
     volume = _load(one.path, nibabel)
     values = _one_volume(volume.get_fdata(dtype=np.float32), settings.channel)
     masks = _read_masks(one, volume, values.shape, nibabel, settings) if labelled else {}
-    low, high = _limits(values, settings.window)
+    low, high = find_limits(values, settings.window)
     count = values.shape[AXES[settings.axis]]
     for index in range(count):
         pixels = _cut(values, settings.axis, index)
@@ -194,19 +195,6 @@ def _read_masks(
     if not np.array_equal(whole, values):
         raise ImageError(f"{one.labels}: expected whole numbers as labels; it holds others")
     return {name: np.isin(whole, wanted) if wanted else whole != 0 for name, wanted in settings.classes.items()}
-
-
-def _limits(values: NDArray, window: Window) -> tuple[float, float]:
-    """The values that become black and white."""
-    if window not in ("percentile", "full"):
-        low, high = (float(part) for part in window.split(","))
-        return low, high
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        raise ImageError("none of its values is a finite number")
-    low, high = np.percentile(finite, (0.5, 99.5)) if window == "percentile" else (finite.min(), finite.max())
-    # A volume of one value is black.
-    return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def _cut(volume: NDArray, axis: str, index: int) -> NDArray:

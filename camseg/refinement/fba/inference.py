@@ -25,7 +25,7 @@ from camseg.arrays import (
     check_trimap,
 )
 from camseg.distances import squared_distance
-from camseg.errors import CheckpointError, InputError
+from camseg.errors import InputError, first_line
 from camseg.refinement.fba.network import FbaNetwork
 from camseg.refinement.fba.weights import load_network
 
@@ -39,10 +39,6 @@ UNTRUSTED = 64
 """Pixels at a tile's inner border that get no weight: there the network sees padding instead of the image."""
 REACH = 15 * 52
 """Pixels: a known region farther away than this is zero in every distance channel, in float32."""
-WEIGHTS_NEEDED = (
-    "fba needs the published weights of FBA matting (for non-commercial use): pass --weights FILE with them, "
-    "or choose closed-form, which needs none"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,25 +106,22 @@ class Fba:
             return output[0].permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def load_fba(weights: Path | str | None, device: str | torch.device = "cpu") -> Fba:
+def load_fba(weights: Path | str, device: str | torch.device = "cpu") -> Fba:
     """Load the published weights of FBA matting, which are for non-commercial use.
 
     ``weights``: a ``.safetensors`` file, or a PyTorch file of tensors alone, which is read with weights-only
-    loading; ``device``: as torch names it. Raises CheckpointError when there is no file, or it cannot be read or does
-    not hold the network's parameters; InputError for a device that is not there.
+    loading; ``device``: as torch names it. Raises CheckpointError when it cannot be read or does not hold the
+    network's parameters; InputError for a device that is not there.
 
     Forte and Pitie, F, B, Alpha Matting, 2020 (arXiv:2003.07711). Laptev and Gerget, whose annotation pipeline
     refines trimaps in this way, cite another network of the same letters (Chung et al. 2023, contrastive
     segmentation of the atrium).
     """
-    if weights is None:
-        raise CheckpointError(WEIGHTS_NEEDED)
     network = load_network(weights)
     try:
         return Fba(network.to(device), torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device} cannot be used here ({reason}); try cpu") from None
+        raise InputError(f"device {device} cannot be used here ({first_line(error)}); try cpu") from None
 
 
 def _windows(trimap: Trimap) -> Iterator[tuple[Window, Alpha]]:

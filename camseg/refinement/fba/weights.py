@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from camseg.errors import CheckpointError
 from camseg.refinement.fba.network import FbaNetwork
+from camseg.tensors import read_tensors
 
 EPS = 1e-5
 """Added to the variance of a convolution's weights before they are divided by its root."""
@@ -21,7 +21,7 @@ def load_network(path: Path | str) -> FbaNetwork:
     """
     with torch.device("meta"):  # no memory and no time for random weights
         network = FbaNetwork()
-    tensors = read_tensors(Path(path))
+    tensors, _ = read_tensors(path)
     own = network.state_dict()
     problems = {
         "missing": [name for name in own if name not in tensors],
@@ -48,27 +48,3 @@ def standardised(weight: Tensor) -> Tensor:
     """
     rows = weight.flatten(1)[None]  # (1, outputs, inputs * h * w)
     return functional.batch_norm(rows, None, None, training=True, eps=EPS).view_as(weight)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors, as float32, of a ``.safetensors`` file, or of any other by weights-only ``torch.load``.
-
-    A dict around them ("state_dict", "model") and a prefix "module." are taken off. Raises CheckpointError.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such weights file") from None
-    except Exception as error:  # both readers, and weights-only unpickling above all, refuse in many ways
-        raise CheckpointError(
-            f"{path}: damaged, no file of weights, or holds more than tensors, and is not loaded "
-            f"({type(error).__name__}); give a plain state dict or safetensors"
-        ) from None
-    if isinstance(state, dict):
-        state = state.get("state_dict", state.get("model", state))
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected named tensors; give a plain state dict or safetensors")
-    return {str(name).removeprefix("module."): value.float() for name, value in state.items()}
