@@ -1,6 +1,6 @@
 """(Image, seed) -> Image: the random changes under which a label stays true."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -11,7 +11,10 @@ from camseg.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Ranges of the random changes, checked when made; all zero and False changes nothing."""
+    """Ranges of the random changes, each in [0, 1) but for the rotation; all zero and False changes nothing.
+
+    Checked when made: InputError.
+    """
 
     rotation: float = 20.0
     """Largest rotation either way, degrees."""
@@ -27,12 +30,12 @@ class Augmentation:
     """Largest relative change of contrast either way, about the image's mean."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) != (field.name == "mirror"):
-                raise InputError(f"expected numbers, and for mirror true or false; got {field.name} {value!r}")
-            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise InputError(f"expected {field.name} of at least 0, got {value!r}")
+        if not isinstance(self.mirror, bool):
+            raise InputError(f"expected mirror true or false, got {self.mirror!r}")
+        for name, limit in {"rotation": 360, "zoom": 1, "shift": 1, "brightness": 1, "contrast": 1}.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < limit:
+                raise InputError(f"expected {name} in [0, {limit}), got {value!r}")
 
 
 NONE = Augmentation(rotation=0.0, zoom=0.0, shift=0.0, mirror=False, brightness=0.0, contrast=0.0)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from camseg.errors import InputError
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures that are looked through."""
+"""Temperatures that are looked through, as multiples of the logits' deviation."""
 
 
 def fit_temperature(
@@ -18,9 +18,9 @@ def fit_temperature(
     """The temperature T > 0 whose probabilities, softmax(z / T) or sigmoid(z / T), have the least cross-entropy.
 
     logits: (N, C); truth: class indices, int (N,), or for multi-label 0 or 1 (N, C). The cross-entropy is convex in
-    1 / T, so a bounded search finds its one minimum, at ``HIGHEST`` where logits tell less than nothing. Where every
-    decision is right it falls for ever as T does; such images cannot say how sure to be, and T is 1. Raises InputError
-    for logits that are not finite.
+    1 / T, so a bounded search finds its one minimum. Where every decision is right it falls for ever as T does, and
+    where logits tell less than nothing as T grows; such images, often too few, cannot say how sure to be, and T is 1,
+    as it is wherever the search ends at ``LOWEST`` or ``HIGHEST``. Raises InputError for logits that are not finite.
 
     Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (ICML 2017), section 4.2.
     """
@@ -37,13 +37,15 @@ def fit_temperature(
         all_right = bool((own > others.max(axis=1)).all())
     if all_right:
         return 1.0
+    unit = float(logits.std()) or 1.0
     found: Any = minimize_scalar(
-        lambda log_t: _cross_entropy(logits / math.exp(log_t), truth, multi_label),
+        lambda log_t: _cross_entropy(logits / (unit * math.exp(log_t)), truth, multi_label),
         bounds=(math.log(LOWEST), math.log(HIGHEST)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return math.exp(found.x)
+    multiple = math.exp(found.x)
+    return unit * multiple if LOWEST * 1.01 < multiple < HIGHEST / 1.01 else 1.0
 
 
 def _cross_entropy(

@@ -20,10 +20,12 @@ from camseg.arrays import Image, check_image
 from camseg.ensemble import Ensemble, member_folder, read_rule
 from camseg.errors import CheckpointError, InputError
 from camseg.files import read_json, write_bytes, write_json
+from camseg.images import Window, check_window
 from camseg.models import (
     ModelArgs,
     calm_head,
     canonical_name,
+    check_architecture,
     create_model,
     create_sized_model,
     default_image_size,
@@ -43,7 +45,10 @@ DEFAULT_ARCH = "mobilenetv2_100"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
-    """A network with everything needed to feed it and to read its outputs."""
+    """A network with everything needed to feed it and to read its outputs.
+
+    Checked when made: InputError.
+    """
 
     model: nn.Module
     """Images (N, 3, S, S), normalised -> logits (N, classes). Its weights lie channels-last, which CPUs and
@@ -62,7 +67,7 @@ class Classifier:
     """Side S of the square input, pixels."""
     resize: Resize
     """``stretch`` to the square, or scale and ``pad`` with the mean colour, centred."""
-    window: str
+    window: Window
     """How 16-bit and float images become 8-bit, as in ``images.read_image``."""
     mean: tuple[float, ...]
     """Per-channel mean, in [0, 1]."""
@@ -72,6 +77,16 @@ class Classifier:
     """What logits are divided by before they become probabilities: calibration fits it."""
     training: Mapping[str, Any] | None = None
     """What it was trained from, JSON values only; says nothing to its use."""
+
+    def __post_init__(self) -> None:
+        _check_classes(self.classes, self.negative)
+        _check_input(self.image_size, self.resize, self.window)
+        for name in ("mean", "std"):
+            _channels(getattr(self, name), name)
+        if not isinstance(self.multi_label, bool):
+            raise InputError(f"expected multi_label true or false, got {self.multi_label!r}")
+        if not isinstance(self.temperature, (int, float)) or not 0.0 < self.temperature < float("inf"):
+            raise InputError(f"expected a temperature above 0, got {self.temperature!r}")
 
     @staticmethod
     def create(
@@ -83,7 +98,7 @@ class Classifier:
         multi_label: bool = False,
         negative: Sequence[str] = (),
         resize: Resize = "stretch",
-        window: str = "full",
+        window: Window = "full",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         model_args: ModelArgs | None = None,
@@ -97,16 +112,13 @@ class Classifier:
         Raises InputError, CheckpointError or WeightsUnavailableError.
         """
         _check_classes(classes, negative)
-        if resize not in ("stretch", "pad"):
-            raise InputError(f"expected resize stretch or pad, got {resize!r}")
+        _check_input(8 if image_size is None else image_size, resize, window, least=8)
         file = None if weights in (None, "none", "imagenet") else read_weights(weights)
         args: ModelArgs = {**(file.model_args if file else {}), **(model_args or {})}
-        arch = canonical_name(arch or (file and file.arch) or DEFAULT_ARCH)
+        arch = check_architecture(((file and file.arch) or DEFAULT_ARCH) if arch is None else arch)
         if file and file.arch and canonical_name(file.arch) not in (arch, split_name(arch)[0]):
             raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
         image_size = default_image_size(arch) if image_size is None else image_size
-        if image_size < 8:
-            raise InputError(f"expected an image size of at least 8 pixels, got {image_size}")
         model, args = create_sized_model(
             arch, len(classes), image_size, pretrained=weights == "imagenet", model_args=args
         )
@@ -285,6 +297,8 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyC
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{run / 'classifier.json'} is not an ensemble's settings ({error!r})") from None
+    except InputError as error:
+        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
 
 
 def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
@@ -297,8 +311,6 @@ def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classif
         settings.pop("version", None)
         for name in ("classes", "negative", "mean", "std"):
             settings[name] = tuple(settings[name])
-        if not 0.0 < settings.get("temperature", 1.0) < float("inf"):
-            raise InputError(f"expected a temperature above 0, got {settings['temperature']}")
         model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
         model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
         classifier = Classifier(model=_channels_last(model.eval()), **settings)
@@ -362,9 +374,18 @@ def _fit(height: int, width: int, side: int) -> tuple[int, int]:
 def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
     if len(values) == 1:
         values = tuple(values) * 3
-    if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and not min(values) > 0):
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    if len(values) != 3 or not numbers or not np.isfinite(values).all() or (name == "std" and not min(values) > 0):
         raise InputError(f"expected one or three numbers for {name}{', above 0' * (name == 'std')}, got {list(values)}")
     return tuple(float(value) for value in values)
+
+
+def _check_input(image_size: int, resize: Resize, window: Window, least: int = 1) -> None:
+    if not isinstance(image_size, int) or image_size < least:
+        raise InputError(f"expected an image size of at least {least} pixels, got {image_size!r}")
+    if resize not in ("stretch", "pad"):
+        raise InputError(f"expected resize stretch or pad, got {resize!r}")
+    check_window(window)
 
 
 def _check_classes(classes: Sequence[str], negative: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Folders and CSV files -> samples with their labels, and splits of them."""
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.errors import DatasetError, InputError
-from camseg.images import Found, find_images, relative_name
+from camseg.files import Found
+from camseg.images import find_images, relative_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     from sklearn.model_selection import train_test_split  # here: only training waits for its import
 
     if not 0.0 < fraction < 1.0:
-        raise InputError(f"expected a validation fraction between 0 and 1, got {fraction:g}")
+        raise InputError(f"expected a fraction to split off between 0 and 1, got {fraction:g}")
     labels = np.array([";".join(sorted(sample.labels or ())) for sample in dataset.samples])
     everything = np.arange(len(labels))
     try:
@@ -140,6 +142,20 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
                 "validation fraction or the seed, or name a validation set"
             )
     return parts
+
+
+def check_disjoint(first: Dataset, second: Dataset) -> None:
+    """Raise DatasetError when two sets share an image file, by whatever path: scores on one would flatter the other."""
+    known = image_places(first)
+    if both := [sample.path for sample in second.samples if os.path.realpath(sample.path) in known]:
+        raise DatasetError(
+            f"{len(both)} images of {second.root} are in {first.root} too, such as {both[0]}; keep them apart"
+        )
+
+
+def image_places(dataset: Dataset) -> set[str]:
+    """Where the image files really lie: the same file has one place, however it is reached."""
+    return {os.path.realpath(sample.path) for sample in dataset.samples}
 
 
 def _split_groups(labels: NDArray, groups: NDArray, fraction: float, seed: int) -> tuple[NDArray, NDArray]:

@@ -49,12 +49,13 @@ RECIPES: Final[dict[str, Recipe]] = {
     "guan-loew": Recipe(
         paper='Guan, Loew: "A sneak attack on segmentation of medical images using deep neural network classifiers", '
         "AIPR 2021, arXiv 2201.02771",
-        gaps="The learning rate is not stated: Adam's 1e-4; nor how long early stopping waits: 20 epochs.",
+        gaps="The learning rate is not stated: Adam's 1e-4; nor how long early stopping waits: 20 epochs; nor "
+        "the batch: 16 images.",
         settings=replace(PLAIN, epochs=200, patience=20),
     ),
     "laptev": Recipe(
         paper="Laptev, Gerget: a pipeline that annotates medical images with classifiers, class activation maps and "
-        "matting",
+        "matting (known here by its description only)",
         gaps='The learning rate is printed as "12^-4" and taken as 1e-4.',
         settings=replace(PLAIN, epochs=75, batch_size=32, learning_rate=1e-4),
         image_size=512,
@@ -67,9 +68,10 @@ RECIPES: Final[dict[str, Recipe]] = {
         test_fraction=0.2,
     ),
     "brain-mri": Recipe(
-        paper="the study of brain MRI whose heads are Mixed Attention, Residual Path and Spatial Boundary Refinement",
-        gaps="Not stated: Adam's rate of 1e-4, 50 epochs of which 5 warm up, and what patience has: 3 epochs for the "
-        "rate, 10 for stopping.",
+        paper="the study of brain MRI whose heads are Mixed Attention, Residual Path and Spatial Boundary Refinement "
+        "(known here by its description only)",
+        gaps="Not stated: Adam's rate of 1e-4, batches of 16 images, 50 epochs of which 5 warm up, and what patience "
+        "has: 3 epochs for the rate, 10 for stopping.",
         settings=replace(
             PLAIN,
             epochs=50,

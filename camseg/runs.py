@@ -10,8 +10,8 @@ import torch
 
 from camseg.augmentation import Augmentation
 from camseg.classifier import DEFAULT_ARCH, Classifier, Resize
-from camseg.datasets import Dataset, load_training_data, split
-from camseg.errors import CheckpointError, InputError
+from camseg.datasets import Dataset, check_disjoint, image_places, load_training_data, split
+from camseg.errors import CamsegError, CheckpointError, InputError
 from camseg.files import read_json, sha256
 from camseg.folders import check_apart
 from camseg.models import ModelArgs, split_name
@@ -20,11 +20,16 @@ from camseg.recipes import RECIPES
 from camseg.training import TrainSettings, train_classifier
 
 _LISTS = ("negative", "mean", "std")
+_TEXTS = {"data": False, "val": True, "model": True, "weights": False, "weights_sha256": True, "window": False}
+"""Fields of a training that are text, and whether they may be None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Everything that a run is trained from: the same training on the same device gives the same weights."""
+    """Everything that a run is trained from: the same training on the same device gives the same weights.
+
+    Checked when made, as far as it can be without the data and the network: InputError.
+    """
 
     data: str
     """Labelled images, as ``datasets.load_training_data`` takes them; an absolute path."""
@@ -58,6 +63,18 @@ class Training:
     """Per-channel standard deviation of the inputs; None: the weights' own."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     """How the network learns."""
+
+    def __post_init__(self) -> None:
+        for name, optional in _TEXTS.items():
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (optional and value is None)):
+                raise InputError(f"expected {name} as text, got {value!r}")
+        for name in ("val_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise InputError(f"expected {name} in [0, 1), got {value!r}")
+        if not isinstance(self.model_args, Mapping):
+            raise InputError(f"expected model_args by name, got {self.model_args!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +138,23 @@ def read_training(run: Path | str) -> Training:
     """What a run was trained from, of its ``classifier.json``; CheckpointError where it does not say."""
     path = Path(run, "classifier.json")
     facts = read_json(path, CheckpointError)
-    record = facts.get("training") if isinstance(facts, dict) else None
-    if not isinstance(record, dict) or "data" not in record:
+    return _from_record(facts.get("training") if isinstance(facts, dict) else None, str(path))
+
+
+def trained_on(classifier: Classifier) -> tuple[set[str], set[str]] | None:
+    """Where the images lie that a classifier learned from, and those it was validated on, as ``image_places``.
+
+    None where it does not say, or they are not there any more.
+    """
+    try:
+        train, val, _ = _load_parts(_from_record(classifier.training, classifier.arch))
+    except CamsegError:
+        return None
+    return image_places(train), image_places(val)
+
+
+def _from_record(record: object, path: str) -> Training:
+    if not isinstance(record, Mapping) or "data" not in record:
         raise CheckpointError(
             f"{path} does not say what it was trained from, as runs of camseg train-cls do; give DATA and the options"
         )
@@ -141,20 +173,16 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
 
     Raises what loading, splitting and creating do, and InputError for a weights file that is no longer the same.
     """
-    dataset = load_training_data(training.data)
-    check_apart(dataset, Path(out))
-    seed = training.settings.seed
-    rest, test = split(dataset, training.test_fraction, seed) if training.test_fraction else (dataset, None)
-    train, val = (
-        split(rest, training.val_fraction, seed) if training.val is None else (rest, load_training_data(training.val))
-    )
-    torch.manual_seed(seed)
+    train, val, test = _load_parts(training)
+    for part in (train, val):
+        check_apart(part, Path(out))
+    torch.manual_seed(training.settings.seed)
     classifier = Classifier.create(
         training.model,
-        classes=dataset.classes,
+        classes=train.classes,
         image_size=training.image_size,
         weights=training.weights,
-        multi_label=dataset.multi_label,
+        multi_label=train.multi_label,
         negative=training.negative,
         resize=training.resize,
         window=training.window,
@@ -168,6 +196,17 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
             raise InputError(f"{training.weights} is not the file it was; give the weights with --weights")
         training = replace(training, weights_sha256=found)
     return Prepared(training=training, classifier=classifier, train=train, val=val, test=test)
+
+
+def _load_parts(training: Training) -> tuple[Dataset, Dataset, Dataset | None]:
+    """The images to learn from, for validation and for the test."""
+    data, seed = load_training_data(training.data), training.settings.seed
+    rest, test = split(data, training.test_fraction, seed) if training.test_fraction else (data, None)
+    if training.val is None:
+        return *split(rest, training.val_fraction, seed), test
+    val = load_training_data(training.val)
+    check_disjoint(data, val)
+    return rest, val, test
 
 
 def run_training(

@@ -6,9 +6,7 @@ uninterrupted one would have.
 """
 
 import copy
-import csv
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,7 +33,7 @@ from camseg.classifier import Classifier, find_device, tensor_bytes
 from camseg.datasets import Dataset
 from camseg.errors import CheckpointError, InputError, OutputError
 from camseg.figures import plot_confusion, plot_history, plot_reliability
-from camseg.files import write_bytes, write_json, write_text
+from camseg.files import write_bytes, write_csv, write_json
 from camseg.freezing import Trainable, freeze_others, learning_parameters
 from camseg.images import write_image
 from camseg.metrics import classification_metrics, expected_calibration_error, reliability
@@ -88,12 +86,11 @@ class TrainSettings:
     """Processes that read and augment images; 0 reads in the main process."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("warmup_epochs", "plateau_patience", "patience", "seed", "workers"):
-            if getattr(self, name) < 0:
-                raise InputError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        least = {"epochs": 1, "batch_size": 1}
+        for name in (*least, "warmup_epochs", "plateau_patience", "patience", "seed", "workers"):
+            value, lowest = getattr(self, name), least.get(name, 0)
+            if not isinstance(value, int) or value < lowest:
+                raise InputError(f"expected {name} of at least {lowest}, a whole number; got {value!r}")
         if not 0.0 <= self.averaging < 1.0:
             raise InputError(f"expected averaging in [0, 1), got {self.averaging:g}")
         if not 0 < self.learning_rate < float("inf"):
@@ -196,6 +193,8 @@ def train_classifier(
     classifier.model.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
     logits, _ = trainer.validate()
     temperature = fit_temperature(logits.numpy(), trainer.truth, classifier.multi_label)
+    if temperature == 1.0:
+        say(f"{len(trainer.truth)} validation images cannot say how sure to be: probabilities stay uncalibrated")
     calibrated = replace(classifier, temperature=temperature)
     tables = {
         "uncalibrated": _reliability(classifier, logits, trainer.truth),
@@ -465,11 +464,7 @@ def _write_reports(
     history: Sequence[dict[str, float]],
     tables: Mapping[str, NDArray[np.float64]],
 ) -> None:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(history[0]))
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(out / "history.csv", buffer.getvalue())
+    write_csv(out / "history.csv", list(history[0]), [list(row.values()) for row in history])
     write_image(out / "curves.png", plot_history(history))
     write_image(out / "reliability.png", plot_reliability(tables))
     if not classifier.multi_label:

@@ -50,7 +50,7 @@ BUNDLES = {
     "camseg.prepare.slices": ["prepare_slices", "SliceSettings"],
     "camseg.prepare.dicom": ["prepare_dicom", "DicomSettings"],
     "camseg.prepare.frames": ["prepare_frames", "FrameSettings"],
-    "camseg.prepare.output": ["PrepareOptions", "Report"],
+    "camseg.prepare.output": ["Report"],
 }
 """Settings, results and further functions that users meet, by the module that they are imported from."""
 

@@ -13,12 +13,12 @@ import camseg
 ROOT = Path(camseg.__file__).parent
 LAYERS = [
     "errors compat progress",
-    "arrays files workers distances",
-    "images datasets samples models ensemble classifier activations cams propagation masks postprocessing trimaps "
-    "refinement metrics calibration faithfulness matting_errors figures augmentation",
-    "results targets prepare",
+    "arrays files tensors workers distances hooks",
+    "images datasets samples models ensemble classifier layers activations cams propagation masks postprocessing "
+    "trimaps refinement metrics calibration faithfulness matting_errors figures augmentation",
+    "results targets",
     "folders batches freezing",
-    "pipeline",
+    "pipeline prepare",
     "stages training evaluation",
     "recipes",
     "runs",
@@ -29,10 +29,14 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer.split()}
 BETWEEN_STAGES = {
     ("datasets", "images"),
+    ("classifier", "images"),  # of which it only wants to know which windows there are
     ("classifier", "models"),
     ("classifier", "ensemble"),  # a run may be either
+    ("layers", "classifier"),
     ("activations", "classifier"),
+    ("activations", "layers"),
     ("cams", "activations"),
+    ("cams", "layers"),  # grad-cam's methods get maps whatever a layer gives
     ("cams", "classifier"),  # the way in, compute_cams, prepares images as the classifier wants them
 }
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
@@ -99,6 +103,4 @@ def test_the_command_line_imports_nothing_heavy_at_its_top(name):
 
 
 def test_hooks_are_set_and_taken_off_in_one_place():
-    assert [name for name, path in MODULES.items() if re.search(r"register_\w*hook", path.read_text())] == [
-        "activations"
-    ]
+    assert [name for name, path in MODULES.items() if re.search(r"register_\w*hook", path.read_text())] == ["hooks"]

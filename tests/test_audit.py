@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from camseg.cli import app
 from camseg.datasets import load_training_data, split
 from camseg.errors import DatasetError, EvaluationError, InputError, OutputError
 from camseg.figures import plot_scatter
-from camseg.images import read_image, read_mask, write_image, write_mask
+from camseg.images import read_image, read_levels, read_mask, write_image, write_mask
 from camseg.studies import audit
-from camseg.studies.audit import FILTERS, MEASURES, AuditSettings, audit_runs
+from camseg.studies.audit import AuditSettings, audit_runs
+from camseg.studies.audit_report import FILTERS, MEASURES
 
 QUICK = AuditSettings(epochs=1, seeds=2, val_fraction=0.25, batch_size=8, steps=4)
 
@@ -135,7 +137,21 @@ def test_seeds_give_students_interval(data, make_run, quick_training, tmp_path):
     assert (accuracy.low, accuracy.high, accuracy.count) == (0.0, 1.0, 2)
     three = audit._over_seeds([0.5, 0.6, 0.7])  # 4.3027 * 0.1 / sqrt(3)
     assert (three.low, three.high) == (pytest.approx(0.35159, abs=1e-5), pytest.approx(0.84841, abs=1e-5))
-    assert str(audit._over_seeds([0.5])) == "0.500"
+    # One accuracy, or equal ones, do not say how far they spread.
+    for values in ([0.5], [0.5, 0.5, 0.5]):
+        one = audit._over_seeds(values)
+        assert (str(one), one.low, one.count) == ("0.500", None, len(values))
+
+
+@pytest.mark.parametrize("edited", ["images/clean/0.png", "masks/scratch/0.png"])
+def test_files_edited_under_their_names_are_another_audit(data, make_run, quick_training, tmp_path, edited):
+    copy, run, call = tmp_path / "copy", make_run(), {"masks": tmp_path / "copy/masks", "settings": QUICK}
+    shutil.copytree(data, copy)
+    audit_runs([run], copy / "images", tmp_path / "out", **call)
+    audit_runs([run], copy / "images", tmp_path / "out", **call)
+    write_image(copy / edited, 255 - read_levels(copy / edited))
+    with pytest.raises(OutputError, match="contents was"):
+        audit_runs([run], copy / "images", tmp_path / "out", **call)
 
 
 def test_without_masks_two_trainings_and_four_measures_run(data, make_run, quick_training, tmp_path):

@@ -86,7 +86,16 @@ def test_extreme_colours_do_not_wrap():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"zoom": -0.1}, {"rotation": float("nan")}, {"shift": "far"}, {"mirror": 1}, {"contrast": True}]
+    "setting",
+    [
+        {"zoom": -0.1},
+        {"rotation": float("nan")},
+        {"shift": "far"},
+        {"mirror": 1},
+        {"contrast": True},
+        {"zoom": 1.0},
+        {"rotation": 360},
+    ],
 )
 def test_ranges_that_cannot_be(setting):
     with pytest.raises(InputError, match="expected"):

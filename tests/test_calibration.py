@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from camseg.calibration import HIGHEST, fit_temperature
+from camseg.calibration import fit_temperature
 from camseg.errors import InputError
 from camseg.figures import plot_reliability
 
@@ -45,7 +45,14 @@ def test_the_minimum_of_a_case_worked_by_hand():
 def test_images_that_cannot_say_how_sure_to_be():
     assert fit_temperature(np.array([[0.0, 0.1], [3.0, 0.0]]), np.array([1, 0]), False) == 1.0
     assert fit_temperature(np.array([[0.1, -4.0]]), np.array([[1, 0]]), True) == 1.0
-    assert fit_temperature(np.array([[0.0, 5.0]]), np.array([0]), False) == pytest.approx(HIGHEST, rel=1e-3)
+    assert fit_temperature(np.array([[0.0, 5.0]]), np.array([0]), False) == 1.0
+    # Right but for one image with next to no margin: sharper by far than the logits differ.
+    for scale in (0.01, 1.0, 100.0):
+        logits = scale * np.array([[0.0, 0.4], [0.0, 6.0], [0.0001, 0.0]])
+        assert fit_temperature(logits, np.ones(3, int), False) == 1.0
+        assert fit_temperature(10 * logits, np.array([1, 0, 1]), False) == 1.0
+        logits[2, 0] = scale
+        assert fit_temperature(logits, np.ones(3, int), False) == pytest.approx(2.3264 * scale, rel=1e-3)
     with pytest.raises(InputError, match="expected finite logits"):
         fit_temperature(np.array([[0.0, np.nan]]), np.array([0]), False)
 

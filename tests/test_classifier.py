@@ -512,7 +512,17 @@ def test_damaged_runs(tmp_path, make_classifier):
     for nonsense in ([], "text", 3, {}, {**settings, "surprise": 1}, {**settings, "classes": 3}):
         damage("classifier.json", nonsense, "is not a classifier's settings")
     damage("classifier.json", {**settings, "temperature": 0.0}, "temperature above 0, got 0.0")
-    damage("classifier.json", {**settings, "temperature": "warm"}, "is not a classifier's settings")
+    for name, value, message in (
+        ("temperature", "warm", "temperature above 0, got 'warm'"),
+        ("image_size", "x", "image size of at least 1 pixels, got 'x'"),
+        ("image_size", 0, "image size of at least 1 pixels, got 0"),
+        ("resize", "q", "resize stretch or pad, got 'q'"),
+        ("window", "x", "window full, percentile or LOW,HIGH; got 'x'"),
+        ("mean", ["x"] * 3, "one or three numbers for mean"),
+        ("multi_label", "no", "multi_label true or false"),
+        ("negative", ["bird"], "negative class 'bird'"),
+    ):
+        damage("classifier.json", {**settings, name: value}, message)
     damage("classifier.json", {**settings, "arch": "resnet1"}, "no model 'resnet1'")
     damage("classifier.json", {**settings, "model_args": {"x": 1}}, "cannot be built")
     damage("model.safetensors", None, "cannot be loaded")

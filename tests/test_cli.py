@@ -199,7 +199,7 @@ def test_every_layer_that_is_listed_can_be_named(call, run_folder):
 
 
 def test_layers_of_a_network_without_maps(call, run_folder, monkeypatch):
-    monkeypatch.setattr("camseg.activations.list_layers", lambda _: [])
+    monkeypatch.setattr("camseg.layers.list_layers", lambda _: [])
     found = json.loads(call("layers", run_folder, "--json")[1])
     assert found == {"arch": "test_resnet", "image_size": 64, "auto": None, "stages": [], "layers": []}
     assert call("layers", run_folder)[0] == 0
@@ -826,7 +826,7 @@ def test_an_interrupt_ends_with_130(call, images, run_folder, tmp_path, monkeypa
     def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camseg.pipeline.extract", interrupt)
+    monkeypatch.setattr("camseg.pipeline.labelling.extract", interrupt)
     code, _, err = call("label", images, "-c", run_folder, "-o", tmp_path / "out", *QUICK)
     assert code == 130
     assert "Traceback" not in err
@@ -926,8 +926,8 @@ def test_training_leaves_out_what_it_cannot_read(call, make_folder, tmp_path):
         (["--weights", "nowhere.pth"], "no such weights file"),
         (["--weights", "."], "not a readable weights file"),
         (["--weights", "{data}/red/00.png"], "damaged, or holds more than tensors"),
-        (["--val-fraction", "nan"], "between 0 and 1"),
-        (["--val-fraction", "-1"], "between 0 and 1"),
+        (["--val-fraction", "nan"], "fraction in [0, 1)"),
+        (["--val-fraction", "-1"], "fraction in [0, 1)"),
         (["--val-fraction", "0.999"], "cannot split"),
         (["--lr", "nan"], "learning rate above 0"),
         (["--lr", "0"], "learning rate above 0"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from camseg.datasets import load_training_data, split
 from camseg.ensemble import Ensemble
 from camseg.errors import CheckpointError, DatasetError, EvaluationError, InputError, LayerError, OutputError
 from camseg.figures import plot_heat_map
-from camseg.images import read_image, read_mask, write_image, write_mask
+from camseg.images import read_image, read_levels, read_mask, write_image, write_mask
 from camseg.metrics import dice, mask_counts, mean_dice
 from camseg.studies import compare
 from camseg.studies.compare import compare_models
@@ -163,6 +164,22 @@ def test_killed_it_goes_on(quick, monkeypatch):
         quick("med_ic", cams=CamSettings(flip=True))
 
 
+@pytest.mark.parametrize("edited", ["images/train/clean", "masks/train/scratch"])
+def test_files_edited_under_their_names_are_another_comparison(quick, data, tmp_path, edited):
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    call = {"masks": copy / "masks/train", "changes": QUICK}
+    first = compare_models(["test_resnet"], copy / "images/train", tmp_path / "out", **call)
+    again = compare_models(["test_resnet"], copy / "images/train", tmp_path / "out", **call)
+    assert again == first
+    for path in (copy / edited).iterdir():
+        picture = read_levels(path)
+        picture[3:5, 3:5] = 255 - picture[3:5, 3:5]
+        write_image(path, picture)
+    with pytest.raises(OutputError, match="contents was"):
+        compare_models(["test_resnet"], copy / "images/train", tmp_path / "out", **call)
+
+
 def test_without_masks_the_score_judges(data, make_run, make_classifier, tmp_path):
     ensemble = tmp_path / "both"
     members = tuple(make_classifier(seed=n, classes=("clean", "scratch"), image_size=32) for n in (1, 2))
@@ -211,8 +228,10 @@ def test_a_weights_file_serves_whom_it_fits(quick, make_run):
 
 def test_what_does_not_do_is_refused_before_anything_is_trained(data, make_run, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "run_training", None)
-    with pytest.raises(InputError, match="nothing_net"):
+    with pytest.raises(InputError, match="'nothing_net' is no folder of a run, and no architecture"):
         quick("test_resnet", "nothing_net")
+    with pytest.raises(InputError, match="'no/such' is no folder of a run"):
+        quick("test_resnet", "no/such")
     with pytest.raises(InputError, match="different models"):
         quick("test_resnet", "test_resnet")
     with pytest.raises(InputError, match="at least one; got none"):
@@ -233,7 +252,7 @@ def test_what_does_not_do_is_refused_before_anything_is_trained(data, make_run, 
         ("they choose the threshold", InputError, {"test": test, "test_masks": masks}),
         ("are missing, the first is clean/", EvaluationError, {"masks": data / "images"}),
         ("not both", InputError, {"test": test, "changes": QUICK}),
-        ("20 test images are in", InputError, {"test": images, "changes": {"weights": "none"}}),
+        ("20 images of .* are in .* too", DatasetError, {"test": images, "changes": {"weights": "none"}}),
         ("leave out model, val", InputError, {"changes": {"model": "test_vit", "val": "elsewhere"}}),
         ("'image_sise'", InputError, {"changes": {"image_sise": 3}}),
     ):

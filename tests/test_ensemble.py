@@ -25,6 +25,7 @@ from camseg.folders import FolderOptions
 from camseg.images import read_image, read_levels, write_image
 from camseg.pipeline import LabelSettings, cams_folder
 from camseg.results import RUN, read_manifest
+from camseg.runs import plan_training, prepare_training, run_training
 from camseg.studies.ensembles import make_ensemble
 
 SIZES = [(40, 60), (64, 64), (30, 90)]
@@ -460,3 +461,24 @@ def test_the_command(runs, tmp_path, make_folder):
     assert isinstance(call("layers", out, code=1).exception, InputError)
     again = call("ensemble", *runs, "--out", tmp_path / "soft", "--json", "--device", "cpu")
     assert json.loads(again.stdout)["members"] == [str(run) for run in runs]
+
+
+def test_members_that_learned_from_validation_images_are_named(tmp_path, make_folder):
+    data = make_folder()
+    changes = {"model": "test_resnet", "weights": "none", "image_size": 32, "epochs": 1, "test_fraction": 0.25}
+    for seed in (0, 1):
+        run = tmp_path / str(seed)
+        plan = plan_training(data, changes={**changes, "seed": seed})
+        run_training(prepare_training(plan, run), run, device="cpu")
+
+    def call(*words, code=0):
+        words = ("ensemble", tmp_path / "0", tmp_path / "1", "--data", data, "--device", "cpu", "--overwrite", *words)
+        result = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "out")])
+        assert result.exit_code == code, result.output
+        return result
+
+    said = call("--test-fraction", 0.25).stderr
+    assert f"{tmp_path / '0'} learned" not in said
+    assert f"{tmp_path / '1'} learned from" in said
+    assert f"{tmp_path / '0'} learned from" in call("--seed", 1).stderr
+    assert isinstance(call("--val", data, code=1).exception, DatasetError)

@@ -8,10 +8,10 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from camseg.activations import find_stages
 from camseg.cams import compute_cams
 from camseg.classifier import Classifier, load_classifier
 from camseg.errors import CheckpointError, InputError
+from camseg.layers import find_stages
 from camseg.models import HEADS, create_model, head_parameters, normalisation, pretrained_classes
 from camseg.models.heads import MixedAttention, ResidualPath, SpatialBoundary
 
@@ -118,7 +118,9 @@ def test_what_is_stated_of_the_backbone_passes_through():
     ("arch", "message"),
     [
         ("test_resnet+xyz", "no head 'xyz'; there are mab, rph, sbr"),
-        ("test_resnet+", "no head ''"),
+        ("test_resnet+", r"expected BACKBONE or BACKBONE\+HEAD"),
+        ("+mab", r"expected BACKBONE or BACKBONE\+HEAD"),
+        ("", r"expected BACKBONE or BACKBONE\+HEAD"),
         ("test_resnet+mab+MAB", "each head once"),
         ("test_vit+mab", r"gives features \(1, 17, 64\), not maps"),
         ("vit_minimal+sbr", "convolutional networks and to transformers with maps, such as swin"),

@@ -8,7 +8,7 @@ import safetensors.torch
 
 from camseg.augmentation import NONE, Augmentation
 from camseg.cli import main
-from camseg.errors import CheckpointError, InputError
+from camseg.errors import CamsegError, CheckpointError, InputError
 from camseg.models import create_model
 from camseg.recipes import RECIPES
 from camseg.runs import Training, plan_training, prepare_training, read_training, run_training
@@ -102,7 +102,9 @@ def test_plans_that_cannot_be(tmp_path):
         ({"recipe": "laptev", "like": tmp_path}, "not both"),
         ({"changes": {"rate": 1}}, "has no 'rate'; it has .*learning_rate"),
         ({"changes": {"augmentation": {"hue": 1}}}, "no augmentation 'hue'; there are rotation"),
-        ({"changes": {"augmentation": {"zoom": -1}}}, "zoom of at least 0"),
+        ({"changes": {"test_fraction": 1.5}}, r"test_fraction in \[0, 1\), got 1.5"),
+        ({"changes": {"batch_size": 2.5}}, "batch_size of at least 1, a whole number; got 2.5"),
+        ({"changes": {"augmentation": {"zoom": -1}}}, r"zoom in \[0, 1\)"),
     ):
         with pytest.raises(InputError, match=message):
             plan_training("x", **plan)
@@ -129,6 +131,25 @@ def test_a_run_can_be_repeated_from_itself(make_folder, tmp_path, changes):
     assert plan_training(like=tmp_path / "first", changes={"model": "MobileNetV2"}).weights == "imagenet"
 
 
+def test_what_cannot_work_is_refused_before_the_training(make_folder, tmp_path):
+    data = make_folder()
+    for changes, message in (
+        ({"val": data}, "24 images of .* are in .* too, such as .*; keep them apart"),
+        ({"val": data / "red/00.png"}, "have no label|expected"),
+        ({"window": "x"}, "window full, percentile or LOW,HIGH; got 'x'"),
+        ({"mean": ("x",)}, "one or three numbers for mean"),
+        ({"image_size": 7}, "at least 8 pixels"),
+    ):
+        with pytest.raises(CamsegError, match=message):
+            prepare_training(plan_training(data, changes={**TINY, **changes}), tmp_path / "out")
+    # One image is enough, and a link to it is the same image.
+    other = make_folder(count=6)
+    (other / "red/00.png").unlink()
+    (other / "red/00.png").symlink_to(data / "red/00.png")
+    with pytest.raises(CamsegError, match=r"1 images of .* are in .* too"):
+        prepare_training(plan_training(data, changes={**TINY, "val": other}), tmp_path / "out")
+
+
 def test_another_weights_file_is_no_repetition(make_folder, tmp_path):
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(create_model("test_resnet", 7).state_dict(), path, {"arch": "test_resnet"})
@@ -150,7 +171,12 @@ def test_runs_that_do_not_say_how_they_were_trained(tmp_path, make_classifier):
     settings = json.loads((tmp_path / "classifier.json").read_text())
     good = asdict(Training(data="x"))
     assert good["settings"].keys() == {field.name for field in fields(TrainSettings)}
-    for bad in ({**good, "settings": 3}, {**good, "settings": {"epochs": 0}}, {**good, "negative": 3}, {"data": "x"}):
+    for bad in (
+        {"data": "x"},
+        *({**good, name: 3} for name in ("settings", "negative", "data", "val", "model", "model_args", "window")),
+        {**good, "val_fraction": "half"},
+        *({**good, "settings": {**good["settings"], name: "x"}} for name in ("epochs", "learning_rate", "balance")),
+    ):
         (tmp_path / "classifier.json").write_text(json.dumps({**settings, "training": bad}))
         with pytest.raises(CheckpointError, match="cannot be repeated"):
             read_training(tmp_path)

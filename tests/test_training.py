@@ -82,6 +82,7 @@ def test_a_run_learns_and_writes_its_files(parts, tmp_path):
     assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "val_loss", "val_accuracy", "val_macro_f1"]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert max(rows, key=lambda row: (row["val_macro_f1"], -row["val_loss"]))["epoch"] == metrics["best_epoch"]
+    assert lines.pop() == "6 validation images cannot say how sure to be: probabilities stay uncalibrated"
     assert len(lines) == 6
     assert lines[0].startswith("epoch 1/6: loss ")
     assert titles[:2] == [("reading training images", 18), ("reading validation images", 6)]
@@ -168,7 +169,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
     if whole_epochs:
         assert lines.pop(0) == f"continuing {tmp_path} after epoch {whole_epochs}"
-    assert len(lines) == 3 - whole_epochs
+    assert len(lines) == 3 - whole_epochs + 1  # the last on calibration
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,9 @@ def ensemble(
     val_fraction: Annotated[
         float, typer.Option(help="As in train-cls, whose split it repeats with an equal --seed.")
     ] = 0.2,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of --data that is split off before that and not used, as in train-cls.")
+    ] = 0.0,
     batch_size: options.BatchSize = 16,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -39,7 +42,7 @@ def ensemble(
     json: options.Json = False,
 ) -> None:
     """Join classifiers into one run, which other commands take as any classifier; its map is their maps' mean."""
-    from camseg.datasets import load_training_data, split
+    from camseg.datasets import check_disjoint, load_training_data, split
     from camseg.folders import check_apart
     from camseg.studies.ensembles import make_ensemble
 
@@ -47,6 +50,10 @@ def ensemble(
     for part in (dataset, held):
         if part is not None:
             check_apart(part, out)
+    if dataset is not None and held is not None:
+        check_disjoint(dataset, held)
+    if dataset is not None and test_fraction:
+        dataset, _ = split(dataset, test_fraction, seed)
     if dataset is not None and held is None:
         dataset, held = split(dataset, val_fraction, seed)
     metrics = make_ensemble(
@@ -61,6 +68,7 @@ def ensemble(
         overwrite=overwrite,
         dry_run=dry_run,
         progress=console.progress,
+        say=console.say,
     )
     if not metrics:
         console.say(f"{'would join' if dry_run else 'joined'} {len(runs)} classifiers: {out}")

@@ -6,6 +6,7 @@ import_torchvision()  # first of all: timm imports it, and it may have to be mad
 
 from camseg.models.building import (  # noqa: E402
     ModelArgs,
+    check_architecture,
     create_model,
     create_sized_model,
     default_image_size,
@@ -32,6 +33,7 @@ __all__ = [
     "Weights",
     "calm_head",
     "canonical_name",
+    "check_architecture",
     "create_model",
     "create_sized_model",
     "default_image_size",

@@ -12,10 +12,10 @@ from timm.data import resolve_model_data_config
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
-from camseg.errors import InputError, WeightsUnavailableError
-from camseg.models.heads import WithHeads
+from camseg.errors import InputError, WeightsUnavailableError, first_line
+from camseg.models.heads import HEADS, WithHeads
 from camseg.models.med_ic import MedIC
-from camseg.models.names import split_name
+from camseg.models.names import canonical_name, split_name
 from camseg.models.nasnet import NASNetMobile
 from camseg.models.vit import minimal_vit
 
@@ -73,17 +73,26 @@ def create_model(
     (``mobilenetv2_100+mab+sbr``); ``model_args`` are the backbone's. Raises InputError for an unknown name or
     argument, WeightsUnavailableError when pretrained weights cannot be downloaded, or there are none.
     """
+    check_architecture(arch)
     backbone, heads = split_name(arch)
     model = _create_backbone(backbone, num_classes, pretrained, model_args or {})
     return WithHeads(model, heads) if heads else model
 
 
+def check_architecture(arch: str) -> str:
+    """Return the canonical name of an architecture that can be built; raise InputError, with near names, for others."""
+    backbone, heads = split_name(arch)
+    if backbone not in OWN and not timm.is_model(backbone):
+        near = get_close_matches(backbone, [*timm.list_models(), *OWN], n=5)
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise InputError(f"timm {timm.__version__} has no model {backbone!r}{hint}")
+    if unknown := [name for name in heads if name not in HEADS]:
+        raise InputError(f"there is no head {unknown[0]!r}; there are {', '.join(HEADS)}")
+    return canonical_name(arch)
+
+
 def _create_backbone(arch: str, num_classes: int, pretrained: bool, model_args: ModelArgs) -> nn.Module:
     own = OWN.get(arch)
-    if own is None and not timm.is_model(arch):
-        near = get_close_matches(arch, [*timm.list_models(), *OWN], n=5)
-        hint = f"; near it are {', '.join(near)}" if near else ""
-        raise InputError(f"timm {timm.__version__} has no model {arch!r}{hint}")
     if own and pretrained:
         raise WeightsUnavailableError(
             f"there are no ImageNet weights of {arch}; train from scratch with --weights none, or give a file with "
@@ -169,8 +178,3 @@ def involution_kernels(model: nn.Module, inputs: Tensor) -> list[Tensor]:
         raise InputError("expected a network with involution layers: med_ic, med_ic_2, med_ic_3 or med_ic_inn")
     with torch.inference_mode():
         return backbone.kernels(inputs)
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, cut to one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -42,6 +42,8 @@ class MedIC(nn.Module):
         drop_rate: float = 0.1,
     ) -> None:
         super().__init__()
+        if involutions < 0:
+            raise ValueError(f"expected at least 0 involutions, got {involutions}")
         self.involutions = nn.ModuleList(Involution(3, 3, reduction=2) for _ in range(involutions))
         self.pool = nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(3)) if involutions else nn.Identity()
         self.grid = 14 if involutions else 28

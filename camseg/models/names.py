@@ -108,9 +108,11 @@ _CANONICAL = {_key(name): canonical for canonical, known in ARCHITECTURES.items(
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:
     """A model's name -> the canonical name of its backbone and its heads: ``ResNet50+MAB`` -> ``resnet50``, ``mab``.
 
-    Raises InputError when a head is joined twice.
+    Raises InputError when a part is missing or a head is joined twice.
     """
-    backbone, *heads = (part.strip() for part in name.split("+"))
+    backbone, *heads = parts = [part.strip() for part in name.split("+")]
+    if not all(parts):
+        raise InputError(f"expected BACKBONE or BACKBONE+HEAD+..., such as mobilenetv2_100+mab; got {name!r}")
     joined = tuple(head.lower() for head in heads)
     if len(set(joined)) < len(joined):
         raise InputError(f"expected each head once, got {name}")

@@ -4,9 +4,7 @@ The second experiment of Guan and Loew, "A sneak attack on segmentation of medic
 classifiers" (AIPR 2021, arXiv:2201.02771), with repeats, and beside it the measures of ``faithfulness``.
 """
 
-import csv
 import hashlib
-import io
 import json
 import shutil
 import tempfile
@@ -36,35 +34,14 @@ from camseg.faithfulness import (
     insertion_curve,
     pointing_hit,
 )
-from camseg.figures import plot_scatter
-from camseg.files import read_json, write_json, write_text
+from camseg.files import contents_sha256, read_json, write_json
 from camseg.folders import check_apart
 from camseg.images import find_images, read_image, read_mask, relative_name, write_image
 from camseg.metrics import bootstrap_interval, mean_dice
 from camseg.progress import Progress, Say, silent, unheard
 from camseg.results import Output, Run, check_names
+from camseg.studies.audit_report import FILTERS, MEASURES, Audit, Estimate, RunAudit, write_audit
 from camseg.training import TrainSettings, train_classifier
-
-FILTERS = {
-    "original": "the images as they are",
-    "cam": "multiplied by the map of their own class, negatives included",
-    "truth": "multiplied by the true mask; images without an object borrow that of another image",
-    "inverse": "multiplied by what that mask leaves",
-}
-"""What the architecture is trained on; the last two need true masks."""
-MEASURES = {
-    "insertion": "area under the score while pixels are put into the blurred image, highest of the map first (RISE)",
-    "deletion": "area under the score while they are replaced by the mean colour (RISE); less is better",
-    "average_drop": "mean share of the score that is lost when the image is multiplied by its map (Grad-CAM++); "
-    "less is better",
-    "increase": "share of images whose score rises then (Grad-CAM++)",
-    "pointing_game": "share of maps whose highest pixel lies in the object or within 15 pixels of it at 224",
-}
-"""Measures of the maps; the last needs true masks."""
-INTERVALS = (
-    "Accuracies: mean over the seeds with Student's t-interval, each seed with its own split. Maps: mean over images "
-    "with the percentile bootstrap's, whole groups drawn where DATA gives them. Both 95 %."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,94 +74,6 @@ class AuditSettings:
         for name in ("epochs", "seeds", "batch_size", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean and its 95 % interval."""
-
-    mean: float
-    """In [0, 1]."""
-    low: float | None = None
-    """The interval's ends; None where one value allows none."""
-    high: float | None = None
-    """See ``low``."""
-    count: int = 1
-    """Trainings or images behind it."""
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" if self.low is None else f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunAudit:
-    """What was found of one run."""
-
-    name: str
-    """The folder's last name, or as many of them as tell the runs apart."""
-    run: str
-    """The folder."""
-    arch: str
-    """The architecture."""
-    accuracies: dict[str, Estimate]
-    """By filter: the validation accuracy of the networks trained again."""
-    by_seed: dict[str, tuple[float, ...]]
-    """The accuracies behind them."""
-    mean_dice: Estimate | None
-    """Of the maps, over the images with an object; None without masks."""
-    measures: dict[str, Estimate]
-    """By measure; the maps of each image's own class on the validation images of the first split."""
-    black: int
-    """Images whose map is all zero, so that they were filtered to black."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audit:
-    """What ``audit_runs`` found."""
-
-    data: str
-    """The images."""
-    images: int
-    """How many there are."""
-    masks: str | None
-    """The folder of true masks."""
-    majority: float
-    """Share of the most frequent class: the accuracy of one who sees nothing."""
-    settings: AuditSettings
-    """How it was found."""
-    runs: tuple[RunAudit, ...]
-    """In the order of the call."""
-
-    @property
-    def note(self) -> str:
-        """What a reader of the tables must know."""
-        chance = f"The most frequent class is {self.majority:.3f} of the images."
-        black = [f"{run.black} maps of {run.name} are all zero: filtered to black." for run in self.runs if run.black]
-        return " ".join((INTERVALS, chance, *black))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON-ready dicts and lists, with what the names in it mean."""
-        return {**asdict(self), "filters": FILTERS, "measures": MEASURES, "intervals": INTERVALS}
-
-    def accuracy_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Columns, and a row of strings per run: the validation accuracies and the mean-Dice of the maps."""
-        rows = [
-            (
-                run.name,
-                *(str(run.accuracies[name]) if name in run.accuracies else "-" for name in FILTERS),
-                str(run.mean_dice or "-"),
-            )
-            for run in self.runs
-        ]
-        return ("run", *FILTERS, "mean-Dice of the maps"), rows
-
-    def measure_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Columns, and a row of strings per run: the measures of the maps."""
-        rows = [
-            (run.name, *(str(run.measures[name]) if name in run.measures else "-" for name in MEASURES))
-            for run in self.runs
-        ]
-        return ("run", *(name.replace("_", " ") for name in MEASURES)), rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +141,15 @@ def audit_runs(
     )
     samples = [[sample.name, sample.labels, sample.group] for sample in dataset.samples]
     chosen = {name: value for name, value in asdict(settings).items() if name not in ("seed", "seeds")}
-    facts = {"data": str(data), "samples": _digest(samples), "masks": None if masks is None else str(masks), **chosen}
+    judged = study.masks or {}
+    files = [path for one in dataset.samples for path in (one.path, judged.get(one.name)) if path is not None]
+    facts = {
+        "data": str(data),
+        "samples": _digest(samples),
+        "masks": None if masks is None else str(masks),
+        "contents": contents_sha256(files)[:12],
+        **chosen,
+    }
     output = Output(out, Run(command="audit", settings=facts), overwrite=overwrite)
     if overwrite:
         for part in ("trainings", "maps", "filtered"):
@@ -269,7 +166,7 @@ def audit_runs(
             for (name, classifier), run in zip(classifiers.items(), runs, strict=True)
         ),
     )
-    _write(out, found)
+    write_audit(out, found)
     return found
 
 
@@ -497,12 +394,12 @@ def _label(sample: Sample) -> str:
 
 
 def _over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean and Student's t-interval within [0, 1]; no interval for one value."""
+    """The mean and Student's t-interval within [0, 1]; equal values, or one, say nothing of how far they spread."""
     from scipy.stats import t
 
     mean, count = float(np.mean(values)), len(values)
-    if count == 1:
-        return Estimate(mean=mean)
+    if min(values) == max(values):
+        return Estimate(mean=mean, count=count)
     half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
     return Estimate(mean=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), count=count)
 
@@ -515,41 +412,3 @@ def _over_images(values: Mapping[str, float], groups: Mapping[str, str]) -> Esti
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _write(out: Path, found: Audit) -> None:
-    write_json(out / "audit.json", found.to_dict())
-    write_text(out / "audit.csv", _as_csv(found))
-    write_text(out / "audit.md", _as_markdown(found))
-    if found.masks is not None:
-        write_image(out / "audit.png", _as_plot(found))
-
-
-def _as_csv(found: Audit) -> str:
-    """One line per run and number."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("run", "architecture", "measure", "mean", "low", "high", "count"))
-    for run in found.runs:
-        rows = {f"accuracy {kind}": value for kind, value in run.accuracies.items()} | run.measures
-        for name, value in rows.items() if run.mean_dice is None else {**rows, "mean_dice": run.mean_dice}.items():
-            writer.writerow((run.name, run.arch, name, value.mean, value.low, value.high, value.count))
-    return buffer.getvalue()
-
-
-def _as_markdown(found: Audit) -> str:
-    def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-        lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-        return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines] + [""]
-
-    lines = [*table(*found.accuracy_table()), *table(*found.measure_table()), found.note]
-    return "\n".join(lines) + "\n"
-
-
-def _as_plot(found: Audit) -> Image:
-    def spread(value: Estimate | None) -> tuple[float, float, float]:
-        assert value is not None  # there are masks
-        return value.mean, *((value.mean,) * 2 if value.low is None or value.high is None else (value.low, value.high))
-
-    points = {run.name: (spread(run.mean_dice), spread(run.accuracies["cam"])) for run in found.runs}
-    return plot_scatter(points, xlabel="mean-Dice of the maps", ylabel="accuracy on CAM-filtered images")

@@ -3,15 +3,13 @@
 Classifiers are trained by name or loaded from runs; thresholds are chosen on the validation images' masks alone.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,123 +21,23 @@ from camseg.activations import predict
 from camseg.arrays import Cam, Image, Mask, check_same_size, quantise
 from camseg.cams import CamSettings, compute_cams, plan
 from camseg.classifier import AnyClassifier, find_device, load_classifier
-from camseg.datasets import Dataset, Sample, load_training_data, split
-from camseg.errors import CamsegError, CheckpointError, DatasetError, EvaluationError, InputError, OutputError
+from camseg.datasets import Dataset, Sample, check_disjoint, image_places, load_training_data, split
+from camseg.errors import CheckpointError, DatasetError, EvaluationError, InputError, OutputError
 from camseg.faithfulness import confidence_drop, confidences
-from camseg.figures import plot_heat_map
-from camseg.files import read_json, sha256, write_json, write_text
+from camseg.files import contents_sha256, read_json, sha256, write_json
 from camseg.folders import check_apart
-from camseg.images import find_images, read_image, read_mask, relative_name, write_image
+from camseg.images import find_images, read_image, read_mask, relative_name
 from camseg.metrics import bootstrap_interval, classification_metrics, dice, threshold_counts
-from camseg.models import canonical_name, read_weights
+from camseg.models import check_architecture, read_weights
 from camseg.progress import Progress, Say, silent, unheard
 from camseg.results import RUN, Output, Run, check_names
-from camseg.runs import Prepared, Training, plan_training, prepare_training, run_training
+from camseg.runs import Prepared, Training, plan_training, prepare_training, run_training, trained_on
+from camseg.studies.compare_report import Cell, Comparison, ModelScores, write_comparison
 
 TEST_FRACTION: Final = 0.2
 """Share of the images that is split off for the test where neither images, option nor recipe say otherwise."""
 WITHOUT_MASKS: Final = 64
 """Most test images whose maps are made where no masks judge them, evenly over the sorted names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelScores:
-    """A classifier on the test images."""
-
-    name: str
-    """The architecture, or the run's folder."""
-    start: str
-    """``scratch``, ``imagenet`` or the weights file, of what was trained here; ``run`` of what was loaded."""
-    parameters: int
-    """Of all networks that decide."""
-    accuracy: float
-    """In [0, 1]."""
-    macro_f1: float
-    """In [0, 1]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A classifier and a CAM method on the test images."""
-
-    model: str
-    """The name of the classifier."""
-    method: str
-    """The name of the method."""
-    images: int
-    """Test images behind the means: those with an object, or without masks some that may hold one."""
-    mean_dice: float | None
-    """Mean per image; this and the following are None without masks."""
-    interval: tuple[float, float] | None
-    """Its 95 % bootstrap interval, whole groups drawn where the data give them."""
-    dice: float | None
-    """Mean per image at the threshold that is best on the validation images' masks."""
-    level: int | None
-    """That threshold: above this of 255."""
-    average_drop: float | None
-    """Mean share of the score that is lost when the image is multiplied by its map; None with masks."""
-    seconds: float
-    """Per image, from the file to its map."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What ``compare_models`` found."""
-
-    data: str
-    """The images for training and validation."""
-    test: str
-    """The test images' source."""
-    images: dict[str, int]
-    """How many there are for ``train``, ``val`` and ``test``."""
-    masks: bool
-    """Whether true masks judge the maps."""
-    models: tuple[ModelScores, ...]
-    """In the order of the call."""
-    cells: tuple[Cell, ...]
-    """By model, then method, in the order of the call."""
-    notes: tuple[str, ...]
-    """What a reader of the tables must know."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON-ready dicts and lists."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @property
-    def measure(self) -> str:
-        """What the models x methods table holds."""
-        return "mean-Dice" if self.masks else "average drop"
-
-    @property
-    def values(self) -> NDArray[np.float64]:
-        """The measure, (models, methods)."""
-        numbers = [cell.mean_dice if self.masks else cell.average_drop for cell in self.cells]
-        return np.array(numbers, np.float64).reshape(len(self.models), -1)
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """In the order of the call."""
-        return tuple(dict.fromkeys(cell.method for cell in self.cells))
-
-    def model_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Columns, and a row of strings per model: the classifier's scores and each method's measure."""
-        rows = [
-            (
-                one.name,
-                f"{one.parameters:,}",
-                f"{one.accuracy:.3f}",
-                f"{one.macro_f1:.3f}",
-                *(f"{value:.3f}" for value in values),
-            )
-            for one, values in zip(self.models, self.values, strict=True)
-        ]
-        return ("model", "parameters", "accuracy", "macro-F1", *self.methods), rows
-
-    def cell_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Columns, and a row of strings per model and method."""
-        columns = ("mean-Dice", "Dice", "threshold") if self.masks else ("average drop",)
-        rows = [(cell.model, cell.method, *_numbers(cell), f"{cell.seconds:.3f}") for cell in self.cells]
-        return ("model", "method", *columns, "seconds per image"), rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +136,8 @@ def compare_models(
     )
     parts = {"train": train, "val": val, "test": tested}
     folders = {"test": test, "masks": masks, "test_masks": test_masks}
-    facts = {**_identity(training, parts, folders, cams, start), "device": find_device(device).type}
+    judged = [*study.val.masks.values(), *study.test.masks.values()]
+    facts = {**_identity(training, parts, folders, judged, cams, start), "device": find_device(device).type}
     if overwrite and _is_comparison(out):
         for folder in ("runs", "cells"):
             shutil.rmtree(out / folder, ignore_errors=True)
@@ -260,7 +159,7 @@ def compare_models(
         cells=tuple(cells),
         notes=tuple(_notes(study, scores, classifiers)),
     )
-    _write(out, found)
+    write_comparison(out, found)
     return found
 
 
@@ -272,11 +171,18 @@ def _names(models: Sequence[str], out: Path) -> dict[str, str]:
     for model in models:
         if _is_run(model) and Path(model).resolve().is_relative_to(out.resolve()):
             raise OutputError(f"the run {model} lies in the output folder {out}; choose another --out")
-    short = [Path(os.path.abspath(model)).name if _is_run(model) else canonical_name(model) for model in models]
+    short = [Path(os.path.abspath(model)).name if _is_run(model) else _architecture(model) for model in models]
     names = [name if short.count(name) == 1 else str(model) for name, model in zip(short, models, strict=True)]
     if not models or len(set(names)) < len(names):
         raise InputError(f"expected different models, at least one; got {', '.join(map(str, models)) or 'none'}")
     return dict(zip(names, models, strict=True))
+
+
+def _architecture(model: str) -> str:
+    try:
+        return check_architecture(model)
+    except InputError as error:
+        raise InputError(f"{model!r} is no folder of a run, and no architecture: {error}") from None
 
 
 def _check_masks(test: Path | str | None, masks: Path | str | None, test_masks: Path | str | None) -> None:
@@ -321,13 +227,8 @@ def _split(training: Training, test: Path | str | None) -> tuple[Dataset, Datase
     rest, tested = split(data, training.test_fraction, seed) if test is None else (data, load_training_data(test))
     if data.multi_label or tested.multi_label:
         raise DatasetError("a comparison needs images with one class each; some have several, or none")
-    if both := _places(data if test is not None else rest) & _places(tested):
-        raise InputError(f"{len(both)} test images are in {training.data} too, such as {min(both)}; keep them apart")
+    check_disjoint(rest, tested)
     return *split(rest, training.val_fraction, seed), tested
-
-
-def _places(data: Dataset) -> set[Path]:
-    return {sample.path.resolve() for sample in data.samples}
 
 
 def _load(run: str, training: Training, device: str) -> AnyClassifier:
@@ -414,11 +315,13 @@ def _identity(
     training: Training,
     parts: Mapping[str, Dataset],
     folders: Mapping[str, Path | str | None],
+    masks: Iterable[Path],
     cams: CamSettings,
     start: str,
 ) -> dict[str, Any]:
     """What two calls that share a folder must have in common; more models and methods may come."""
     samples = [[[sample.name, sample.labels, sample.group] for sample in part.samples] for part in parts.values()]
+    files = [sample.path for part in parts.values() for sample in part.samples]
     facts: dict[str, Any] = {**asdict(training), **asdict(training.settings), **asdict(cams)}
     for name in ("settings", "methods", "model", "workers", "weights_sha256"):
         del facts[name]
@@ -426,6 +329,7 @@ def _identity(
         **facts,
         "weights": start,
         "samples": hashlib.sha256(json.dumps(samples).encode()).hexdigest()[:12],
+        "contents": contents_sha256([*files, *masks])[:12],
         **{name: None if folder is None else os.path.abspath(folder) for name, folder in folders.items()},
     }
 
@@ -578,14 +482,6 @@ def _cell(study: _Study, model: str, method: str, found: Mapping[str, Any]) -> C
     )
 
 
-def _numbers(cell: Cell) -> tuple[str, ...]:
-    if cell.mean_dice is None or cell.interval is None or cell.level is None:
-        return (f"{cell.average_drop:.3f}",)
-    low, high = cell.interval
-    # Half a level above it, so that three digits and either comparison give the same mask.
-    return f"{cell.mean_dice:.3f} [{low:.3f}, {high:.3f}]", f"{cell.dice:.3f}", f"{(cell.level + 0.5) / 255:.3f}"
-
-
 def _notes(study: _Study, scores: Sequence[ModelScores], runs: Mapping[str, AnyClassifier]) -> list[str]:
     notes = ["Maps are of each image's own class; seconds are from the file to the map."]
     if study.with_masks:
@@ -595,7 +491,7 @@ def _notes(study: _Study, scores: Sequence[ModelScores], runs: Mapping[str, AnyC
         )
     if scratch := [one.name for one in scores if one.start == "scratch"]:
         notes.append(f"Trained from scratch: {', '.join(scratch)}.")
-    tested = _places(study.test.data)
+    tested = image_places(study.test.data)
     for name, classifier in runs.items():
         seen = _seen(classifier)
         if seen is None:
@@ -605,51 +501,7 @@ def _notes(study: _Study, scores: Sequence[ModelScores], runs: Mapping[str, AnyC
     return notes
 
 
-def _seen(classifier: AnyClassifier) -> set[Path] | None:
+def _seen(classifier: AnyClassifier) -> set[str] | None:
     """The images that a run was trained and validated on; None where it does not say, or they are gone."""
-    seen: set[Path] = set()
-    for member in classifier.members:
-        try:
-            record = dict(member.training or {})
-            data = load_training_data(record["data"])
-            if record["test_fraction"]:
-                data, _ = split(data, record["test_fraction"], record["settings"]["seed"])
-            seen |= _places(data) | (_places(load_training_data(record["val"])) if record["val"] else set())
-        except (CamsegError, KeyError, TypeError):
-            return None
-    return seen
-
-
-def _write(out: Path, found: Comparison) -> None:
-    write_json(out / "compare.json", found.to_dict())
-    write_text(out / "compare.csv", _as_csv(found))
-    write_text(out / "compare.md", _as_markdown(found))
-    names = [one.name for one in found.models]
-    write_image(out / "compare.png", plot_heat_map(found.values, names, found.methods, label=found.measure))
-
-
-def _as_csv(found: Comparison) -> str:
-    """One line per model and method."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    columns = ("start", "parameters", "accuracy", "macro_f1")
-    measures = ("images", "mean_dice", "low", "high", "dice", "level", "average_drop", "seconds")
-    writer.writerow(("model", *columns, "method", *measures))
-    models = {one.name: one for one in found.models}
-    for cell in found.cells:
-        low, high = cell.interval or (None, None)
-        values = {**asdict(cell), "low": low, "high": high}
-        model = models[cell.model]
-        writer.writerow(
-            (cell.model, *(getattr(model, name) for name in columns), cell.method, *(values[name] for name in measures))
-        )
-    return buffer.getvalue()
-
-
-def _as_markdown(found: Comparison) -> str:
-    def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-        lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-        return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines] + [""]
-
-    lines = [f"{found.measure.capitalize()} by model and method:", "", *table(*found.model_table())]
-    return "\n".join([*lines, *table(*found.cell_table()), " ".join(found.notes)]) + "\n"
+    members = [trained_on(member) for member in classifier.members]
+    return set().union(*(part for parts in members if parts for part in parts)) if all(members) else None

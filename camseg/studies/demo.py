@@ -1,7 +1,5 @@
 """The whole chain on the sample data: train from scratch, run every stage, score each, draw a contact sheet."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from camseg.classifier import Classifier, load_network
 from camseg.datasets import Sample, load_images, load_training_data, split
 from camseg.evaluation import Evaluation, evaluate_folder
 from camseg.figures import contact_sheet, overlay_cam, overlay_mask
-from camseg.files import write_text
+from camseg.files import write_csv
 from camseg.folders import FolderOptions
 from camseg.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
 from camseg.pipeline import LabelSettings, cams_folder
@@ -107,11 +105,8 @@ def write_samples(folder: Path | str) -> None:
         write_image(folder / f"images/{place}.jpg", sample.image)
         write_mask(folder / f"masks/{place}.png", sample.mask)
         rows.append((f"images/{place}.jpg", sample.label, sample.group))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([("image", "label", "group"), *rows])
     # Last: where it stands, the data are whole.
-    write_text(folder / "labels.csv", buffer.getvalue())
+    write_csv(folder / "labels.csv", ("image", "label", "group"), rows)
 
 
 def _classifier(data: Path, run: Path, device: str, options: FolderOptions) -> Classifier:

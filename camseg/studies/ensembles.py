@@ -18,14 +18,15 @@ from camseg.augmentation import NONE
 from camseg.batches import Batches, Source, load_pixels, loader
 from camseg.calibration import fit_temperature
 from camseg.classifier import Classifier, find_device, load_network
-from camseg.datasets import Dataset
+from camseg.datasets import Dataset, image_places
 from camseg.ensemble import Ensemble, LinearRule, Method
 from camseg.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.figures import plot_confusion
 from camseg.files import read_json, write_json
 from camseg.images import write_image
 from camseg.metrics import classification_metrics, expected_calibration_error, reliability
-from camseg.progress import Progress, silent
+from camseg.progress import Progress, Say, silent, unheard
+from camseg.runs import trained_on
 
 Weights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
 """What the members count: a number for each, all the same, or by the validation accuracy in their ``metrics.json``."""
@@ -46,6 +47,7 @@ def make_ensemble(
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = silent,
+    say: Say = unheard,
 ) -> dict[str, Any]:
     """Join runs that are one network each into the run ``out``; return its validation metrics, none without ``val``.
 
@@ -71,6 +73,8 @@ def make_ensemble(
     for part in (train, val):
         if part is not None:
             part.targets(ensemble.classes)
+    if val is not None:
+        _warn(runs, members, val, say)
     if dry_run:
         return {}
     metrics: dict[str, Any] = {}
@@ -115,6 +119,18 @@ def _check_out(runs: Sequence[Path | str], out: Path, overwrite: bool) -> None:
         raise InputError(f"expected different runs, got {', '.join(map(str, runs))}; --weights lets one count more")
     if (out / "classifier.json").exists() and not overwrite:
         raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
+
+
+def _warn(runs: Sequence[Path | str], members: Sequence[Classifier], val: Dataset, say: Say) -> None:
+    """Say which members learned from validation images: their scores there, and a rule chosen there, are too good."""
+    places = image_places(val)
+    for run, member in zip(runs, members, strict=True):
+        parts = trained_on(member)
+        if parts and (learned := len(places & parts[0])):
+            say(
+                f"{run} learned from {learned} of the {len(places)} validation images; its scores there are too good: "
+                "repeat its split (--seed, --val-fraction, --test-fraction), or give other images as --val"
+            )
 
 
 def _shares(runs: Sequence[Path | str], weights: Weights) -> tuple[float, ...]:
