@@ -4,9 +4,9 @@ Gradients run from the score back to the chosen layers and no further: the first
 a leaf of the graph, and no parameter takes part in it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ Score = Literal["class", "margin"]
 """``class``: the target's logit. ``margin``: the target's logit minus the best negative class's."""
 Precision = Literal["float32", "bf16", "fp16"]
 """In what numbers the network runs up to the first chosen layer; from there on always in float32."""
+Views: TypeAlias = Image | Mapping[str, Image]
+"""An image, uint8 (H, W, 3); or the same by window, for an ensemble whose members read 16-bit pixels in several."""
 PRECISIONS: Final[dict[str, torch.dtype]] = {
     "float32": torch.float32,
     "bf16": torch.bfloat16,
@@ -273,18 +275,29 @@ def capture(
     return network(classifier, layers=layer, score=score).forward(inputs).toward(targets)[0]
 
 
-def predict(classifier: AnyClassifier, images: Sequence[Image]) -> NDArray[np.float32]:
-    """Probabilities float32 (N, classes) of images of any sizes, uint8 (H, W, 3), which go through in one batch.
+def predict(classifier: AnyClassifier, images: Sequence[Views]) -> NDArray[np.float32]:
+    """Probabilities float32 (N, classes) of images of any sizes, which go through in one batch.
 
-    Raises InputError for no images.
+    Raises InputError for no images, or one that lacks a member's window.
     """
     passes = [
         Network(classifier=member, layers=()).forward(
-            member.preprocess(images), gradients=False, features=classifier.reads_features
+            member.preprocess([view(image, member.window) for image in images]),
+            gradients=False,
+            features=classifier.reads_features,
         )
         for member in classifier.members
     ]
     return classifier.vote([one.logits for one in passes], [one.features for one in passes]).cpu().numpy()
+
+
+def view(image: Views, window: str) -> Image:
+    """What a network with this window sees of an image; InputError where the image is not there in it."""
+    if not isinstance(image, Mapping):
+        return image
+    if window not in image:
+        raise InputError(f"expected the image in the window {window}; got it in {', '.join(image) or 'none'}")
+    return image[window]
 
 
 def _classifying_layer(classifier: Classifier) -> str:

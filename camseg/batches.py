@@ -1,8 +1,9 @@
 """Samples -> batches of augmented input squares, for training and validation.
 
-Everything random follows from seed, epoch and index, so no generator's state has to be kept.
+Everything random follows from seed, epoch, index and turn, so no generator's state has to be kept.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ class Source:
 
 
 class _Squares(TorchDataset):
-    """(epoch, index) -> the augmented input square, uint8 (S, S, 3), and its target."""
+    """(epoch, index), or (epoch, index, turn) -> the augmented input square, uint8 (S, S, 3), and its target."""
 
     def __init__(self, classifier: Classifier, source: Source, augmentation: Augmentation, seed: int) -> None:
         # Without the network, so that worker processes need not copy it.
@@ -46,18 +47,18 @@ class _Squares(TorchDataset):
         self.source, self.augmentation, self.seed = source, augmentation, seed
         self.targets = torch.from_numpy(source.dataset.targets(classifier.classes))
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = key
-        pixels = self.source.pixels
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        index, pixels = key[1], self.source.pixels
         square = _square(self.shell, self.source.dataset.samples[index]) if pixels is None else pixels[index]
-        square = augment(square, self.augmentation, (self.seed, epoch, index))
+        square = augment(square, self.augmentation, (self.seed, *key))
         return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
 
 
 class EpochSampler(Sampler):
-    """This process's share of a shuffled epoch, as (epoch, index): workers need no other news of the epoch.
+    """This process's share of a shuffled epoch, as (epoch, index, turn): workers need no other news of the epoch.
 
-    With ``shares`` float64 (count,), which sum to 1, indices are drawn with these probabilities and put back.
+    With ``shares`` float64 (count,), which sum to 1, indices are drawn with these probabilities and put back; ``turn``
+    counts how often an index has come before, so that each time it is augmented in another way.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class EpochSampler(Sampler):
     def __len__(self) -> int:
         return -(-self.count // self.processes.num_processes)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
         random = np.random.default_rng((self.seed, self.epoch))
         if self.shares is None:
             order = random.permutation(self.count)
@@ -77,8 +78,11 @@ class EpochSampler(Sampler):
             order = random.choice(self.count, self.count, p=self.shares)
         # Repeated from its start, so that every process takes the same number of steps.
         padded = np.resize(order, len(self) * self.processes.num_processes)
-        for index in padded[self.processes.process_index :: self.processes.num_processes]:
-            yield self.epoch, int(index)
+        turns: Counter[int] = Counter()
+        for place, index in enumerate(padded.tolist()):
+            if place % self.processes.num_processes == self.processes.process_index:
+                yield self.epoch, index, turns[index]
+            turns[index] += 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +92,7 @@ class Batches:
     size: int
     """Images per batch."""
     seed: int
-    """Decides the augmentation, with epoch and index."""
+    """Decides the augmentation, with epoch, index and turn."""
     workers: int
     """Processes that read and augment; 0 works in the main one."""
 
@@ -97,10 +101,10 @@ def loader(
     classifier: Classifier,
     source: Source,
     batches: Batches,
-    order: EpochSampler | Sequence[tuple[int, int]],
+    order: EpochSampler | Sequence[tuple[int, ...]],
     augmentation: Augmentation,
 ) -> DataLoader:
-    """The batches of an order of (epoch, index): uint8 (N, S, S, 3) and their targets."""
+    """The batches of an order of (epoch, index[, turn]): uint8 (N, S, S, 3) and their targets."""
     # A last batch of one image would leave batch norm without a spread.
     lonely = len(order) > batches.size and len(order) % batches.size == 1
     return DataLoader(

@@ -37,6 +37,8 @@ def fit_temperature(
         all_right = bool((own > others.max(axis=1)).all())
     if all_right:
         return 1.0
+    if not multi_label:
+        logits = logits - logits.mean(axis=1, keepdims=True)  # what a row has in common says nothing
     unit = float(logits.std()) or 1.0
     found: Any = minimize_scalar(
         lambda log_t: _cross_entropy(logits / (unit * math.exp(log_t)), truth, multi_label),
@@ -45,7 +47,8 @@ def fit_temperature(
         options={"xatol": 1e-6},
     )
     multiple = math.exp(found.x)
-    return unit * multiple if LOWEST * 1.01 < multiple < HIGHEST / 1.01 else 1.0
+    # Six digits, as many as the search finds: the last bits of logits depend on the device.
+    return float(f"{unit * multiple:.6g}") if LOWEST * 1.01 < multiple < HIGHEST / 1.01 else 1.0
 
 
 def _cross_entropy(

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -41,6 +42,20 @@ from camseg.models import (
 Resize = Literal["stretch", "pad"]
 DEFAULT_ARCH = "mobilenetv2_100"
 """Small, quick on a CPU, and what the results table was measured with."""
+LARGEST = 16_384
+"""Most pixels along a side of the input."""
+RUN_FILES: Final = (
+    "classifier.json",
+    "metrics.json",
+    "training.safetensors",
+    "model.safetensors",
+    "rule.safetensors",
+    "history.csv",
+    "curves.png",
+    "reliability.png",
+    "confusion.png",
+)
+"""Every file that a training or an ensemble writes into its run, beside an ensemble's members."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +97,12 @@ class Classifier:
         _check_classes(self.classes, self.negative)
         _check_input(self.image_size, self.resize, self.window)
         for name in ("mean", "std"):
-            _channels(getattr(self, name), name)
+            if len(_channels(getattr(self, name), name)) != len(getattr(self, name)):
+                raise InputError(f"expected {name} as three numbers, got {list(getattr(self, name))}")
+        if not isinstance(self.model_args, Mapping):
+            raise InputError(f"expected model_args by name, got {self.model_args!r}")
+        if not (self.training is None or isinstance(self.training, Mapping)):
+            raise InputError(f"expected training by name, or nothing; got {self.training!r}")
         if not isinstance(self.multi_label, bool):
             raise InputError(f"expected multi_label true or false, got {self.multi_label!r}")
         if not isinstance(self.temperature, (int, float)) or not 0.0 < self.temperature < float("inf"):
@@ -314,10 +334,10 @@ def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classif
         model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
         model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
         classifier = Classifier(model=_channels_last(model.eval()), **settings)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
     except InputError as error:
         raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
     except (OSError, RuntimeError, SafetensorError) as error:
         message = " ".join(str(error).split())[:300]
         raise CheckpointError(
@@ -325,6 +345,18 @@ def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classif
         ) from None
     classifier.model.to(find_device(device))
     return classifier
+
+
+def clear_run(run: Path | str) -> None:
+    """Remove a run's files and members from the folder ``run``, so that those of the next one stand there alone."""
+    for name in RUN_FILES:
+        Path(run, name).unlink(missing_ok=True)
+    members = [path for path in Path(run, "members").glob("[0-9]*") if path.is_dir()]
+    for member in members:
+        clear_run(member)
+    for folder in (*members, Path(run, "members")):
+        with suppress(OSError):  # it is not there, or holds something else
+            folder.rmdir()
 
 
 def _read_settings(run: Path) -> dict[str, Any]:
@@ -381,8 +413,8 @@ def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
 
 
 def _check_input(image_size: int, resize: Resize, window: Window, least: int = 1) -> None:
-    if not isinstance(image_size, int) or image_size < least:
-        raise InputError(f"expected an image size of at least {least} pixels, got {image_size!r}")
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or not least <= image_size <= LARGEST:
+        raise InputError(f"expected an image size of at least {least} pixels, at most {LARGEST}; got {image_size!r}")
     if resize not in ("stretch", "pad"):
         raise InputError(f"expected resize stretch or pad, got {resize!r}")
     check_window(window)

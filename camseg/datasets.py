@@ -1,10 +1,14 @@
 """Folders and CSV files -> samples with their labels, and splits of them."""
 
 import csv
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -145,12 +149,29 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
 
 
 def check_disjoint(first: Dataset, second: Dataset) -> None:
-    """Raise DatasetError when two sets share an image file, by whatever path: scores on one would flatter the other."""
+    """Raise DatasetError when two sets share an image file, by whatever path, or a group.
+
+    Scores on the one, of what learned from the other, would flatter.
+    """
     known = image_places(first)
     if both := [sample.path for sample in second.samples if os.path.realpath(sample.path) in known]:
         raise DatasetError(
             f"{len(both)} images of {second.root} are in {first.root} too, such as {both[0]}; keep them apart"
         )
+
+    groups, others = ({sample.group for sample in part.samples if sample.group} for part in (first, second))
+    if shared := sorted(groups & others):
+        raise DatasetError(
+            f"{len(shared)} groups of {second.root} are in {first.root} too, such as {shared[0]}; keep each on one "
+            "side, or name groups apart that only share a name"
+        )
+
+
+def samples_sha256(*datasets: Dataset) -> str:
+    """One hash over the names, labels and groups of all samples, however they are divided, in hexadecimal."""
+    samples = [sample for dataset in datasets for sample in dataset.samples]
+    facts = sorted(json.dumps([sample.name, sample.labels, sample.group]) for sample in samples)
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
 def image_places(dataset: Dataset) -> set[str]:
@@ -161,12 +182,15 @@ def image_places(dataset: Dataset) -> set[str]:
 def _split_groups(labels: NDArray, groups: NDArray, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
     from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
-    folds = max(2, round(1.0 / fraction))
-    if fraction <= 0.5 and len(set(groups)) >= folds and min(Counter(labels).values()) >= folds:
-        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    else:
-        splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
-    return next(splitter.split(labels, labels, groups))
+    # The fraction as that many folds of so many: 0.2 is one of five, 0.3 three of ten.
+    most = min(max(10, round(1.0 / fraction)), len(set(groups)), *Counter(labels).values())
+    share = Fraction(fraction).limit_denominator(most)
+    if not 0 < share < 1 or abs(share - fraction) > 0.05:
+        return next(GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed).split(labels, labels, groups))
+    folds = StratifiedGroupKFold(n_splits=share.denominator, shuffle=True, random_state=seed)
+    parts = [val for _, val in islice(folds.split(labels, labels, groups), share.numerator)]
+    val = np.concatenate(parts)
+    return np.setdiff1d(np.arange(len(labels)), val), val
 
 
 def _subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:

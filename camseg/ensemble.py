@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from camseg.classifier import Classifier
 
 Method = Literal["soft", "logistic", "svm"]
-"""``soft``: the weighted mean of the members' probabilities; the others: a linear rule over the members' features."""
+"""``soft``: the weighted mean of the members' calibrated probabilities, which is not itself calibrated; the others: a
+linear rule over the members' features."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +64,7 @@ class Ensemble:
     method: Method = "soft"
     """How it decides."""
     rule: LinearRule | None = None
-    """What ``logistic`` and ``svm`` decide by."""
+    """What ``logistic`` and ``svm`` decide by; calibrated."""
 
     def __post_init__(self) -> None:
         if not self.members:

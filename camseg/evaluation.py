@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from camseg.arrays import Image, dequantise
 from camseg.errors import EvaluationError
 from camseg.figures import plot_threshold_curves
-from camseg.files import Found
-from camseg.images import find_images, read_levels, read_mask, relative_name
+from camseg.images import by_relative_name, find_images, read_levels, read_mask
 from camseg.masks import Threshold, cam_to_mask, parse_threshold, save_threshold
 from camseg.metrics import (
     THRESHOLDS,
@@ -299,7 +298,7 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
     found, true = find_images(predictions), find_images(masks)
     if true.failures:
         raise EvaluationError(f"the folder of true masks {true.failures[0][0]} cannot be listed: {true.failures[0][1]}")
-    truths, files = _by_name(true), _by_name(found)
+    truths, files = by_relative_name(true), by_relative_name(found)
     processed, targets = _read_manifest(predictions)
     pairs, missing = [], []
     for name, mask in truths.items():
@@ -325,15 +324,6 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
         (len(found.failures), "folders of predictions could not be listed"),
     )
     return pairs, tuple(f"{count} {note}" for count, note in notes if count)
-
-
-def _by_name(found: Found) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in found.files:
-        first = files.setdefault(relative_name(path, found.root), path)
-        if first != path:
-            raise EvaluationError(f"expected one file per name without suffix; got {first} and {path}; move one away")
-    return files
 
 
 def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str]]]:

@@ -68,6 +68,15 @@ def _lineage(folder: Path | str) -> tuple[Path, ...]:
     return (real, *real.parents)
 
 
+def by_name(names: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by their names; raises InputError when two have one name."""
+    found: dict[str, Path] = {}
+    for name, path in names:
+        if (first := found.setdefault(name, path)) != path:
+            raise InputError(f"{first} and {path} have the same name but for the suffix; rename or remove one")
+    return found
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write ``data`` under a temporary name beside ``path``, then move it there with ``os.replace``."""
     path = Path(path)
@@ -82,6 +91,12 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote left in a folder; no other process may write there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

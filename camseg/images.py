@@ -17,7 +17,7 @@ from PIL import ImageOps
 
 from camseg.arrays import Alpha, Cam, Image, Mask, Trimap, check_mask, check_trimap, dequantise, quantise
 from camseg.errors import CamsegError, ImageError, InputError
-from camseg.files import Found, find_files, write_bytes
+from camseg.files import Found, by_name, find_files, write_bytes
 
 IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 _ORIENTATION = 0x0112
@@ -39,6 +39,11 @@ def find_images(root: Path | str) -> Found:
 def relative_name(path: Path, root: Path) -> str:
     """The name an input's outputs carry: its path below ``root`` with ``/`` between, without suffix."""
     return path.relative_to(root).with_suffix("").as_posix()
+
+
+def by_relative_name(found: Found) -> dict[str, Path]:
+    """The files that were found by their ``relative_name``; raises InputError when two have one name."""
+    return by_name((relative_name(path, found.root), path) for path in found.files)
 
 
 def check_window(window: Window) -> Window:

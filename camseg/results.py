@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -82,16 +83,18 @@ def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
 class Output:
     """An output folder opened for a run: fresh, or continued where an equal run stopped."""
 
-    def __init__(self, folder: Path | str, run: Run, *, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path | str, run: Run, *, overwrite: bool = False, parts: Sequence[str] = ()) -> None:
         """Open ``folder``; with ``overwrite`` what an earlier run wrote there is removed first.
 
-        Raises OutputError when the folder holds another run, or files that camseg did not write.
+        ``parts``: subfolders that such a command fills without a manifest; they are removed whole, but only where
+        that command wrote the folder. Raises OutputError when the folder holds another run, or files that camseg did
+        not write.
         """
         self.folder = Path(folder)
         self.run = run
         check_output(self.folder, run, overwrite=overwrite)
         if overwrite:
-            self._clear()
+            self._clear(parts)
         # As text, which takes a fraction of the memory of the records.
         self._lines = {
             name: "".join(map(_line, records)) for name, records in group_records(read_manifest(self.folder)).items()
@@ -142,7 +145,11 @@ class Output:
     def _records(self, name: str) -> list[Record]:
         return [json.loads(line) for line in self._lines.get(name, "").split("\n") if line]
 
-    def _clear(self) -> None:
+    def _clear(self, parts: Sequence[str]) -> None:
+        earlier = _try_run(self.folder)
+        if earlier is not None and earlier.get("command") == self.run.command:
+            for part in parts:
+                shutil.rmtree(self.folder / part, ignore_errors=True)
         for file in _files(read_manifest(self.folder, damaged_too=True)):
             (self.folder / file).unlink(missing_ok=True)
         for name in (MANIFEST, RUN):

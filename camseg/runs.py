@@ -10,7 +10,7 @@ import torch
 
 from camseg.augmentation import Augmentation
 from camseg.classifier import DEFAULT_ARCH, Classifier, Resize
-from camseg.datasets import Dataset, check_disjoint, image_places, load_training_data, split
+from camseg.datasets import Dataset, check_disjoint, image_places, load_training_data, samples_sha256, split
 from camseg.errors import CamsegError, CheckpointError, InputError
 from camseg.files import read_json, sha256
 from camseg.folders import check_apart
@@ -20,7 +20,15 @@ from camseg.recipes import RECIPES
 from camseg.training import TrainSettings, train_classifier
 
 _LISTS = ("negative", "mean", "std")
-_TEXTS = {"data": False, "val": True, "model": True, "weights": False, "weights_sha256": True, "window": False}
+_TEXTS = {
+    "data": False,
+    "val": True,
+    "samples_sha256": True,
+    "model": True,
+    "weights": False,
+    "weights_sha256": True,
+    "window": False,
+}
 """Fields of a training that are text, and whether they may be None."""
 
 
@@ -39,6 +47,8 @@ class Training:
     """Share that is split off for validation."""
     test_fraction: float = 0.0
     """Share that is split off before that, takes no part in training and is scored at its end."""
+    samples_sha256: str | None = None
+    """Hash of the images' names, labels and groups; None: not known yet."""
     recipe: str = "default"
     """Where all that follows came from, before options changed it."""
     model: str | None = None
@@ -82,7 +92,7 @@ class Prepared:
     """A training that only has to be run."""
 
     training: Training
-    """With the hash of its weights file."""
+    """With the hashes of its images and of its weights file."""
     classifier: Classifier
     """Untrained, on the CPU."""
     train: Dataset
@@ -130,6 +140,8 @@ def plan_training(
         settings["augmentation"] = _augmentation(base.settings.augmentation, settings["augmentation"])
     if changes.get("val") is not None:
         changes["val"] = os.path.abspath(changes["val"])
+    if data is not None or changes.get("val", base.val) != base.val:
+        changes["samples_sha256"] = None  # what is there now is meant
     place = base.data if data is None else os.path.abspath(data)
     return replace(base, **changes, data=place, settings=replace(base.settings, **settings))
 
@@ -144,10 +156,10 @@ def read_training(run: Path | str) -> Training:
 def trained_on(classifier: Classifier) -> tuple[set[str], set[str]] | None:
     """Where the images lie that a classifier learned from, and those it was validated on, as ``image_places``.
 
-    None where it does not say, or they are not there any more.
+    None where it does not say, or other images are there now.
     """
     try:
-        train, val, _ = _load_parts(_from_record(classifier.training, classifier.arch))
+        train, val, _, _ = _parts(_from_record(classifier.training, classifier.arch))
     except CamsegError:
         return None
     return image_places(train), image_places(val)
@@ -162,18 +174,25 @@ def _from_record(record: object, path: str) -> Training:
         settings = dict(record["settings"])
         settings["augmentation"] = Augmentation(**settings["augmentation"])
         given = {item.name: record[item.name] for item in fields(Training)}
-        lists = {name: value if value is None else tuple(value) for name, value in given.items() if name in _LISTS}
+        lists = {name: _list(given[name], name) for name in _LISTS}
         return Training(**{**given, **lists, "settings": TrainSettings(**settings)})
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise CheckpointError(f"{path}: its training cannot be repeated ({error})") from None
 
 
+def _list(value: object, name: str) -> tuple | None:
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise InputError(f"expected {name} as a list, got {value!r}")
+    return None if value is None else tuple(value)
+
+
 def prepare_training(training: Training, out: Path | str) -> Prepared:
     """Read and split the images, and create the classifier, for a run in the folder ``out``; writes nothing.
 
-    Raises what loading, splitting and creating do, and InputError for a weights file that is no longer the same.
+    Raises what loading, splitting and creating do, and InputError for images or a weights file that are no longer the
+    same.
     """
-    train, val, test = _load_parts(training)
+    train, val, test, samples = _parts(training)
     for part in (train, val):
         check_apart(part, Path(out))
     torch.manual_seed(training.settings.seed)
@@ -190,6 +209,7 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
         std=training.std,
         model_args=training.model_args,
     )
+    training = replace(training, samples_sha256=samples)
     if training.weights not in ("none", "imagenet"):
         found = sha256(training.weights)
         if training.weights_sha256 not in (None, found):
@@ -198,15 +218,36 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
     return Prepared(training=training, classifier=classifier, train=train, val=val, test=test)
 
 
-def _load_parts(training: Training) -> tuple[Dataset, Dataset, Dataset | None]:
-    """The images to learn from, for validation and for the test."""
-    data, seed = load_training_data(training.data), training.settings.seed
-    rest, test = split(data, training.test_fraction, seed) if training.test_fraction else (data, None)
-    if training.val is None:
-        return *split(rest, training.val_fraction, seed), test
-    val = load_training_data(training.val)
-    check_disjoint(data, val)
-    return rest, val, test
+def load_parts(
+    data: Path | str, *, val: Path | str | None, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Dataset, Dataset, Dataset | None]:
+    """The images to learn from, those for validation, and those for the test where a share is split off for it.
+
+    The same images, fractions and seed give the same parts. Raises what loading and splitting do, and DatasetError
+    for validation images that ``data`` has too.
+    """
+    dataset = load_training_data(data)
+    rest, test = split(dataset, test_fraction, seed) if test_fraction else (dataset, None)
+    if val is None:
+        return *split(rest, val_fraction, seed), test
+    held = load_training_data(val)
+    check_disjoint(dataset, held)
+    return rest, held, test
+
+
+def _parts(training: Training) -> tuple[Dataset, Dataset, Dataset | None, str]:
+    """The parts of a training's images, and the hash of them all; InputError where they are not those of the run."""
+    train, val, test = load_parts(
+        training.data,
+        val=training.val,
+        val_fraction=training.val_fraction,
+        test_fraction=training.test_fraction,
+        seed=training.settings.seed,
+    )
+    found = samples_sha256(train, val, *([test] if test else ()))
+    if training.samples_sha256 not in (None, found):
+        raise InputError(f"{training.data} has other images, labels or groups than then; name DATA to train on these")
+    return train, val, test, found
 
 
 def run_training(

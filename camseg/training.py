@@ -8,7 +8,6 @@ uninterrupted one would have.
 import copy
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,11 +28,11 @@ from torch.utils.data import DataLoader
 from camseg.augmentation import NONE, Augmentation
 from camseg.batches import Batches, EpochSampler, Source, load_pixels, loader
 from camseg.calibration import fit_temperature
-from camseg.classifier import Classifier, find_device, tensor_bytes
+from camseg.classifier import Classifier, clear_run, find_device, tensor_bytes
 from camseg.datasets import Dataset
 from camseg.errors import CheckpointError, InputError, OutputError
 from camseg.figures import plot_confusion, plot_history, plot_reliability
-from camseg.files import write_bytes, write_csv, write_json
+from camseg.files import remove_unfinished, write_bytes, write_csv, write_json
 from camseg.freezing import Trainable, freeze_others, learning_parameters
 from camseg.images import write_image
 from camseg.metrics import classification_metrics, expected_calibration_error, reliability
@@ -170,9 +169,9 @@ def train_classifier(
     classifier.model.to(processes.device if processes.num_processes > 1 else find_device(device))
     trainer = _Trainer(classifier, settings, processes, sources[0], sources[1])
     if overwrite and processes.is_main_process:  # only now that nothing speaks against the new run
-        for name in ("metrics.json", _STATE):
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "members", ignore_errors=True)
+        clear_run(out)
+    if processes.is_main_process:
+        remove_unfinished(out)
     processes.wait_for_everyone()
     if state_file.exists():
         trainer.restore(state_file, identity)

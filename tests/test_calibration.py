@@ -42,6 +42,14 @@ def test_the_minimum_of_a_case_worked_by_hand():
     )
 
 
+def test_what_the_classes_have_in_common_does_not_matter():
+    logits, truth = drawn(500)
+    offsets = 30 * np.random.default_rng(1).normal(size=(500, 1))
+    own = fit_temperature(3 * logits, truth, False)
+    assert own == pytest.approx(3, rel=0.2)
+    assert fit_temperature(3 * logits + offsets, truth, False) == pytest.approx(own, rel=1e-4)
+
+
 def test_images_that_cannot_say_how_sure_to_be():
     assert fit_temperature(np.array([[0.0, 0.1], [3.0, 0.0]]), np.array([1, 0]), False) == 1.0
     assert fit_temperature(np.array([[0.1, -4.0]]), np.array([[1, 0]]), True) == 1.0

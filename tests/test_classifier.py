@@ -514,11 +514,17 @@ def test_damaged_runs(tmp_path, make_classifier):
     damage("classifier.json", {**settings, "temperature": 0.0}, "temperature above 0, got 0.0")
     for name, value, message in (
         ("temperature", "warm", "temperature above 0, got 'warm'"),
-        ("image_size", "x", "image size of at least 1 pixels, got 'x'"),
-        ("image_size", 0, "image size of at least 1 pixels, got 0"),
+        ("image_size", "x", "image size of at least 1 pixels, at most 16384; got 'x'"),
+        ("image_size", 0, "image size of at least 1 pixels, at most 16384; got 0"),
         ("resize", "q", "resize stretch or pad, got 'q'"),
         ("window", "x", "window full, percentile or LOW,HIGH; got 'x'"),
+        ("image_size", 10**30, "at most 16384"),
+        ("image_size", True, "image size of at least 1"),
         ("mean", ["x"] * 3, "one or three numbers for mean"),
+        ("std", [1], "std as three numbers"),
+        ("model_args", "x", "is not a classifier's settings"),
+        ("model_args", None, "model_args by name"),
+        ("training", 7, "training by name"),
         ("multi_label", "no", "multi_label true or false"),
         ("negative", ["bird"], "negative class 'bird'"),
     ):

@@ -6,17 +6,22 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image as PilImage
+from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
+from camseg.activations import predict
 from camseg.cams import CamSettings, compute_cams
 from camseg.classifier import load_classifier
 from camseg.cli import app
 from camseg.datasets import load_training_data, split
 from camseg.ensemble import Ensemble
 from camseg.errors import CheckpointError, DatasetError, EvaluationError, InputError, LayerError, OutputError
+from camseg.faithfulness import confidence_drop, confidences, filter_image
 from camseg.figures import plot_heat_map
 from camseg.images import read_image, read_levels, read_mask, write_image, write_mask
-from camseg.metrics import dice, mask_counts, mean_dice
+from camseg.metrics import bootstrap_interval, dice, mask_counts, mean_dice
 from camseg.studies import compare
 from camseg.studies.compare import compare_models
 
@@ -29,6 +34,7 @@ def data(tmp_path_factory):
     """Ten images with a bright square and ten without, each with its mask; half as many for a test apart."""
     root, random = tmp_path_factory.mktemp("compare"), np.random.default_rng(0)
     for part, count in (("train", 10), ("test", 5)):
+        lines = ["image,label,group"]
         for index in range(count):
             for label in ("clean", "scratch"):
                 mask = np.zeros((32, 32), bool)
@@ -39,6 +45,8 @@ def data(tmp_path_factory):
                     image[mask] = (220, 200, 40)
                 write_mask(root / f"masks/{part}/{label}/{index}.png", mask)
                 write_image(root / f"images/{part}/{label}/{index}.png", image)
+                lines.append(f"{label}/{index}.png,{label},{index // 2}")
+        (root / f"images/{part}/groups.csv").write_text("\n".join(lines))
     return root
 
 
@@ -79,6 +87,7 @@ def test_from_start_to_end(data, tmp_path):
     call += ["--methods", "gradcam, layercam", "--masks", str(data / "masks/train"), "--weights", "none"]
     call += ["--test", str(data / "images/test"), "--test-masks", str(data / "masks/test"), "--image-size", "32"]
     call += ["--epochs", "1", "--val-fraction", "0.3", "--negative", "clean", "--device", "cpu"]
+    call += ["--window", "percentile"]
     result = CliRunner().invoke(app, call)
     assert result.exit_code == 0, result.output
     assert result.output.count("test_resnet") >= 3  # once for the model, and for each method
@@ -91,6 +100,7 @@ def test_from_start_to_end(data, tmp_path):
         run = load_classifier(out / "runs" / one["name"])
         assert one["parameters"] == sum(parameter.numel() for parameter in run.model.parameters())
         assert (one["start"], run.image_size, run.negative) == ("scratch", 32, ("clean",))
+        assert run.window == "percentile"
         assert 0 <= one["accuracy"] <= 1
     for cell in found["cells"]:
         assert cell["images"] == 5
@@ -106,9 +116,11 @@ def test_from_start_to_end(data, tmp_path):
 
 
 def test_numbers_are_those_of_the_maps(data, make_run, quick):
-    run = make_run()
-    (cell, _) = quick(run).cells
-    sets, classifier = load_training_data(data / "images/train"), load_classifier(run)
+    sets, run = load_training_data(data / "images/train"), make_run(seed=1)
+    classifier = centred(load_classifier(run), sets)
+    classifier.save(run)
+    found = quick(run)
+    cell, (row,) = found.cells[0], found.models
     rest, test = split(sets, 0.3, 0)
     _, val = split(rest, 0.25, 0)
 
@@ -125,6 +137,77 @@ def test_numbers_are_those_of_the_maps(data, make_run, quick):
     assert cell.mean_dice == pytest.approx(np.mean([mean_dice(*pair) for pair in tested]), abs=1e-6)
     assert cell.dice == pytest.approx(judged(tested, cell.level), abs=1e-6)
     assert judged(validated, cell.level) == pytest.approx(max(judged(validated, level) for level in range(256)))
+    truth, seen = zip(*[(sample.labels[0], predicted(classifier, sample)) for sample in test.samples], strict=True)
+    assert row.accuracy == np.mean([one == other for one, other in zip(truth, seen, strict=True)])
+    assert row.macro_f1 == pytest.approx(f1_score(truth, seen, average="macro"))
+    assert row.accuracy != np.mean([sample.labels[0] == predicted(classifier, sample) for sample in val.samples])
+
+
+def centred(classifier, sets):
+    """The classifier with a bias that lets it find each of its two classes in half of the images."""
+    probabilities = predict(classifier, [read_image(sample.path) for sample in sets.samples])
+    with torch.no_grad():
+        margin = np.median(np.log(probabilities[:, 1] / probabilities[:, 0]))
+        classifier.model.get_submodule(classifier.head_layers[0]).bias[1] -= float(margin)
+    return classifier
+
+
+def predicted(classifier, sample):
+    return classifier.classes[predict(classifier, [read_image(sample.path)]).argmax()]
+
+
+def test_images_of_one_group_are_drawn_together(data, make_run, tmp_path):
+    place = data / "images/test/groups.csv"
+    call = {"masks": data / "masks/train", "test_masks": data / "masks/test", "changes": {"weights": "none"}}
+    found = compare_models([make_run()], data / "images/train", tmp_path / "out", test=place, **call)
+    dices = json.loads(next((tmp_path / "out/cells").glob("*/layercam.json")).read_text())["mean_dice"]
+    assert list(dices) == [f"scratch/{index}" for index in range(5)]
+    values = list(dices.values())
+    assert found.cells[0].interval == bootstrap_interval(values, groups=[0, 0, 1, 1, 2]) != bootstrap_interval(values)
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """Float images of levels up to 1000, six with a bright square and six without, and masks of the squares."""
+    random = np.random.default_rng(0)
+    for index in range(6):
+        mask = np.zeros((32, 32), bool)
+        top, left = random.integers(0, 20, 2)
+        mask[top : top + 12, left : left + 12] = True
+        write_mask(tmp_path / f"deep/masks/scratch/{index}.png", mask)
+        for label, level in (("clean", 0), ("scratch", 600)):
+            place = tmp_path / f"deep/images/{label}/{index}.tif"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            PilImage.fromarray((random.uniform(0, 400, mask.shape) + level * mask).astype(np.float32)).save(place)
+    return tmp_path / "deep"
+
+
+def test_each_member_sees_its_own_window(deep, make_classifier, tmp_path):
+    settings = {"classes": ("clean", "scratch"), "negative": ("clean",), "image_size": 32}
+    members = tuple(make_classifier(seed=n, window=window, **settings) for n, window in ((1, "0,3000"), (2, "0,400")))
+    Ensemble(members=members, shares=(0.5, 0.5)).save(tmp_path / "both")
+    call = {"changes": {**QUICK, "window": "percentile"}}
+    judged = compare_models(
+        ["test_resnet", str(tmp_path / "both")], deep / "images", tmp_path / "a", masks=deep / "masks", **call
+    )
+    scored = compare_models([str(tmp_path / "both")], deep / "images", tmp_path / "b", **call)
+    assert load_classifier(tmp_path / "a/runs/test_resnet").window == "percentile"
+    test = split(load_training_data(deep / "images"), 0.3, 0)[1].samples
+    right, dices, drops = [], [], []
+    for sample in test:
+        views = [read_image(sample.path, member.window) for member in members]
+        pairs = list(zip(members, views, strict=True))
+        votes = sum(predict(member, [view])[0] for member, view in pairs)
+        right.append(settings["classes"][votes.argmax()] == sample.labels[0])
+        if sample.labels == ("scratch",):
+            cam = sum(compute_cams(member, [view], ["scratch"])["layercam"][0] for member, view in pairs) / 2
+            dices.append(mean_dice(cam, read_mask(deep / f"masks/{sample.name}.png")))
+            hidden = sum(predict(member, [filter_image(view, cam)])[0] for member, view in pairs)
+            drops.append(confidence_drop(votes[1], hidden[1]))
+    assert judged.models[1].accuracy == scored.models[0].accuracy == np.mean(right)
+    assert judged.cells[1].mean_dice == pytest.approx(np.mean(dices), abs=1e-6)
+    assert scored.cells[0].average_drop == pytest.approx(np.mean(drops), abs=1e-5)
+    assert len(dices) == 2
 
 
 def test_killed_it_goes_on(quick, monkeypatch):
@@ -187,6 +270,13 @@ def test_without_masks_the_score_judges(data, make_run, make_classifier, tmp_pat
     found = compare_models([make_run(), str(ensemble)], data / "images/train", tmp_path / "out", changes=QUICK)
     assert [one.name for one in found.models] == ["run", "both"]
     assert found.models[1].parameters == 2 * found.models[0].parameters
+    classifier, drops = load_classifier(tmp_path / "run"), []
+    for sample in split(load_training_data(data / "images/train"), 0.3, 0)[1].samples:
+        image, label = read_image(sample.path), sample.labels[0]
+        cam = compute_cams(classifier, [image], [label])["layercam"][0]
+        target = classifier.class_index(label)
+        drops.append(confidence_drop(*confidences(lambda x, k=target: predict(classifier, list(x))[:, k], image, cam)))
+    assert found.cells[0].average_drop == pytest.approx(np.mean(drops), abs=1e-5)
     for cell in found.cells:
         assert (cell.mean_dice, cell.dice, cell.level, cell.interval) == (None,) * 4
         assert cell.images == 6
@@ -200,10 +290,15 @@ def test_runs_that_saw_the_test_images_are_named(data, quick, tmp_path):
     found = quick("test_resnet")
     run = tmp_path / "out/runs/test_resnet"
     same = quick(str(run), out="same")
-    assert "was trained on" not in " ".join(same.notes)
+    assert "learned from" not in " ".join(same.notes)
     assert [cell.mean_dice for cell in same.cells] == [cell.mean_dice for cell in found.cells]
     other = quick(str(run), out="other", seed=1)
-    assert "test_resnet was trained on" in " ".join(other.notes)
+    sets = load_training_data(data / "images/train")
+    rest, test = split(sets, 0.3, 0)
+    tested = {sample.name for sample in split(sets, 0.3, 1)[1].samples}
+    learned, validated = (len(tested.intersection(one.name for one in part.samples)) for part in split(rest, 0.25, 0))
+    assert f"test_resnet learned from {learned} and was validated on {validated} of the 6 test images." in other.notes
+    assert learned + validated == len(tested - {sample.name for sample in test.samples}) > 0
 
 
 def test_overwriting_removes_a_comparison_and_nothing_else(quick, tmp_path):
@@ -234,6 +329,10 @@ def test_what_does_not_do_is_refused_before_anything_is_trained(data, make_run, 
         quick("test_resnet", "no/such")
     with pytest.raises(InputError, match="different models"):
         quick("test_resnet", "test_resnet")
+    with pytest.raises(InputError, match="different models"):
+        quick(make_run("twice"), f"{make_run('twice')}/")
+    with pytest.raises(InputError, match="different models"):
+        quick("ResNet50", "resnet50")
     with pytest.raises(InputError, match="at least one; got none"):
         quick()
     with pytest.raises(InputError, match="unknown CAM method 'magic'"):
@@ -252,6 +351,7 @@ def test_what_does_not_do_is_refused_before_anything_is_trained(data, make_run, 
         ("they choose the threshold", InputError, {"test": test, "test_masks": masks}),
         ("are missing, the first is clean/", EvaluationError, {"masks": data / "images"}),
         ("not both", InputError, {"test": test, "changes": QUICK}),
+        ("above 0 for the test", InputError, {"changes": {**QUICK, "test_fraction": 0.0}}),
         ("20 images of .* are in .* too", DatasetError, {"test": images, "changes": {"weights": "none"}}),
         ("leave out model, val", InputError, {"changes": {"model": "test_vit", "val": "elsewhere"}}),
         ("'image_sise'", InputError, {"changes": {"image_sise": 3}}),

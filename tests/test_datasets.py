@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camseg.datasets import Dataset, Sample, load_images, load_training_data, split
+from camseg.datasets import Dataset, Sample, check_disjoint, load_images, load_training_data, samples_sha256, split
 from camseg.errors import DatasetError, InputError
 
 
@@ -196,6 +196,35 @@ def test_groups_are_never_split(seed, fraction):
     groups = [{sample.group for sample in part.samples} - {None} for part in (train, val)]
     assert not groups[0] & groups[1]
     assert abs(len(val.samples) / 80 - fraction) < 0.25
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.2, 0.3, 0.4, 0.6])
+def test_the_fraction_is_met_where_groups_are_small(fraction):
+    dataset = make_dataset(*[(["ab"[i // 100]], f"g{i // 2}") for i in range(200)])
+    train, val = split(dataset, fraction, 3)
+    check_split(dataset, (train, val))
+    assert len(val.samples) / 200 == pytest.approx(fraction, abs=0.015)
+    assert sum(sample.labels == ("a",) for sample in val.samples) == pytest.approx(len(val.samples) / 2, abs=2)
+
+
+def test_sets_that_share_an_image_or_a_group():
+    left, right = make_dataset((["a"], "p1"), (["b"], None)), make_dataset((["a"], "p2"), (["b"], None))
+    moved = replace(right, samples=tuple(replace(one, path=Path("other", one.name)) for one in right.samples))
+    check_disjoint(left, moved)
+    with pytest.raises(DatasetError, match=r"2 images of .* are in .* too, such as 000.png"):
+        check_disjoint(left, right)
+    same = replace(moved, samples=(*moved.samples, Sample(path=Path("x.png"), name="x", labels=("a",), group="p1")))
+    with pytest.raises(DatasetError, match=r"1 groups of .* are in .* too, such as p1"):
+        check_disjoint(left, same)
+
+
+def test_the_hash_of_samples_knows_names_labels_and_groups_and_no_order():
+    whole = make_dataset((["a"], "p1"), (["b"], "p2"), (["b"], None))
+    parts = [replace(whole, samples=whole.samples[part]) for part in (slice(1, 3), slice(0, 1))]
+    assert samples_sha256(*parts) == samples_sha256(whole)
+    for change in ({"name": "x"}, {"labels": ("b",)}, {"group": "p3"}):
+        changed = replace(whole, samples=(replace(whole.samples[0], **change), *whole.samples[1:]))
+        assert samples_sha256(changed) != samples_sha256(whole)
 
 
 def test_multi_label_sets_are_split_by_their_combinations():

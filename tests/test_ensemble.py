@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from camseg import compute_cams, label_folder, label_image
 from camseg.activations import Network, predict
+from camseg.calibration import fit_temperature
 from camseg.cams import CamSettings
-from camseg.classifier import load_classifier, load_network
+from camseg.classifier import RUN_FILES, load_classifier, load_network
 from camseg.cli import app
 from camseg.datasets import load_images, load_training_data, split
 from camseg.ensemble import Ensemble, LinearRule
@@ -342,9 +343,16 @@ def test_members_are_copied_as_they_are(runs, tmp_path):
 
 @pytest.mark.parametrize("method", ["logistic", "svm"])
 def test_a_rule_is_what_scikit_learn_fits(runs, tmp_path, make_folder, method):
-    train, val = split(load_training_data(make_folder(count=8)), 0.25, 0)
+    data = load_training_data(make_folder(count=16))
+    # Some labels are wrong, so that no rule is right everywhere, and how sure it is can be told.
+    labels = [("red",) if n % 5 == 0 else sample.labels for n, sample in enumerate(data.samples)]
+    samples = (replace(sample, labels=label) for sample, label in zip(data.samples, labels, strict=True))
+    train, val = split(replace(data, samples=tuple(samples)), 0.5, 0)
     out = tmp_path / "out"
-    metrics = make_ensemble(runs, out, method=method, train=train, val=val, device="cpu")
+    said = []
+    metrics = make_ensemble(runs, out, method=method, train=train, val=val, device="cpu", say=said.append)
+    assert said == []
+    assert metrics["chosen_on"] == "the validation images scored here"
     ensemble = load_classifier(out)
     features, truth = [], [part.targets(ensemble.classes) for part in (train, val)]
     for part in (train, val):
@@ -354,17 +362,17 @@ def test_a_rule_is_what_scikit_learn_fits(runs, tmp_path, make_folder, method):
     x, y = map(scaler.transform, features)
     probabilities = predict(ensemble, [read_image(sample.path) for sample in val.samples])
     if method == "logistic":
-        oracle = LogisticRegression(C=metrics["C"], class_weight="balanced", max_iter=1000).fit(x, truth[0])
-        assert np.allclose(probabilities, oracle.predict_proba(y), atol=1e-4)
+        oracle = LogisticRegression(C=metrics["C"], class_weight="balanced", max_iter=1000)
     else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            oracle = LinearSVC(C=metrics["C"], class_weight="balanced", random_state=0).fit(x, truth[0])
-        assert np.array_equal(probabilities.argmax(axis=1), oracle.predict(y))
-        odds = np.log(probabilities[:, 1] / probabilities[:, 0])
-        ratio = odds / oracle.decision_function(y)  # one over the temperature, for all
-        assert ratio.min() > 0
-        assert np.allclose(ratio, ratio[0], rtol=1e-2)
+        oracle = LinearSVC(C=metrics["C"], class_weight="balanced", random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = oracle.fit(x, truth[0]).decision_function(y)
+    assert np.array_equal(probabilities.argmax(axis=1), oracle.predict(y))
+    temperature = fit_temperature(scores[:, None] * [-0.5, 0.5], truth[1], False)
+    assert temperature == pytest.approx(metrics["temperature"], rel=1e-2)
+    assert abs(np.log(temperature)) > 0.1
+    assert np.allclose(np.log(probabilities[:, 1] / probabilities[:, 0]), scores / temperature, atol=0.02)
     assert metrics["accuracy"] == pytest.approx((probabilities.argmax(axis=1) == truth[1]).mean())
     assert metrics == json.loads((out / "metrics.json").read_text())
     assert [list(one) for one in metrics["members"]] == [
@@ -382,8 +390,10 @@ def test_a_rule_is_what_scikit_learn_fits(runs, tmp_path, make_folder, method):
 
 
 def test_a_rule_for_three_classes_and_for_independent_ones(make_classifier, tmp_path, make_images):
-    names = ["cat", "dog", "none"] * 6
-    for n, image in enumerate(make_images(*[(32, 32)] * 18)):
+    names = ["cat", "dog", "none"] * 10
+    for n, image in enumerate(make_images(*[(32, 32)] * 30)):
+        if n % 4:  # most classes can be seen
+            image[:16, :, n % 3] = 255
         write_image(tmp_path / f"images/{n}.png", image)
     for multi_label in (False, True):
         data = tmp_path / f"{multi_label}.csv"
@@ -404,6 +414,48 @@ def test_a_rule_for_three_classes_and_for_independent_ones(make_classifier, tmp_
             truth = replace(val, multi_label=multi_label).targets(ensemble.classes)
             right = ((seen >= 0.5) == truth).all(axis=1) if multi_label else seen.argmax(axis=1) == truth
             assert metrics["accuracy"] == pytest.approx(right.mean())
+            logits = np.log(seen / (1 - seen)) if multi_label else np.log(seen)
+            assert metrics["temperature"] != 1
+            assert fit_temperature(logits, truth, multi_label) == pytest.approx(1, abs=1e-3)  # nothing is left to do
+
+
+@pytest.mark.parametrize("method", ["logistic", "svm"])
+def test_a_rule_that_is_always_right_says_that_it_is_not_calibrated(runs, tmp_path, make_folder, method):
+    train, val = split(load_training_data(make_folder(count=6)), 0.5, 0)
+    said = []
+    metrics = make_ensemble(runs, tmp_path / "out", method=method, train=train, val=val, device="cpu", say=said.append)
+    assert (metrics["accuracy"], metrics["temperature"]) == (1, 1)
+    assert said == ["6 validation images cannot say how sure to be: the rule stays uncalibrated"]
+
+
+def test_images_that_some_member_cannot_read_are_left_out_for_all(make_classifier, tmp_path, make_images):
+    for name, window in (("wide", "0,1000"), ("full", "full")):
+        make_classifier(classes=["blue", "red"], image_size=32, window=window).save(tmp_path / name)
+    runs = [tmp_path / name for name in ("wide", "full")]
+    for n, image in enumerate(make_images(*[(32, 32)] * 12)):
+        write_image(tmp_path / f"images/{('blue', 'red')[n % 2]}/{n:02}.png", image)
+    good = split(load_training_data(tmp_path / "images"), 0.5, 0)
+    parts = []
+    for n, part in enumerate(good):
+        # Outside 0 to 1 and without a range: the first member can read it, the second cannot.
+        path = tmp_path / f"deep{n}.tiff"
+        PilImage.fromarray(np.full((32, 32), 500, np.float32)).save(path)
+        parts.append(replace(part, samples=(replace(part.samples[0], path=path, name="deep"), *part.samples)))
+    for method in ("soft", "logistic"):
+        wanted, found = (
+            make_ensemble(runs, tmp_path / f"{method}{n}", method=method, train=train, val=val, device="cpu")
+            for n, (train, val) in enumerate((good, parts))
+        )
+        assert set(found["failed"]) == {str(tmp_path / "deep1.tiff")} | (
+            {str(tmp_path / "deep0.tiff")} if method == "logistic" else set()
+        )
+        assert found["val_images"] == 6
+        assert found.get("train_images") == wanted.get("train_images")
+        assert found["confusion"] == wanted["confusion"]
+        for one, other in zip(found["members"], wanted["members"], strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+    with pytest.raises(DatasetError, match="none of 1 images can be read"):
+        make_ensemble(runs, tmp_path / "out", val=replace(parts[1], samples=parts[1].samples[:1]), device="cpu")
 
 
 def test_what_cannot_be_joined(runs, tmp_path, make_classifier, make_folder):
@@ -432,13 +484,46 @@ def test_what_cannot_be_joined(runs, tmp_path, make_classifier, make_folder):
     make_ensemble(runs, out, device="cpu")
     with pytest.raises(InputError, match="is an ensemble"):
         make_ensemble([runs[0], out], tmp_path / "nested", device="cpu")
-    with pytest.raises(OutputError, match="holds a finished run"):
+    with pytest.raises(OutputError, match=r"holds a run, finished or not \(classifier.json\)"):
         make_ensemble(runs, out, device="cpu")
     make_ensemble(runs, out, method="logistic", train=data, val=data, device="cpu", overwrite=True)
     make_ensemble(runs, out, weights=(1, 3), device="cpu", overwrite=True)
     assert load_classifier(out).shares == (0.25, 0.75)
     assert not (out / "rule.safetensors").exists()
     assert not (out / "metrics.json").exists()
+
+
+def test_nothing_of_an_earlier_run_stays(runs, tmp_path):
+    make_ensemble(runs, tmp_path / "fresh", device="cpu")
+    out = tmp_path / "out"
+    (out / "members/7").mkdir(parents=True)
+    for folder in (out, out / "members/7"):
+        for name in (*RUN_FILES, "notes.txt"):
+            (folder / name).write_text("earlier")
+    before = tree(out)
+    with pytest.raises(OutputError, match="holds a run"):
+        make_ensemble(runs, out, device="cpu")
+    assert tree(out) == before
+    make_ensemble(runs, out, device="cpu", overwrite=True)
+    own = dict.fromkeys(("notes.txt", "members/7/notes.txt"), b"earlier")
+    assert tree(out) == {**tree(tmp_path / "fresh"), **own}
+    # Only an ensemble of more members, as it was written, goes without a trace.
+    make_ensemble([*runs, tmp_path / "fresh/members/1"], tmp_path / "three", device="cpu")
+    make_ensemble(runs, tmp_path / "three", device="cpu", overwrite=True)
+    assert not (tmp_path / "three/members/2").exists()
+    # Killed while it was written, it is written again.
+    (tmp_path / "three/classifier.json").unlink()
+    make_ensemble(runs, tmp_path / "three", device="cpu")
+    assert tree(tmp_path / "three") == tree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("name", sorted({*RUN_FILES} - {"metrics.json", "confusion.png", "rule.safetensors"}))
+def test_a_run_that_is_not_finished_is_not_written_over(runs, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_bytes(b"earlier")
+    with pytest.raises(OutputError, match=name):
+        make_ensemble(runs, tmp_path / "out", device="cpu")
+    assert tree(tmp_path / "out") == {name: b"earlier"}
 
 
 def test_the_command(runs, tmp_path, make_folder):
@@ -461,6 +546,8 @@ def test_the_command(runs, tmp_path, make_folder):
     assert isinstance(call("layers", out, code=1).exception, InputError)
     again = call("ensemble", *runs, "--out", tmp_path / "soft", "--json", "--device", "cpu")
     assert json.loads(again.stdout)["members"] == [str(run) for run in runs]
+    whole = call("ensemble", *runs, "--out", tmp_path / "val", "--val", data, "--json", "--device", "cpu")
+    assert json.loads(whole.stdout)["val_images"] == 12
 
 
 def test_members_that_learned_from_validation_images_are_named(tmp_path, make_folder):
@@ -470,6 +557,7 @@ def test_members_that_learned_from_validation_images_are_named(tmp_path, make_fo
         run = tmp_path / str(seed)
         plan = plan_training(data, changes={**changes, "seed": seed})
         run_training(prepare_training(plan, run), run, device="cpu")
+        assert {path.name for path in run.iterdir()} <= set(RUN_FILES)
 
     def call(*words, code=0):
         words = ("ensemble", tmp_path / "0", tmp_path / "1", "--data", data, "--device", "cpu", "--overwrite", *words)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camseg.errors import EvaluationError, ThresholdError
+from camseg.errors import EvaluationError, InputError, ThresholdError
 from camseg.evaluation import MEASURES, THESE_MASKS, evaluate_folder, evaluation_table, save_best_threshold
 from camseg.images import write_image, write_mask
 from camseg.masks import cam_to_mask, load_threshold, parse_threshold
@@ -172,7 +172,7 @@ def test_nothing_in_common(folders, tmp_path):
 
 def test_two_files_of_one_name_are_refused(folders):
     write_image(folders[1] / "tumour/a.bmp", levels_of("tumour/a"))
-    with pytest.raises(EvaluationError, match="one file per name"):
+    with pytest.raises(InputError, match="have the same name but for the suffix"):
         evaluate_folder(*folders)
 
 

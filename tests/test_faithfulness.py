@@ -1,5 +1,7 @@
 """The measures without masks, by hand on images of a few pixels and scores that a head can follow."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,18 @@ def test_insertion_starts_from_the_blurred_image_and_ends_at_the_image():
     assert insertion_curve(centre, image, 1 - cam, steps=81, sigma=2.0).area < 0.1 < 0.99 < curve.area
     # By default the blur follows the size of the image: hardly any for 9 pixels.
     assert insertion_curve(centre, image, cam).scores[0] > 0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(224, 300), (560, 448)])
+def test_the_blur_is_a_gaussian_of_5_pixels_where_the_shorter_side_has_224(height, width):
+    edge = np.zeros((height, width, 3), np.uint8)
+    edge[:, width // 2 :] = 255
+    seen = []
+    insertion_curve(lambda images: seen.append(images) or brightness(images), edge, np.zeros(edge.shape[:2]), steps=1)
+    deviation = 5 * min(height, width) / 224
+    places = np.arange(width) - width / 2 + 0.5  # distances from the edge
+    wanted = [(1 + math.erf(place / deviation / math.sqrt(2))) / 2 for place in places]
+    assert np.abs(seen[0][0, height // 2, :, 0] / 255 - wanted).max() < 0.01
 
 
 def test_batches_change_nothing():

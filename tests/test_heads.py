@@ -104,6 +104,24 @@ def test_boundaries_are_refined_where_there_are_some():
     assert torch.isfinite(image.grad).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_edges_are_found_in_float32_in_half_precision_too(dtype):
+    head = SpatialBoundary(2).requires_grad_(False)
+    head.weight.fill_(1.0)
+    images = torch.zeros(2, 3, 8, 8)
+    images[1] = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images.requires_grad_()
+    maps = torch.ones(2, 2, 4, 4)
+    whole = head(maps, images)
+    with torch.autocast("cpu", dtype=dtype):
+        half = head(maps, images)
+        assert head.edges(images.to(dtype), (4, 4)).dtype == torch.float32
+    assert torch.equal(half, whole)
+    half.sum().backward()
+    assert torch.isfinite(images.grad).all()  # on the flat image too
+    assert images.grad[1].any()
+
+
 def test_what_is_stated_of_the_backbone_passes_through():
     model, plain = create_model("test_resnet+mab", 5), create_model("test_resnet", 5)
     assert normalisation(model) == normalisation(plain)

@@ -8,13 +8,13 @@ import pytest
 
 from camseg.datasets import load_images, load_training_data
 from camseg.errors import ImageError, InputError, OutputError
+from camseg.files import by_name
 from camseg.folders import FolderOptions
 from camseg.images import read_image, read_mask
 from camseg.prepare.output import (
     Picture,
     Skipped,
     Source,
-    by_name,
     check_class,
     require,
     source_name,

@@ -155,6 +155,33 @@ def test_negatives_that_overlap_an_object_or_leave_the_pair_are_dropped(data):
     assert not (data.out / "negative").exists()
 
 
+def test_a_pair_whose_label_says_that_it_has_an_object_needs_a_mask(data):
+    for name in "abcd":
+        data(name, blocks((10, 10, 20, 30)))
+    for name in ("lost", "clean", "empty", "unlisted"):
+        data(name)
+    listed = table(
+        data,
+        "image,label,pair",
+        "a.png,m,lost.png",
+        "b.png,m,clean.png",
+        "c.png,m,empty.png",
+        "d.png,m,unlisted.png",
+        "lost.png,m,",
+        "clean.png,negative,",
+        "empty.png,,",
+    )
+    report = prepare_rois(listed, data.masks, data.out)
+    assert sorted(path.name for path in (data.out / "negative").iterdir()) == ["b_1.png", "c_1.png", "d_1.png"]
+    assert (report.done, len(report.failed)) == (3, 2)  # the image lost, and the one that it is the pair of
+    assert all("lost.png: no mask at lost" in line for line in report.failed)
+    # Without labels an image needs its mask in any case.
+    listed = table(data, "image,pair", "a.png,clean.png", "clean.png,")
+    report = prepare_rois(listed, data.masks, data.out.with_name("bare"))
+    assert len(report.failed) == 2
+    assert not (data.out.with_name("bare") / "negative").exists()
+
+
 def test_images_that_pairs_join_are_one_group(data):
     for name in "abcd":
         data(name, blocks((10, 10, 20, 30)))

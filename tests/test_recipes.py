@@ -7,11 +7,12 @@ import pytest
 import safetensors.torch
 
 from camseg.augmentation import NONE, Augmentation
+from camseg.classifier import load_network
 from camseg.cli import main
 from camseg.errors import CamsegError, CheckpointError, InputError
 from camseg.models import create_model
 from camseg.recipes import RECIPES
-from camseg.runs import Training, plan_training, prepare_training, read_training, run_training
+from camseg.runs import Training, plan_training, prepare_training, read_training, run_training, trained_on
 from camseg.training import TrainSettings
 
 TINY = {"model": "test_resnet", "weights": "none", "image_size": 32, "epochs": 2, "batch_size": 8}
@@ -150,6 +151,22 @@ def test_what_cannot_work_is_refused_before_the_training(make_folder, tmp_path):
         prepare_training(plan_training(data, changes={**TINY, "val": other}), tmp_path / "out")
 
 
+def test_other_images_are_no_repetition(make_folder, tmp_path):
+    data, run = make_folder(), tmp_path / "first"
+    train(data, run, changes={**TINY, "test_fraction": 0.25})
+    classifier = load_network(run)
+    learned, validated = trained_on(classifier)
+    assert (len(learned), len(validated)) == (14, 4)
+    assert not learned & validated
+    (data / "red/00.png").unlink()
+    assert trained_on(classifier) is None
+    with pytest.raises(InputError, match="has other images, labels or groups than then; name DATA"):
+        prepare_training(plan_training(like=run), tmp_path / "x")
+    anew = prepare_training(plan_training(data, like=run), tmp_path / "x")
+    assert len(anew.training.samples_sha256) == 64
+    assert anew.training.samples_sha256 != read_training(run).samples_sha256
+
+
 def test_another_weights_file_is_no_repetition(make_folder, tmp_path):
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(create_model("test_resnet", 7).state_dict(), path, {"arch": "test_resnet"})
@@ -175,6 +192,7 @@ def test_runs_that_do_not_say_how_they_were_trained(tmp_path, make_classifier):
         {"data": "x"},
         *({**good, name: 3} for name in ("settings", "negative", "data", "val", "model", "model_args", "window")),
         {**good, "val_fraction": "half"},
+        {**good, "negative": "none"},
         *({**good, "settings": {**good["settings"], name: "x"}} for name in ("epochs", "learning_rate", "balance")),
     ):
         (tmp_path / "classifier.json").write_text(json.dumps({**settings, "training": bad}))

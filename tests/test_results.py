@@ -242,6 +242,20 @@ def test_overwrite_removes_what_the_earlier_run_wrote_and_nothing_else(tmp_path)
     assert json.loads((tmp_path / RUN).read_text())["settings"]["scales"] == [1.0]
 
 
+@pytest.mark.parametrize("earlier", [None, "{}", '{"command": "masks", "settings": {}}', "[]"])
+def test_overwrite_removes_parts_only_of_the_same_command(tmp_path, earlier):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps/mine.png").write_text("pixels")
+    if earlier is not None:
+        (tmp_path / RUN).write_text(earlier)
+    Output(tmp_path, RUN_A, overwrite=True, parts=("maps", "none"))
+    assert (tmp_path / "maps/mine.png").exists()
+    Output(tmp_path, RUN_B, overwrite=True)  # of the same command, and without parts
+    assert (tmp_path / "maps/mine.png").exists()
+    Output(tmp_path, RUN_A, overwrite=True, parts=("maps", "none"))
+    assert not (tmp_path / "maps").exists()
+
+
 def test_the_maps_of_one_method_are_found_below_what_cams_wrote(tmp_path):
     assert map_root(tmp_path) == tmp_path
     Output(tmp_path / "one", RUN_A)

@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from camseg import training
-from camseg.augmentation import NONE
-from camseg.batches import EpochSampler
+from camseg.augmentation import NONE, Augmentation
+from camseg.batches import Batches, EpochSampler, Source, loader
 from camseg.classifier import Classifier, load_classifier
 from camseg.datasets import load_training_data, split
 from camseg.errors import CheckpointError, DatasetError, InputError, OutputError
@@ -161,6 +161,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     with monkeypatch.context() as patch, pytest.raises(Interrupt):
         train_classifier(create(dropout=0.3), *parts, tmp_path, FAST, device="cpu", **interrupt(epoch, patch))
     assert not (tmp_path / "metrics.json").exists()
+    (tmp_path / ".0a1b2c3d.tmp").write_bytes(b"what a kill in the middle of a write leaves")
     lines = []
     metrics = train_classifier(create(dropout=0.3), *parts, tmp_path, FAST, device="cpu", say=lines.append)
     assert metrics == wanted
@@ -217,10 +218,11 @@ def test_a_finished_run_is_not_trained_again(parts, tmp_path):
 
 def test_an_ensemble_is_not_trained_over(parts, tmp_path):
     (tmp_path / "members/0").mkdir(parents=True)  # one that joined runs without measuring them has no metrics
+    (tmp_path / "rule.safetensors").touch()
     with pytest.raises(OutputError, match="holds a finished run"):
         train_classifier(create(), *parts, tmp_path, FAST, device="cpu")
     train_classifier(create(), *parts, tmp_path, replace(FAST, epochs=1), device="cpu", overwrite=True)
-    assert not (tmp_path / "members").exists()
+    assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 def test_a_training_that_cannot_begin_overwrites_nothing(parts, tmp_path):
@@ -342,10 +344,25 @@ def test_sampling_draws_every_class_equally_often():
     sampler = EpochSampler(6, 0, Accelerator(), single)
     drawn = []
     for sampler.epoch in range(500):
-        drawn += [index for _, index in sampler]
+        drawn += [index for _, index, _ in sampler]
     assert len(drawn) == 500 * 6
     assert np.bincount(drawn) / len(drawn) == pytest.approx(single, abs=0.02)
     assert list(sampler) == list(sampler)
+
+
+def test_an_image_that_is_drawn_again_is_augmented_in_another_way(parts):
+    train, _ = parts
+    classifier = create()
+    source = Source(train, None)
+    shares = np.array([1.0, *[0.0] * (len(train.samples) - 1)])
+    sampler = EpochSampler(len(train.samples), 0, Accelerator(), shares)
+    assert list(sampler) == [(0, 0, turn) for turn in range(len(train.samples))]
+    batches = Batches(size=100, seed=0, workers=0)
+    ((squares, _),) = loader(classifier, source, batches, sampler, Augmentation())
+    assert len(np.unique(squares.numpy().reshape(len(squares), -1), axis=0)) == len(squares)
+    # The first time is what it would be in a set that is gone through once.
+    ((once, _),) = loader(classifier, source, batches, [(0, 0)], Augmentation())
+    assert torch.equal(squares[0], once[0])
 
 
 @pytest.mark.parametrize("weighted", [True, False])

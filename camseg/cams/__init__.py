@@ -7,8 +7,7 @@ Capture. ``scales`` runs a batch at every scale and fuses the views; ``compute_c
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from camseg.activations import Precision, Score
-from camseg.arrays import Image
+from camseg.activations import Precision, Score, Views, view
 from camseg.cams.methods import METHODS, Method
 from camseg.cams.scales import BatchLimit, CamSettings, Choose, Grids, Plan, extract, plan, stack_inputs, to_image_size
 from camseg.classifier import AnyClassifier
@@ -20,7 +19,7 @@ __all__ += ["stack_inputs", "to_image_size"]
 
 def compute_cams(
     classifier: AnyClassifier,
-    images: Sequence[Image],
+    images: Sequence[Views],
     targets: Sequence[str | Sequence[str]] | None = None,
     methods: Sequence[str] = ("layercam",),
     *,
@@ -36,16 +35,16 @@ def compute_cams(
 ) -> dict[str, list]:
     """Class activation maps of images, for any number of methods from the same passes of the network.
 
-    ``images``: uint8 (H, W, 3) RGB, of any sizes. ``targets``: a class name per image, or a list of names,
-    which gives {class: map}; None takes the predicted class (multi-label: a dict of every class with a
-    probability of at least 0.5). The settings are those of ``CamSettings``. The map of an ensemble is the weighted
-    mean of its members' maps.
+    ``images``: uint8 (H, W, 3) RGB, of any sizes; for an ensemble whose members read files in several windows,
+    {window: image} each. ``targets``: a class name per image, or a list of names, which gives {class: map}; None takes
+    the predicted class (multi-label: a dict of every class with a probability of at least 0.5). The settings are those
+    of ``CamSettings``. The map of an ensemble is the weighted mean of its members' maps.
 
     Returns, per method and in the order of the images, float32 (H, W) in [0, 1]; with ``raw`` >= 0,
     after the ReLU and before any scaling.
 
-    Raises InputError when targets and images differ in number, or for an unknown method or class;
-    LayerError when the layer gives no map.
+    Raises InputError when targets and images differ in number, for an unknown method or class, or an image that lacks
+    a member's window; LayerError when the layer gives no map.
     """
     if targets is not None and (isinstance(targets, str) or len(targets) != len(images)):
         raise InputError(f"expected one target per image: {len(images)} images, targets {targets!r}")
@@ -70,11 +69,13 @@ def compute_cams(
         as_dicts = [
             classifier.multi_label if wanted is None else not isinstance(wanted[i], str) for i in range(len(batch))
         ]
-        inputs = stack_inputs([ready.inputs(dict.fromkeys(ready.windows, image)) for image in batch])
+        views = [{window: view(image, window) for window in ready.windows} for image in batch]
+        inputs = stack_inputs([ready.inputs(one) for one in views])
         found = extract(ready, inputs, _chooser(classifier, wanted), limit)
         for name, maps in found.maps.items():
-            for image, row, grids, as_dict in zip(batch, found.targets, maps, as_dicts, strict=True):
-                cams = [to_image_size(classifier, grid, image.shape[0], image.shape[1], raw) for grid in grids]
+            for one, row, grids, as_dict in zip(views, found.targets, maps, as_dicts, strict=True):
+                height, width = one[classifier.window].shape[:2]
+                cams = [to_image_size(classifier, grid, height, width, raw) for grid in grids]
                 names = [classifier.classes[target] for target in row]
                 results[name].append(dict(zip(names, cams, strict=True)) if as_dict else cams[0])
     return results

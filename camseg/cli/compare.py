@@ -30,7 +30,7 @@ def compare(
     ] = None,
     test_masks: Annotated[Path | None, typer.Option(help="The same for the images of --test.")] = None,
     test_fraction: Annotated[
-        float | None, typer.Option(help="Share split off for the test; default: the recipe's, else 0.2.")
+        float | None, typer.Option(help="Share split off for the test, above 0; default: the recipe's, else 0.2.")
     ] = None,
     val_fraction: Annotated[
         float | None, typer.Option(help="Share of the rest split off for validation; default: the recipe's.")
@@ -48,6 +48,13 @@ def compare(
     epochs: Annotated[int | None, typer.Option(min=1, help="Most epochs of each training.")] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the inputs of all that is trained; default: each model's own.")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            metavar="full|percentile|LOW,HIGH",
+            help="How 16-bit and float images become 8-bit for all that is trained; default full. Runs have their own.",
+        ),
     ] = None,
     layer: options.Layers = ["auto"],  # noqa: B006 (typer copies it)
     scales: options.Scales = "1",
@@ -79,6 +86,7 @@ def compare(
         "weights": weights,
         "epochs": epochs,
         "image_size": image_size,
+        "window": window,
         "batch_size": batch_size,
         "workers": workers,
     }

@@ -42,26 +42,25 @@ def ensemble(
     json: options.Json = False,
 ) -> None:
     """Join classifiers into one run, which other commands take as any classifier; its map is their maps' mean."""
-    from camseg.datasets import check_disjoint, load_training_data, split
+    from camseg.datasets import load_training_data
     from camseg.folders import check_apart
+    from camseg.runs import load_parts
     from camseg.studies.ensembles import make_ensemble
 
-    dataset, held = (None if path is None else load_training_data(path) for path in (data, val))
-    for part in (dataset, held):
+    train = held = None
+    if data is not None:
+        train, held, _ = load_parts(data, val=val, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    elif val is not None:
+        held = load_training_data(val)
+    for part in (train, held):
         if part is not None:
             check_apart(part, out)
-    if dataset is not None and held is not None:
-        check_disjoint(dataset, held)
-    if dataset is not None and test_fraction:
-        dataset, _ = split(dataset, test_fraction, seed)
-    if dataset is not None and held is None:
-        dataset, held = split(dataset, val_fraction, seed)
     metrics = make_ensemble(
         runs,
         out,
         method=method,
         weights=weights if weights in ("equal", "accuracy") else options.numbers(weights),  # type: ignore[arg-type]
-        train=dataset,
+        train=train,
         val=held,
         device=device,
         batch_size=batch_size,

@@ -83,10 +83,12 @@ class SpatialBoundary(nn.Module):
 
     def edges(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Images (N, 3, H, W) -> their edges (N, 1, h, w), in [0, 1]."""
-        grey = functional.pad(images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        # The root has no slope at 0, which matters to gradients with respect to the image.
-        strength = (functional.conv2d(grey, self.sobel).square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
-        averaged = functional.adaptive_avg_pool2d(strength, size)
+        # In float32 whatever surrounds it: in half precision what is added below would be 0.
+        with torch.autocast(images.device.type, enabled=False):
+            grey = functional.pad(images.float().mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+            # The root has no slope at 0, which matters to gradients with respect to the image.
+            strength = (functional.conv2d(grey, self.sobel).square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
+            averaged = functional.adaptive_avg_pool2d(strength, size)
         return averaged / averaged.amax(dim=(2, 3), keepdim=True).clamp_min(1e-3)
 
     def forward(self, maps: Tensor, images: Tensor) -> Tensor:

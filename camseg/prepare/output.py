@@ -142,15 +142,6 @@ def source_name(path: Path, root: Path, suffixes: Iterable[str]) -> str:
     return name[: len(name) - len(ending)]
 
 
-def by_name(names: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Files by their names; raises InputError when two have one name."""
-    found: dict[str, Path] = {}
-    for name, path in names:
-        if (first := found.setdefault(name, path)) != path:
-            raise InputError(f"{first} and {path} have the same name but for the suffix; rename or remove one")
-    return found
-
-
 def check_class(name: str) -> str:
     """Return a class name that can be a folder and a cell of ``labels.csv``; raise InputError for others."""
     if name != name.strip() or name.casefold() in ("", ".", "..", MASKS) or any(mark in name for mark in "/\\;"):

@@ -18,9 +18,10 @@ from numpy.random import PCG64, Generator
 from camseg.arrays import Image, Mask, check_same_size
 from camseg.datasets import Dataset, Sample, load_images
 from camseg.errors import DatasetError, ImageError, InputError
+from camseg.files import by_name
 from camseg.folders import FolderOptions
-from camseg.images import Window, check_window, find_images, read_image, read_mask, relative_name
-from camseg.prepare.output import Picture, Report, Skipped, Source, by_name, check_class, write_pictures
+from camseg.images import Window, by_relative_name, check_window, find_images, read_image, read_mask
+from camseg.prepare.output import Picture, Report, Skipped, Source, check_class, write_pictures
 
 POSITIVE = "positive"
 """The class of crops around objects where their image has no label."""
@@ -74,6 +75,7 @@ class Box(NamedTuple):
 class _Pair:
     path: Path
     name: str
+    sample: Sample | None  # None: listed as a pair alone
     mask: Path | None
 
 
@@ -97,7 +99,8 @@ def prepare_rois(
 
     ``images``: a folder of class folders, an image, or a CSV ``image[,label][,pair][,group]``, where ``pair`` is the
     image, by its path from the CSV, that negative crops are taken from. Such a crop is left out where it would
-    overlap an object of the pair's own mask, or leave the pair. ``masks``: a folder of masks at the images' paths.
+    overlap an object of the pair's own mask, or leave the pair; without a mask the pair has no object, unless the CSV
+    lists it as an image that needs one. ``masks``: a folder of masks at the images' paths.
     Crops around objects carry their image's label; images of the negative class, or with an empty label, give none.
     The group is the CSV's, else the image; an image and its pair are of one group.
 
@@ -106,7 +109,7 @@ def prepare_rois(
     settings = settings or RoiSettings()
     dataset = load_images(images)
     found = find_images(masks)
-    mask_files = by_name((relative_name(path, found.root), path) for path in found.files)
+    mask_files = by_relative_name(found)
     if len(dataset.samples) == 1 and Path(masks).is_file():
         mask_files = {dataset.samples[0].name: Path(masks)}
     pairs = _read_pairs(dataset, mask_files)
@@ -114,7 +117,7 @@ def prepare_rois(
     by_name((sample.name, sample.path) for sample in dataset.samples)  # negatives are named after it
     inputs = []
     for sample in dataset.samples:
-        if sample.labels in ((), (settings.negative,)):
+        if _is_empty(sample, settings):
             continue
         label = check_class(_label(sample))
         inputs.append(
@@ -180,11 +183,7 @@ def pad_box(box: Box, shape: Sequence[int], shares: Iterable[float]) -> Box:
 
 def _crops(one: _Input, settings: RoiSettings) -> Iterator[Picture | Skipped]:
     """The crops around the objects of an image, and those of the same places of its pair."""
-    if one.mask is None:
-        raise ImageError(
-            f"{one.path}: no mask at {one.sample.name}; an image without object has the class {settings.negative!r} "
-            "or an empty label"
-        )
+    _check_mask(one.sample, one.mask, settings)
     image, mask = _read(one.path, one.mask, settings.window)
     boxes = find_boxes(mask, settings.per, settings.min_area)
     if not boxes:
@@ -198,6 +197,8 @@ def _crops(one: _Input, settings: RoiSettings) -> Iterator[Picture | Skipped]:
         yield _picture(one.name + end, one.label, image, mask, box, one.group, one.sample.name)
     if one.pair is None:
         return
+    if one.pair.sample is not None:
+        _check_mask(one.pair.sample, one.pair.mask, settings)
     image, mask = _read(one.pair.path, one.pair.mask, settings.window)
     height, width = mask.shape
     for box, end in zip(boxes, ends, strict=True):
@@ -210,6 +211,19 @@ def _crops(one: _Input, settings: RoiSettings) -> Iterator[Picture | Skipped]:
         else:
             name = f"{settings.negative}/{one.sample.name}{end}"
             yield _picture(name, settings.negative, image, mask, place, one.group, one.pair.name)
+
+
+def _is_empty(sample: Sample, settings: RoiSettings) -> bool:
+    """Whether its label says that an image has no object."""
+    return sample.labels in ((), (settings.negative,))
+
+
+def _check_mask(sample: Sample, mask: Path | None, settings: RoiSettings) -> None:
+    if mask is None and not _is_empty(sample, settings):
+        raise ImageError(
+            f"{sample.path}: no mask at {sample.name}; an image without object has the class {settings.negative!r} "
+            "or an empty label"
+        )
 
 
 def _picture(name: str, label: str, image: Image, mask: Mask, box: Box, group: str, source: str) -> Picture:
@@ -242,7 +256,7 @@ def _read_pairs(dataset: Dataset, masks: Mapping[str, Path]) -> dict[Path, _Pair
     """What the column ``pair`` of the CSV says, by the image's path; nothing for a folder."""
     if not dataset.root.is_file():
         return {}
-    names = {sample.path: sample.name for sample in dataset.samples}
+    samples = {sample.path: sample for sample in dataset.samples}
     pairs = {}
     with dataset.root.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
@@ -251,8 +265,10 @@ def _read_pairs(dataset: Dataset, masks: Mapping[str, Path]) -> dict[Path, _Pair
             cell = (row.get("pair") or "").strip()
             if cell:
                 path = dataset.root.parent / cell
-                name = names.get(path) or PurePath(cell).with_suffix("").as_posix()
-                pairs[dataset.root.parent / row["image"].strip()] = _Pair(path=path, name=name, mask=masks.get(name))
+                sample = samples.get(path)
+                name = sample.name if sample else PurePath(cell).with_suffix("").as_posix()
+                pair = _Pair(path=path, name=name, sample=sample, mask=masks.get(name))
+                pairs[dataset.root.parent / row["image"].strip()] = pair
     return pairs
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from camseg.arrays import Mask, quantise
 from camseg.errors import ImageError, InputError
-from camseg.files import find_files
+from camseg.files import by_name, find_files
 from camseg.folders import FolderOptions
 from camseg.images import Window, check_window
 from camseg.prepare.output import (
@@ -25,7 +25,6 @@ from camseg.prepare.output import (
     Report,
     Skipped,
     Source,
-    by_name,
     check_class,
     require,
     source_name,

@@ -4,9 +4,7 @@ The second experiment of Guan and Loew, "A sneak attack on segmentation of medic
 classifiers" (AIPR 2021, arXiv:2201.02771), with repeats, and beside it the measures of ``faithfulness``.
 """
 
-import hashlib
-import json
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from camseg.arrays import Image, Mask, check_same_size
+from camseg.arrays import Cam, Image, Mask
 from camseg.cams import compute_cams
 from camseg.cams.methods import check_methods
-from camseg.classifier import Classifier, load_network
+from camseg.classifier import Classifier, find_device, load_network
 from camseg.datasets import Dataset, Sample, load_training_data, split
-from camseg.errors import DatasetError, EvaluationError, InputError
+from camseg.errors import EvaluationError, InputError
 from camseg.faithfulness import (
     confidence_drop,
     confidence_rises,
@@ -34,13 +32,25 @@ from camseg.faithfulness import (
     insertion_curve,
     pointing_hit,
 )
-from camseg.files import contents_sha256, read_json, write_json
+from camseg.files import read_json, write_json
 from camseg.folders import check_apart
-from camseg.images import find_images, read_image, read_mask, relative_name, write_image
-from camseg.metrics import bootstrap_interval, mean_dice
+from camseg.images import read_image, read_mask, write_image
+from camseg.metrics import mean_dice
 from camseg.progress import Progress, Say, silent, unheard
 from camseg.results import Output, Run, check_names
 from camseg.studies.audit_report import FILTERS, MEASURES, Audit, Estimate, RunAudit, write_audit
+from camseg.studies.material import (
+    Labelled,
+    acquaintance,
+    check_exclusive,
+    check_run,
+    digest,
+    identity,
+    in_batches,
+    label,
+    read_labelled,
+    starting_weights,
+)
 from camseg.training import TrainSettings, train_classifier
 
 
@@ -71,18 +81,28 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         check_methods((self.method,))
-        for name in ("epochs", "seeds", "batch_size", "steps"):
+        for name in ("seeds", "steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        self.training(self.seed)
+
+    def training(self, seed: int) -> TrainSettings:
+        """How a network is trained with one of the seeds."""
+        return TrainSettings(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_epochs=int(self.weights not in (None, "none")),
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Study:
     """What is the same for every run."""
 
-    data: Dataset
-    splits: tuple[tuple[Dataset, Dataset], ...]  # one for each seed
-    masks: Mapping[str, Path] | None  # by the images' names
+    images: Labelled  # without masks where none are given
+    splits: Mapping[int, tuple[Dataset, Dataset]]  # by seed
     settings: AuditSettings
     out: Path
     keep: bool  # the filtered images
@@ -92,7 +112,12 @@ class _Study:
 
     @property
     def filters(self) -> list[str]:
-        return [name for name in FILTERS if self.masks is not None or name in ("original", "cam")]
+        return [name for name in FILTERS if self.images.masks or name in ("original", "cam")]
+
+    @property
+    def measured(self) -> Dataset:
+        """The validation images of the first split."""
+        return self.splits[self.settings.seed][1]
 
 
 def audit_runs(
@@ -116,22 +141,18 @@ def audit_runs(
     A training that is finished is kept in ``out``, without its weights, and not repeated. ``keep_filtered`` leaves
     the filtered images in ``out/filtered``.
 
-    Raises InputError or DatasetError for images, classes or runs that do not fit; EvaluationError for masks that are
-    missing or of another size; OutputError when ``out`` holds another audit.
+    Raises InputError or DatasetError for images, classes, runs or settings that do not fit; EvaluationError for masks
+    that are missing, empty or of another size; OutputError when ``out`` holds another audit.
     """
     settings, out = settings or AuditSettings(), Path(out)
-    dataset = load_training_data(data)
-    if dataset.multi_label:
-        raise DatasetError(f"{data}: an audit needs images with one class each; some have several, or none")
-    check_apart(dataset, out)
-    check_names((sample.name, sample.path) for sample in dataset.samples)
-    classifiers = _load(runs, dataset, device)
-    seeds = range(settings.seed, settings.seed + settings.seeds)
+    dataset = _read_data(data, out)
+    classifiers = _load(runs, dataset, settings, device)
     negative = {name for classifier in classifiers.values() for name in classifier.negative}
+    windows = {classifier.window for classifier in classifiers.values()}
+    images = read_labelled(dataset, masks, negative, windows, progress, "labelled")
     study = _Study(
-        data=dataset,
-        splits=tuple(split(dataset, settings.val_fraction, seed) for seed in seeds),
-        masks=None if masks is None else _find_masks(dataset, Path(masks), negative),
+        images=images,
+        splits=_split(images, settings),
         settings=settings,
         out=out,
         keep=keep_filtered,
@@ -139,22 +160,9 @@ def audit_runs(
         progress=progress,
         say=say,
     )
-    samples = [[sample.name, sample.labels, sample.group] for sample in dataset.samples]
-    chosen = {name: value for name, value in asdict(settings).items() if name not in ("seed", "seeds")}
-    judged = study.masks or {}
-    files = [path for one in dataset.samples for path in (one.path, judged.get(one.name)) if path is not None]
-    facts = {
-        "data": str(data),
-        "samples": _digest(samples),
-        "masks": None if masks is None else str(masks),
-        "contents": contents_sha256(files)[:12],
-        **chosen,
-    }
-    output = Output(out, Run(command="audit", settings=facts), overwrite=overwrite)
-    if overwrite:
-        for part in ("trainings", "maps", "filtered"):
-            shutil.rmtree(output.folder / part, ignore_errors=True)
-    labels = [label for sample in dataset.samples for label in sample.labels or ()]
+    facts = _identity(study, data, masks)
+    Output(out, Run(command="audit", settings=facts), overwrite=overwrite, parts=("trainings", "maps", "filtered"))
+    labels = [label(sample) for sample in dataset.samples]
     found = Audit(
         data=str(data),
         images=len(labels),
@@ -170,48 +178,69 @@ def audit_runs(
     return found
 
 
-def _load(runs: Sequence[Path | str], data: Dataset, device: str) -> dict[str, Classifier]:
+# ---- what is audited -----------------------------------------------------------------------------
+
+
+def _read_data(data: Path | str, out: Path) -> Dataset:
+    dataset = load_training_data(data)
+    check_exclusive(dataset)
+    check_apart(dataset, out)
+    check_names((sample.name, sample.path) for sample in dataset.samples)
+    return dataset
+
+
+def _load(runs: Sequence[Path | str], data: Dataset, settings: AuditSettings, device: str) -> dict[str, Classifier]:
     """The classifiers by the shortest names that tell their folders apart."""
     places = [Path(run).resolve() for run in runs]
     if not runs or len(set(places)) < len(places):
         raise InputError(f"expected different runs, at least one; got {', '.join(map(str, runs)) or 'none'}")
-    depth = next(n for n in range(1, 1 + max(len(place.parts) for place in places)) if _distinct(places, n))
+    depths = range(1, 1 + max(len(place.parts) for place in places))
+    depth = next(n for n in depths if len({place.parts[-n:] for place in places}) == len(places))
     classifiers = {"/".join(place.parts[-depth:]): load_network(place, device) for place in places}
     for name, classifier in classifiers.items():
-        if classifier.multi_label or set(classifier.classes) != set(data.classes):
-            kind = "independent classes" if classifier.multi_label else "the classes"
-            raise InputError(
-                f"run {name} tells {kind} {', '.join(classifier.classes)} apart, and {data.root} holds "
-                f"{', '.join(data.classes)}; audit a run on images of its own classes, one each"
-            )
+        check_run(name, classifier, data)
+        _untrained(classifier, settings)  # what cannot be built is refused before the first training
     return classifiers
 
 
-def _distinct(places: Sequence[Path], depth: int) -> bool:
-    return len({place.parts[-depth:] for place in places}) == len(places)
+def _split(images: Labelled, settings: AuditSettings) -> dict[int, tuple[Dataset, Dataset]]:
+    """Training and validation images by seed; each side has masks to lend where there are any."""
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    splits = {seed: split(images.data, settings.val_fraction, seed) for seed in seeds}
+    for part in (part for parts in splits.values() for part in parts):
+        if images.masks and not _lenders(images, part):
+            raise EvaluationError("expected true masks with objects on both sides of the split; all are empty on one")
+    return splits
 
 
-def _find_masks(data: Dataset, folder: Path, negative: set[str]) -> dict[str, Path]:
-    """The true masks by name; EvaluationError where one is missing that a class with objects needs."""
-    found = find_images(folder)
-    masks = {relative_name(path, found.root): path for path in found.files}
-    needed = [sample.name for sample in data.samples if not negative.intersection(sample.labels or ())]
-    if missing := [name for name in needed if name not in masks]:
-        raise EvaluationError(
-            f"expected a true mask in {folder} for each of the {len(needed)} images that may hold an object; "
-            f"{len(missing)} are missing, the first is {missing[0]}; add them, or leave --masks out"
-        )
-    return masks
+def _lenders(images: Labelled, part: Dataset) -> list[str]:
+    return [sample.name for sample in part.samples if sample.name in images.masks]
+
+
+def _identity(study: _Study, data: Path | str, masks: Path | str | None) -> dict[str, Any]:
+    """What two calls that share a folder must have in common; more runs and seeds may come."""
+    chosen = asdict(study.settings)
+    for name in ("seed", "seeds"):
+        del chosen[name]
+    return {
+        **chosen,
+        "weights": starting_weights(study.settings.weights),
+        "data": os.path.abspath(data),
+        "masks": None if masks is None else os.path.abspath(masks),
+        "device": find_device(study.device).type,
+        **identity(study.images),
+    }
+
+
+# ---- what is measured ----------------------------------------------------------------------------
 
 
 def _audit(study: _Study, name: str, run: Path, classifier: Classifier) -> RunAudit:
     """The trainings and the measures of one run, what an earlier call finished taken from its files."""
-    own, shared = classifier.fingerprint()[:12], _digest(_architecture(classifier, study.settings))
-    seeds = range(study.settings.seed, study.settings.seed + study.settings.seeds)
-    trainings = study.out / "trainings"
+    own, shared = classifier.fingerprint()[:12], digest(_architecture(classifier, study.settings))
     places = {
-        (kind, seed): trainings / f"{classifier.arch}-{own if kind == 'cam' else shared}" / kind / str(seed)
-        for seed in seeds
+        (kind, seed): study.out / f"trainings/{classifier.arch}-{own if kind == 'cam' else shared}/{kind}/{seed}"
+        for seed in study.splits
         for kind in study.filters
     }
     # The measures are of the first split, which another first seed would change.
@@ -224,22 +253,22 @@ def _audit(study: _Study, name: str, run: Path, classifier: Classifier) -> RunAu
             if not maps_file.exists():
                 write_json(maps_file, {**facts, **_measure(study, classifier)})
         for (kind, seed), place in places.items():
-            if not (place / "metrics.json").exists():
+            if place in todo:
                 study.say(f"{name}: training {todo.index(place) + 1} of {len(todo)}, {kind}, seed {seed}")
                 _train(study, classifier, kind, seed, place, folder)
             accuracies[kind].append(float(read_json(place / "metrics.json", InputError)["accuracy"]))
     maps = read_json(maps_file, InputError)
-    groups = {sample.name: sample.group or sample.name for sample in study.data.samples}
-    estimate = partial(_over_images, groups=groups)
+    shares = [len(val.samples) / len(train.samples) for train, val in study.splits.values()]
     return RunAudit(
         name=name,
         run=str(run),
         arch=classifier.arch,
-        accuracies={kind: _over_seeds(values) for kind, values in accuracies.items()},
+        accuracies={kind: _over_seeds(values, float(np.mean(shares))) for kind, values in accuracies.items()},
         by_seed={kind: tuple(values) for kind, values in accuracies.items()},
-        mean_dice=estimate(maps["mean_dice"]) if maps["mean_dice"] else None,
-        measures={measure: estimate(maps[measure]) for measure in MEASURES if maps[measure]},
+        mean_dice=_over_images(study, maps["mean_dice"]) if maps["mean_dice"] else None,
+        measures={measure: _over_images(study, maps[measure]) for measure in MEASURES if maps[measure]},
         black=maps["black"],
+        acquainted=acquaintance(name, classifier, study.measured, "validation images on which its maps are measured"),
     )
 
 
@@ -257,98 +286,70 @@ def _write_filtered(study: _Study, classifier: Classifier, folder: Path) -> dict
     """Write the images multiplied by their maps and, for each seed, by masks; what masks say of the maps."""
     dices: dict[str, float] = {}
     hits: dict[str, float] = {}
-    objects: dict[str, Mask] = {}
-    black, samples, step = 0, study.data.samples, study.settings.batch_size
-    starts = range(0, len(samples), step)
-    for start in study.progress(starts, len(starts), "maps"):
-        batch = samples[start : start + step]
+    black, samples, masks = 0, study.images.data.samples, study.images.masks
+    for batch in in_batches(samples, study.settings.batch_size, study.progress, "maps"):
         images = [read_image(sample.path, classifier.window) for sample in batch]
         for sample, image, cam in zip(batch, images, _cams(study, classifier, batch, images), strict=True):
             black += not cam.any()
             write_image(folder / f"cam/{sample.name}.png", filter_image(image, cam))
-            mask = _true_mask(study, sample, image)
-            if mask is not None:
-                objects[sample.name] = mask
+            if sample.name in masks:
+                mask = read_mask(masks[sample.name])
                 dices[sample.name] = mean_dice(cam, mask)
                 hits[sample.name] = float(pointing_hit(cam, mask))
     if black:
         study.say(f"{black} of {len(samples)} maps are all zero; their filtered images are black")
-    if study.masks is not None:
-        for number, parts in enumerate(study.splits):
+    if masks:
+        for seed, parts in study.splits.items():
             for side, part in enumerate(parts):
-                _write_masked(study, classifier, folder, part, objects, (study.settings.seed + number, side))
+                _write_masked(study, classifier, part, (seed, side), folder)
     return {"mean_dice": dices, "pointing_game": hits, "black": black}
 
 
-def _cams(study: _Study, classifier: Classifier, samples: Sequence[Sample], images: Sequence[Image]) -> list:
+def _cams(study: _Study, classifier: Classifier, samples: Sequence[Sample], images: Sequence[Image]) -> list[Cam]:
     """The ungated map of each image's own class."""
-    method = study.settings.method
-    return compute_cams(classifier, images, [_label(sample) for sample in samples], (method,), gate=False)[method]
+    method, targets = study.settings.method, [label(sample) for sample in samples]
+    return compute_cams(classifier, images, targets, (method,), gate=False)[method]
 
 
-def _write_masked(
-    study: _Study,
-    classifier: Classifier,
-    folder: Path,
-    part: Dataset,
-    objects: Mapping[str, Mask],
-    seed: tuple[int, int],
-) -> None:
+def _write_masked(study: _Study, classifier: Classifier, part: Dataset, seed: tuple[int, int], folder: Path) -> None:
     """Write one side of a split multiplied by its true masks and by what they leave, borrowed on the same side."""
-    random = np.random.default_rng(seed)
-    lenders = [sample.name for sample in part.samples if sample.name in objects]
-    if not lenders:
-        raise EvaluationError("expected true masks with objects on both sides of the split; all are empty on one")
+    random, lenders = np.random.default_rng(seed), _lenders(study.images, part)
     for sample in part.samples:
-        mask = objects.get(sample.name)
         image = read_image(sample.path, classifier.window)
-        if mask is None:
-            mask = _fitted(objects[lenders[random.integers(len(lenders))]], image)
+        owner = sample.name if sample.name in study.images.masks else lenders[random.integers(len(lenders))]
+        mask = _fitted(read_mask(study.images.masks[owner]), image)
         for kind, weights in (("truth", mask), ("inverse", ~mask)):
             write_image(folder / f"{kind}-{seed[0]}/{sample.name}.png", filter_image(image, weights))
 
 
-def _true_mask(study: _Study, sample: Sample, image: Image) -> Mask | None:
-    """The true mask of an image with an object, else None."""
-    if study.masks is None or sample.name not in study.masks:
-        return None
-    mask = read_mask(study.masks[sample.name])
-    try:
-        check_same_size(image, mask, f"the image {sample.name} and its true mask")
-    except InputError as error:
-        raise EvaluationError(str(error)) from None
-    return mask if mask.any() else None
-
-
 def _fitted(mask: Mask, image: Image) -> Mask:
-    """A borrowed mask brought to the size of another image by the nearest pixels."""
+    """A mask brought to the size of another image by the nearest pixels."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(image.shape, mask.shape, strict=False))
     return mask[np.ix_(rows, columns)]
 
 
 def _train(study: _Study, classifier: Classifier, kind: str, seed: int, place: Path, folder: Path) -> None:
     """Train the run's architecture anew on one kind of images; the weights it ends with are not kept."""
-    settings = study.settings
-    parts = study.splits[seed - settings.seed]
+    parts = study.splits[seed]
     if kind != "original":
         images = folder / (kind if kind == "cam" else f"{kind}-{seed}")
         parts = _moved(parts[0], images), _moved(parts[1], images)
     torch.manual_seed(seed)
-    untrained = Classifier.create(**_architecture(classifier, settings), weights=settings.weights)
-    recipe = TrainSettings(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        warmup_epochs=int(settings.weights not in (None, "none")),
-        seed=seed,
-    )
+    untrained, recipe = _untrained(classifier, study.settings), study.settings.training(seed)
     train_classifier(untrained, *parts, place, recipe, device=study.device, progress=study.progress)
     (place / "model.safetensors").unlink()
 
 
+def _untrained(classifier: Classifier, settings: AuditSettings) -> Classifier:
+    return Classifier.create(**_architecture(classifier, settings), weights=settings.weights)
+
+
 def _architecture(classifier: Classifier, settings: AuditSettings) -> dict[str, Any]:
-    """What ``Classifier.create`` needs to build a run's architecture with its preprocessing anew."""
-    names = ("arch", "classes", "negative", "resize", "window", "mean", "std", "image_size", "model_args")
+    """What ``Classifier.create`` needs to build a run's architecture with its preprocessing anew.
+
+    Negative classes are left out: no training looks at them.
+    """
+    names = ("arch", "classes", "resize", "window", "mean", "std", "image_size", "model_args")
     facts = {name: getattr(classifier, name) for name in names}
     if settings.image_size in (None, classifier.image_size):
         return facts
@@ -367,11 +368,11 @@ def _measure(study: _Study, classifier: Classifier) -> dict[str, dict[str, float
     """The measures without masks on the validation images of the first split, as the network sees them."""
     found: dict[str, dict[str, float]] = {name: {} for name in ("insertion", "deletion", "average_drop", "increase")}
     size, steps = study.settings.batch_size, study.settings.steps
-    samples = study.splits[0][1].samples
+    samples = study.measured.samples
     for sample in study.progress(samples, len(samples), "measures"):
         square = classifier.to_input(read_image(sample.path, classifier.window))
         cam = _cams(study, classifier, [sample], [square])[0]
-        score = partial(_scores, classifier, classifier.class_index(_label(sample)))
+        score = partial(_scores, classifier, classifier.class_index(label(sample)))
         mean = 255 * np.asarray(classifier.mean)
         deletion = deletion_curve(score, square, cam, baseline=mean, steps=steps, batch_size=size)
         pair = confidences(score, square, cam)
@@ -388,27 +389,25 @@ def _scores(classifier: Classifier, target: int, images: NDArray[np.uint8]) -> N
     return classifier.probabilities(logits)[:, target].cpu().numpy()
 
 
-def _label(sample: Sample) -> str:
-    (label,) = sample.labels or ()
-    return label
+# ---- what is reported ----------------------------------------------------------------------------
 
 
-def _over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean and Student's t-interval within [0, 1]; equal values, or one, say nothing of how far they spread."""
+def _over_seeds(values: Sequence[float], share: float) -> Estimate:
+    """The mean and the corrected resampled t-interval within [0, 1]; equal values, or one, say nothing of a spread.
+
+    share: validation images per training image. Splits of the same images overlap, so that their accuracies vary less
+    than those of new images would: the variance of the mean is (1 / n + share) s^2 instead of s^2 / n.
+    Source: Nadeau and Bengio, "Inference for the Generalization Error" (Machine Learning 52, 2003), section 3.
+    """
     from scipy.stats import t
 
     mean, count = float(np.mean(values)), len(values)
     if min(values) == max(values):
         return Estimate(mean=mean, count=count)
-    half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) * np.sqrt(1 / count + share))
     return Estimate(mean=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), count=count)
 
 
-def _over_images(values: Mapping[str, float], groups: Mapping[str, str]) -> Estimate:
-    """The mean and its bootstrap interval, images of one group drawn together."""
-    low, high = bootstrap_interval(list(values.values()), groups=[groups[name] for name in values])
+def _over_images(study: _Study, values: Mapping[str, float]) -> Estimate:
+    low, high = study.images.interval(values)
     return Estimate(mean=float(np.mean(list(values.values()))), low=low, high=high, count=len(values))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

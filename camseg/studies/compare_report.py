@@ -135,7 +135,7 @@ def write_comparison(out: Path, found: Comparison) -> None:
         scores = [getattr(models[cell.model], name) for name in of_model]
         rows.append((cell.model, *scores, cell.method, *(values[name] for name in of_cell)))
     write_csv(out / "compare.csv", ("model", *of_model, "method", *of_cell), rows)
-    title = f"{found.measure.capitalize()} by model and method:\n"
+    title = f"{found.measure[0].upper()}{found.measure[1:]} by model and method:\n"
     tables = (as_markdown(found.model_table()), as_markdown(found.cell_table()))
     write_text(out / "compare.md", "\n".join((title, *tables, " ".join(found.notes))) + "\n")
     names = [one.name for one in found.models]

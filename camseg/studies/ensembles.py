@@ -17,7 +17,7 @@ from camseg.activations import Network
 from camseg.augmentation import NONE
 from camseg.batches import Batches, Source, load_pixels, loader
 from camseg.calibration import fit_temperature
-from camseg.classifier import Classifier, find_device, load_network
+from camseg.classifier import RUN_FILES, Classifier, clear_run, find_device, load_network
 from camseg.datasets import Dataset, image_places
 from camseg.ensemble import Ensemble, LinearRule, Method
 from camseg.errors import CheckpointError, DatasetError, InputError, OutputError
@@ -30,6 +30,8 @@ from camseg.runs import trained_on
 
 Weights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
 """What the members count: a number for each, all the same, or by the validation accuracy in their ``metrics.json``."""
+_WRITTEN_FIRST: Final = ("metrics.json", "confusion.png", "rule.safetensors")
+"""An ensemble's files that stand there before its ``classifier.json`` does."""
 STRENGTHS: Final = tuple(10.0**power for power in range(-6, 1))
 """Values of C, the inverse strength of the penalty, that are tried for a rule."""
 
@@ -51,12 +53,14 @@ def make_ensemble(
 ) -> dict[str, Any]:
     """Join runs that are one network each into the run ``out``; return its validation metrics, none without ``val``.
 
-    ``logistic`` and ``svm`` fit a rule on the images of ``train``, with the C that has the least cross-entropy on
-    ``val``; for them ``weights`` says only what the members' maps count. Writes the members, ``classifier.json``,
-    ``rule.safetensors``, ``metrics.json`` and ``confusion.png``.
+    ``logistic`` and ``svm`` fit a rule on the images of ``train``, with the C and the temperature that have the least
+    cross-entropy on ``val``, as the metrics, which are of the same images, say; for them ``weights`` says only what the
+    members' maps count. Writes the members, ``classifier.json``, ``rule.safetensors``, ``metrics.json`` and
+    ``confusion.png``. Images that some member cannot read are left out for all.
 
     Raises InputError for members that do not go together, or methods and data that do not; OutputError when ``out``
-    holds a run or lies where a member does; DatasetError for data that do not fit the classifiers.
+    holds a run, finished or not, or lies where a member does; DatasetError for data that do not fit the classifiers, or
+    that not all members can read.
     """
     out = Path(out)
     if method not in get_args(Method):
@@ -85,9 +89,11 @@ def make_ensemble(
         failed = seen.failed
         if method != "soft" and train is not None:
             learned = passes.over(members, train, "training images")
-            rule, strength = _fit_rule(method, learned, seen, ensemble)
+            rule, chosen = _fit_rule(method, learned, seen, ensemble)
+            if chosen["temperature"] == 1.0:
+                say(f"{len(seen.truth)} validation images cannot say how sure to be: the rule stays uncalibrated")
             ensemble = replace(ensemble, method=method, rule=rule)
-            facts |= {"C": strength, "train_images": len(learned.truth)}
+            facts |= {"train_images": len(learned.truth), **chosen, "chosen_on": "the validation images scored here"}
             failed = {**failed, **learned.failed}
         metrics = {
             **_metrics(ensemble.vote(seen.logits, seen.features), seen.truth, ensemble),
@@ -98,8 +104,7 @@ def make_ensemble(
             ],
             "failed": {str(path): reason for path, reason in failed.items()},
         }
-    for name in ("classifier.json", "rule.safetensors", "metrics.json", "confusion.png"):
-        (out / name).unlink(missing_ok=True)
+    clear_run(out)
     if metrics:
         if not ensemble.multi_label:
             write_image(out / "confusion.png", plot_confusion(np.array(metrics["confusion"]), ensemble.classes))
@@ -117,8 +122,10 @@ def _check_out(runs: Sequence[Path | str], out: Path, overwrite: bool) -> None:
             raise OutputError(f"the member {place} lies in the output folder {out}; choose another --out")
     if len(set(places)) < len(places):
         raise InputError(f"expected different runs, got {', '.join(map(str, runs))}; --weights lets one count more")
-    if (out / "classifier.json").exists() and not overwrite:
-        raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
+    # One that was killed while it was written has none of the others, and is written again.
+    left = [name for name in RUN_FILES if name not in _WRITTEN_FIRST and (out / name).exists()]
+    if left and not overwrite:
+        raise OutputError(f"{out} holds a run, finished or not ({left[0]}); choose another --out, or --overwrite it")
 
 
 def _warn(runs: Sequence[Path | str], members: Sequence[Classifier], val: Dataset, say: Say) -> None:
@@ -176,11 +183,10 @@ class _Passes:
     progress: Progress
 
     def over(self, members: Sequence[Classifier], data: Dataset, title: str) -> _Seen:
-        logits: list[Tensor] = []
-        features: list[Tensor | None] = []
+        """Every member's outputs for the images that all of them can read, each in its own window."""
+        outputs: list[tuple[Dataset, Tensor, Tensor | None]] = []
         failed: dict[Path, str] = {}
         for number, member in enumerate(members):
-            # What the first member cannot read is left out for all.
             data, pixels, problems = load_pixels(member, data, self.progress, f"reading {title}")
             failed |= problems
             order = [(0, index) for index in range(len(data.samples))]
@@ -192,17 +198,26 @@ class _Passes:
                 network.forward(member.normalise(squares), gradients=False, features=self.features)
                 for squares, _ in self.progress(batches, len(batches), f"member {number}, {title}")
             ]
-            logits.append(torch.cat([one.logits.cpu() for one in passes]))
             read = [one.features.cpu() for one in passes if one.features is not None]
-            features.append(torch.cat(read) if read else None)
-        return _Seen(truth=data.targets(members[0].classes), logits=logits, features=features, failed=failed)
+            outputs.append((data, torch.cat([one.logits.cpu() for one in passes]), torch.cat(read) if read else None))
+        # What a later member could not read, the earlier ones have seen.
+        kept = [torch.tensor([one.path not in failed for one in own.samples]) for own, _, _ in outputs]
+        return _Seen(
+            truth=data.targets(members[0].classes),
+            logits=[logits[rows] for rows, (_, logits, _) in zip(kept, outputs, strict=True)],
+            features=[
+                None if features is None else features[rows]
+                for rows, (_, _, features) in zip(kept, outputs, strict=True)
+            ],
+            failed=failed,
+        )
 
 
-def _fit_rule(method: Method, train: _Seen, val: _Seen, ensemble: Ensemble) -> tuple[LinearRule, float]:
-    """The rule with the least cross-entropy on the validation images, and its C.
+def _fit_rule(method: Method, train: _Seen, val: _Seen, ensemble: Ensemble) -> tuple[LinearRule, dict[str, float]]:
+    """The rule with the least cross-entropy on the validation images, with its C and temperature.
 
-    An SVM's decision values become probabilities by a softmax (multi-label: sigmoid) of them divided by a temperature,
-    which is fitted on the validation images: Platt's sigmoid without its offset, so that decisions stay the SVM's.
+    Its scores become probabilities by a softmax (multi-label: sigmoid) of them divided by the temperature, which the
+    rule's coefficients and intercepts contain: Platt's sigmoid without its offset, so that decisions stay the rule's.
     """
     x, y = (
         torch.cat([one for one in part.features if one is not None], dim=1).numpy().astype(np.float64)
@@ -215,14 +230,15 @@ def _fit_rule(method: Method, train: _Seen, val: _Seen, ensemble: Ensemble) -> t
     for strength in STRENGTHS:
         coefficients, intercepts = _fit(method, x, train.truth, strength, ensemble.classes)
         logits = y @ coefficients.T + intercepts
-        temperature = 1.0 if method == "logistic" else fit_temperature(logits, val.truth, ensemble.multi_label)
+        temperature = fit_temperature(logits, val.truth, ensemble.multi_label)
         loss = _cross_entropy(logits / temperature, val.truth)
         if best is None or loss < best[0]:
-            best = loss, strength, coefficients / temperature, intercepts / temperature
+            best = loss, strength, temperature, coefficients / temperature, intercepts / temperature
     assert best is not None
-    _, strength, coefficients, intercepts = best
+    _, strength, temperature, coefficients, intercepts = best
     arrays = {"mean": mean, "scale": scale, "coefficients": coefficients, "intercepts": intercepts}
-    return LinearRule(**{name: torch.from_numpy(array).float() for name, array in arrays.items()}), strength
+    rule = LinearRule(**{name: torch.from_numpy(array).float() for name, array in arrays.items()})
+    return rule, {"C": strength, "temperature": temperature}
 
 
 def _fit(
