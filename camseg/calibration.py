@@ -10,6 +10,8 @@ from camseg.errors import InputError
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are looked through, as multiples of the logits' deviation."""
+UNTOLD = "validation images do not tell how sure to be (all right, or too few): the temperature stays 1"
+"""What is said, after their number, where the temperature is 1."""
 
 
 def fit_temperature(

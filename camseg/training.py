@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from camseg.augmentation import NONE, Augmentation
 from camseg.batches import Batches, EpochSampler, Source, load_pixels, loader
-from camseg.calibration import fit_temperature
+from camseg.calibration import UNTOLD, fit_temperature
 from camseg.classifier import Classifier, clear_run, find_device, tensor_bytes
 from camseg.datasets import Dataset
 from camseg.errors import CheckpointError, InputError, OutputError
@@ -193,7 +193,7 @@ def train_classifier(
     logits, _ = trainer.validate()
     temperature = fit_temperature(logits.numpy(), trainer.truth, classifier.multi_label)
     if temperature == 1.0:
-        say(f"{len(trainer.truth)} validation images cannot say how sure to be: probabilities stay uncalibrated")
+        say(f"{len(trainer.truth)} {UNTOLD}")
     calibrated = replace(classifier, temperature=temperature)
     tables = {
         "uncalibrated": _reliability(classifier, logits, trainer.truth),

@@ -425,7 +425,7 @@ def test_a_rule_that_is_always_right_says_that_it_is_not_calibrated(runs, tmp_pa
     said = []
     metrics = make_ensemble(runs, tmp_path / "out", method=method, train=train, val=val, device="cpu", say=said.append)
     assert (metrics["accuracy"], metrics["temperature"]) == (1, 1)
-    assert said == ["6 validation images cannot say how sure to be: the rule stays uncalibrated"]
+    assert said == ["6 validation images do not tell how sure to be (all right, or too few): the temperature stays 1"]
 
 
 def test_images_that_some_member_cannot_read_are_left_out_for_all(make_classifier, tmp_path, make_images):

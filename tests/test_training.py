@@ -82,7 +82,9 @@ def test_a_run_learns_and_writes_its_files(parts, tmp_path):
     assert list(rows[0]) == ["epoch", "learning_rate", "train_loss", "val_loss", "val_accuracy", "val_macro_f1"]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert max(rows, key=lambda row: (row["val_macro_f1"], -row["val_loss"]))["epoch"] == metrics["best_epoch"]
-    assert lines.pop() == "6 validation images cannot say how sure to be: probabilities stay uncalibrated"
+    assert (
+        lines.pop() == "6 validation images do not tell how sure to be (all right, or too few): the temperature stays 1"
+    )
     assert len(lines) == 6
     assert lines[0].startswith("epoch 1/6: loss ")
     assert titles[:2] == [("reading training images", 18), ("reading validation images", 6)]

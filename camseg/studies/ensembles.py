@@ -16,7 +16,7 @@ from torch.nn import functional
 from camseg.activations import Network
 from camseg.augmentation import NONE
 from camseg.batches import Batches, Source, load_pixels, loader
-from camseg.calibration import fit_temperature
+from camseg.calibration import UNTOLD, fit_temperature
 from camseg.classifier import RUN_FILES, Classifier, clear_run, find_device, load_network
 from camseg.datasets import Dataset, image_places
 from camseg.ensemble import Ensemble, LinearRule, Method
@@ -91,7 +91,7 @@ def make_ensemble(
             learned = passes.over(members, train, "training images")
             rule, chosen = _fit_rule(method, learned, seen, ensemble)
             if chosen["temperature"] == 1.0:
-                say(f"{len(seen.truth)} validation images cannot say how sure to be: the rule stays uncalibrated")
+                say(f"{len(seen.truth)} {UNTOLD}")
             ensemble = replace(ensemble, method=method, rule=rule)
             facts |= {"train_images": len(learned.truth), **chosen, "chosen_on": "the validation images scored here"}
             failed = {**failed, **learned.failed}
