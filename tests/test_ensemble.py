@@ -468,6 +468,8 @@ def test_what_cannot_be_joined(runs, tmp_path, make_classifier, make_folder):
         (InputError, "name them with --data", {"method": "svm"}),
         (InputError, "expected 2 weights", {"weights": (1.0,)}),
         (InputError, "not all 0", {"weights": (0.0, 0.0)}),
+        (InputError, "with a finite sum; got .1e", {"weights": (1e308, 1e308)}),
+        (InputError, "at least 0", {"weights": (1.0, float("nan"))}),
         (InputError, "equal or accuracy; got 'best'", {"weights": "best"}),
         (OutputError, "lies in the output folder", {"out": tmp_path}),
         (OutputError, "is a file", {"out": runs[0] / "metrics.json"}),

@@ -32,8 +32,10 @@ class FrameSettings:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InputError(f"expected to take every 1st frame or every N-th; got {self.every}")
-        if self.fps is not None and (not 0.0 < self.fps < float("inf") or self.every != 1):
-            raise InputError(f"expected more than 0 frames per second, and no every beside; got {self.fps}")
+        if self.fps is not None and not 0.0 < self.fps < float("inf"):
+            raise InputError(f"expected more than 0 frames per second; got {self.fps}")
+        if self.fps is not None and self.every != 1:
+            raise InputError(f"expected frames per second, or every n-th frame; got both, {self.fps} and {self.every}")
 
 
 def prepare_frames(

@@ -52,7 +52,7 @@ class RoiSettings:
         if self.per not in ("object", "image"):
             raise InputError(f"expected crops per object or per image; got {self.per!r}")
         if not 0.0 <= self.padding[0] <= self.padding[1] < np.inf:
-            raise InputError(f"expected a least and a greatest padding of 0 or more; got {self.padding}")
+            raise InputError(f"expected the least padding, at least 0, then the greatest, not less; got {self.padding}")
         if self.min_area < 1:
             raise InputError(f"expected a least area of 1 pixel or more; got {self.min_area}")
 

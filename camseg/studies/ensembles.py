@@ -147,9 +147,10 @@ def _shares(runs: Sequence[Path | str], weights: Weights) -> tuple[float, ...]:
         numbers = [1.0 if weights == "equal" else _accuracy(Path(run)) for run in runs]
     else:
         numbers = [float(weight) for weight in weights]
-    if len(numbers) != len(runs) or not all(math.isfinite(one) and one >= 0 for one in numbers) or not sum(numbers):
-        raise InputError(f"expected {len(runs)} weights of at least 0, not all 0; got {numbers}")
-    return tuple(number / sum(numbers) for number in numbers)
+    total = sum(numbers)
+    if len(numbers) != len(runs) or not all(one >= 0 for one in numbers) or not 0 < total < math.inf:
+        raise InputError(f"expected {len(runs)} weights of at least 0, not all 0, with a finite sum; got {numbers}")
+    return tuple(number / total for number in numbers)
 
 
 def _accuracy(run: Path) -> float:
