@@ -17,7 +17,7 @@ from camseg.arrays import Image
 from camseg.classifier import AnyClassifier, Classifier
 from camseg.errors import InputError, LayerError
 from camseg.hooks import hooked, inference
-from camseg.layers import Layout, checked_layout, find_stages
+from camseg.layers import Layout, checked_layout, find_layer, find_stages
 
 Score = Literal["class", "margin"]
 """``class``: the target's logit. ``margin``: the target's logit minus the best negative class's."""
@@ -261,7 +261,7 @@ def network(
     given = [layers] if isinstance(layers, str) else list(layers)
     if not given:
         raise InputError("expected at least one layer, auto or stages")
-    known = {"auto": lambda: find_stages(classifier)[-1:], "stages": lambda: find_stages(classifier)}
+    known = {"auto": lambda: (find_layer(classifier),), "stages": lambda: find_stages(classifier)}
     names = [found for name in given for found in (known[name]() if name in known else (name,))]
     if len(set(names)) < len(names):
         raise InputError(f"expected different layers, got {', '.join(names)}")

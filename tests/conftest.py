@@ -1,8 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from camseg.classifier import Classifier
+from camseg.cli import main
 from camseg.images import write_image
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and equal results need equal sums
@@ -80,3 +83,21 @@ class _Here:
 def _few_processes(request, monkeypatch):
     if request.node.get_closest_marker("processes") is None:
         monkeypatch.setattr("camseg.workers._Worker", _Here)
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run a command in this process: (exit code, stdout, stderr). An unforeseen error is raised, not worded."""
+    monkeypatch.setenv("CAMSEG_TRACEBACK", "1")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["camseg", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return code, *capsys.readouterr()
+
+    return run

@@ -18,7 +18,7 @@ from PIL import Image as PilImage
 from camseg.activations import capture
 from camseg.cams import METHODS
 from camseg.classifier import DEFAULT_ARCH, Classifier, load_classifier
-from camseg.cli import app, main
+from camseg.cli import app
 from camseg.images import read_image, read_levels, read_mask, write_image, write_mask
 from camseg.propagation import METHODS as PROPAGATORS
 from camseg.refinement import METHODS as REFINERS
@@ -46,24 +46,6 @@ COMMANDS = (
     "prepare frames",
 )
 ORIENTATION = 0x0112
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Run a command in this process: (exit code, stdout, stderr). An unforeseen error is raised, not worded."""
-    monkeypatch.setenv("CAMSEG_TRACEBACK", "1")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["camseg", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

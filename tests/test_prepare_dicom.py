@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from camseg.cli import main
 from camseg.datasets import load_images
 from camseg.errors import InputError
 from camseg.images import read_image, read_levels
@@ -317,21 +316,12 @@ def test_unusable_inputs_are_refused(tmp_path, monkeypatch):
         prepare_dicom(tmp_path, tmp_path.with_name("out"))
 
 
-def test_the_command(archive, tmp_path, monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["camseg", "prepare", "dicom", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
+def test_the_command(archive, tmp_path, call):
     out = tmp_path / "out"
-    assert call(archive, "--out", out, "--window", "-100,200", "--keep-ids")[0] == 0
+    assert call("prepare", "dicom", archive, "--out", out, "--window", "-100,200", "--keep-ids")[0] == 0
     assert read_levels(out / "mrn9/x.png")[0, 0] == 85
     (archive / "junk.dcm").write_bytes(b"junk" * 100)
-    code, _, err = call(archive, "--out", out, "--overwrite")
+    code, _, err = call("prepare", "dicom", archive, "--out", out, "--overwrite")
     assert code == 1
     assert "junk.dcm: not a DICOM file" in err
     assert not (out / "mrn9").joinpath("x.png").exists()

@@ -1,12 +1,9 @@
 """Videos to frames: which ones, their colours, and files that are no videos."""
 
-import sys
-
 import cv2
 import numpy as np
 import pytest
 
-from camseg.cli import main
 from camseg.datasets import load_images
 from camseg.errors import InputError
 from camseg.images import read_image
@@ -108,20 +105,11 @@ def test_settings_are_checked(settings):
         FrameSettings(**settings)
 
 
-def test_the_command(videos, tmp_path, monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["camseg", "prepare", "frames", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
+def test_the_command(videos, tmp_path, call):
     (videos / "bad.mov").touch()
-    code, _, err = call(videos, "--out", tmp_path / "out", "--every", 10)
+    code, _, err = call("prepare", "frames", videos, "--out", tmp_path / "out", "--every", 10)
     assert code == 1
     assert "failed:" in err
     assert "2 images of 1 inputs, 1 failed" in err
-    assert call(videos, "--out", tmp_path / "other", "--every", 2, "--fps", 1)[0] == 2
-    assert call(tmp_path / "nothing", "--out", tmp_path / "other")[0] == 2
+    assert call("prepare", "frames", videos, "--out", tmp_path / "other", "--every", 2, "--fps", 1)[0] == 2
+    assert call("prepare", "frames", tmp_path / "nothing", "--out", tmp_path / "other")[0] == 2

@@ -1,12 +1,10 @@
 """Crops around masks: their places, sizes, classes and groups."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from camseg.cli import main
 from camseg.datasets import load_images, load_training_data, split
 from camseg.errors import DatasetError, InputError
 from camseg.folders import FolderOptions
@@ -285,27 +283,18 @@ def test_a_single_image_and_its_mask(data, tmp_path):
     assert (data.out / "positive/a_1.png").is_file()
 
 
-def test_the_command_reports_and_exits_with_1_when_an_image_failed(data, monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["camseg", "prepare", "rois", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
+def test_the_command_reports_and_exits_with_1_when_an_image_failed(data, call):
     data("t/a", blocks((10, 10, 20, 30)))
     arguments = (data.images, "--masks", data.masks, "--out", data.out, "--padding", "0,0")
-    assert call(*arguments, "--dry-run")[0] == 0
+    assert call("prepare", "rois", *arguments, "--dry-run")[0] == 0
     assert not data.out.exists()
-    assert call(*arguments)[0] == 0
+    assert call("prepare", "rois", *arguments)[0] == 0
     assert place(read_image(data.out / "t/a_1.png")) == Box(10, 10, 20, 30)
-    assert call(*arguments)[0] == 2
+    assert call("prepare", "rois", *arguments)[0] == 2
     data("t/b")
-    code, out, err = call(*arguments, "--overwrite", "--json")
+    code, out, err = call("prepare", "rois", *arguments, "--overwrite", "--json")
     result = json.loads(out)
     assert code == 1
     assert (result["images"], result["done"], result["labels"]) == (1, 1, str(data.out / "labels.csv"))
     assert result["failed"][0] in err
-    assert call(*arguments, "--padding", "10")[0] == 2
+    assert call("prepare", "rois", *arguments, "--padding", "10")[0] == 2

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from camseg.cli import main
 from camseg.datasets import load_images, load_training_data
 from camseg.errors import InputError
 from camseg.images import read_image, read_levels, read_mask
@@ -238,22 +237,13 @@ def test_without_nibabel_the_extra_is_named(folders, monkeypatch):
         prepare_slices(folders[0], folders[2])
 
 
-def test_the_command(folders, monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["camseg", "prepare", "slices", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
+def test_the_command(folders, call):
     volumes, labels, out = folders
     save(volumes / "a.nii", numbered())
     save(labels / "a.nii", numbered())
     arguments = (volumes, "--labels", labels, "--out", out, "--window", "-100,300", "--axis", "coronal")
-    code, _, err = call(*arguments, "--class", "one=1,2", "--class", "other=3")
+    code, _, err = call("prepare", "slices", *arguments, "--class", "one=1,2", "--class", "other=3")
     assert (code, "5 images of 1 inputs, 0 failed" in err) == (0, True)
     assert load_images(out / "labels.csv").classes == ("one", "other")
-    assert call(*arguments, "--overwrite", "--class", "one=x")[0] == 2
-    assert call(*arguments, "--overwrite", "--class", "one", "--class", "one=2")[0] == 2
+    assert call("prepare", "slices", *arguments, "--overwrite", "--class", "one=x")[0] == 2
+    assert call("prepare", "slices", *arguments, "--overwrite", "--class", "one", "--class", "one=2")[0] == 2

@@ -1,6 +1,5 @@
 import json
 import math
-import sys
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -8,7 +7,6 @@ import safetensors.torch
 
 from camseg.augmentation import NONE, Augmentation
 from camseg.classifier import load_network
-from camseg.cli import main
 from camseg.errors import CamsegError, CheckpointError, InputError
 from camseg.models import create_model
 from camseg.recipes import RECIPES
@@ -21,21 +19,6 @@ TINY = {"model": "test_resnet", "weights": "none", "image_size": 32, "epochs": 2
 def train(data, out, **plan):
     prepared = prepare_training(plan_training(data, **plan), out)
     return run_training(prepared, out, device="cpu")
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["camseg", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_recipes_say_what_the_papers_say():
