@@ -29,11 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from camseg.activations import PRECISIONS, Network, Precision, network
-from camseg.arrays import Image
-from camseg.cams import METHODS, compute_cams
-from camseg.classifier import Classifier, find_device, load_classifier
-from camseg.images import find_images, read_image
+from camseg.base.arrays import Image
+from camseg.cams.capture import PRECISIONS, Network, Precision, network
+from camseg.cams.compute import compute_cams
+from camseg.cams.methods.registry import METHODS
+from camseg.classify.classifier import Classifier, find_device, load_classifier
+from camseg.data.images import find_images, read_image
 
 ARCHITECTURES = ("resnet50", "legacy_xception", "efficientnet_b0", "convnext_tiny", "vit_small_patch16_224")
 LARGE = ("legacy_xception", 2, 512)

@@ -21,17 +21,17 @@ import cv2
 import numpy as np
 import torch
 
-from camseg.arrays import dequantise, quantise
-from camseg.classifier import Classifier, load_classifier
-from camseg.images import find_images, read_cam, read_image, read_mask, relative_name
-from camseg.masks import Threshold, cam_to_mask
-from camseg.metrics import dice, iou, mask_counts, threshold_counts
-from camseg.pipeline import LabelSettings, classifier_features
-from camseg.pipeline.chain import make_trimap, needs_features
-from camseg.propagation import METHODS as PROPAGATORS
-from camseg.propagation import propagate
-from camseg.refinement import METHODS as REFINERS
-from camseg.refinement import refine_with_report
+from camseg.base.arrays import dequantise, quantise
+from camseg.classify.classifier import Classifier, load_classifier
+from camseg.data.images import find_images, read_cam, read_image, read_mask, relative_name
+from camseg.label.chain import classifier_features, make_trimap, needs_features
+from camseg.label.settings import LabelSettings
+from camseg.masks.threshold import Threshold, cam_to_mask
+from camseg.measure.metrics import dice, iou, mask_counts, threshold_counts
+from camseg.propagation.propagate import METHODS as PROPAGATORS
+from camseg.propagation.propagate import propagate
+from camseg.refinement.refine import METHODS as REFINERS
+from camseg.refinement.refine import refine_with_report
 
 LABEL = LabelSettings()
 

@@ -16,12 +16,17 @@ import cv2
 import numpy as np
 from pymatting import estimate_alpha_cf
 
-from camseg.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Alpha, Image, Trimap
-from camseg.matting_errors import connectivity_error, gradient_error, mean_squared_error, sum_of_absolute_differences
-from camseg.metrics import dice, mask_counts
-from camseg.refinement import METHODS, refine
+from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Alpha, Image, Trimap
+from camseg.measure.matting_errors import (
+    connectivity_error,
+    gradient_error,
+    mean_squared_error,
+    sum_of_absolute_differences,
+)
+from camseg.measure.metrics import dice, mask_counts
 from camseg.refinement.nearest import nearest_known
-from camseg.trimaps import mask_to_trimap
+from camseg.refinement.refine import METHODS, refine
+from camseg.refinement.trimaps import mask_to_trimap
 
 SUPERSAMPLING = 4
 SCORES = {

@@ -16,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from camseg.cams import METHODS, CamSettings
-from camseg.classifier import Classifier, load_classifier
-from camseg.datasets import Dataset, load_images, load_training_data, split
-from camseg.errors import InputError
-from camseg.evaluation import evaluate_folder, save_best_threshold
-from camseg.files import read_json, write_json
-from camseg.folders import FolderOptions
-from camseg.images import read_image
-from camseg.pipeline import LabelSettings, cams_folder
-from camseg.training import TrainSettings, train_classifier
+from camseg.base.errors import InputError
+from camseg.base.files import read_json, write_json
+from camseg.cams.extract import CamSettings
+from camseg.cams.methods.registry import METHODS
+from camseg.classify.classifier import Classifier, load_classifier
+from camseg.data.datasets import Dataset, load_images, load_training_data, split
+from camseg.data.images import read_image
+from camseg.label.folder import cams_folder
+from camseg.label.settings import LabelSettings
+from camseg.measure.evaluate import evaluate_folder, save_best_threshold
+from camseg.runs.loop import FolderOptions
+from camseg.train.trainer import TrainSettings, train_classifier
 
 QUICK = [name for name, method in METHODS.items() if method.passes == "1"]
 SLOW = [name for name in METHODS if name not in QUICK and name != "fullgrad"]  # which cannot read this network

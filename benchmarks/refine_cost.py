@@ -148,7 +148,7 @@ def scene(size: int, share: int, photo: str | None) -> tuple[np.ndarray, np.ndar
 
 def ours(method: str) -> Callable:
     """camseg's refiner."""
-    from camseg.refinement import refine
+    from camseg.refinement.refine import refine
 
     return lambda image, trimap: refine(image, trimap, method)
 

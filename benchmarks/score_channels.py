@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from camseg.activations import capture
-from camseg.cams.scoring import scorecam
-from camseg.classifier import load_classifier
-from camseg.images import read_image
+from camseg.cams.capture import capture
+from camseg.cams.methods.scoring import scorecam
+from camseg.classify.classifier import load_classifier
+from camseg.data.images import read_image
 
 COUNTS = (16, 64, 256)
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from camseg.metrics import mean_dice
-from camseg.propagation import METHODS as PROPAGATORS
-from camseg.propagation import propagate
-from camseg.refinement import METHODS, refine
+from camseg.measure.metrics import mean_dice
+from camseg.propagation.propagate import METHODS as PROPAGATORS
+from camseg.propagation.propagate import propagate
+from camseg.refinement.refine import METHODS, refine
 
 REPEATS = 5
 

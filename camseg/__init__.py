@@ -17,40 +17,40 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from camseg.cams import compute_cams as compute_cams
-    from camseg.classifier import Classifier as Classifier
-    from camseg.classifier import load_classifier as load_classifier
-    from camseg.errors import CamsegError as CamsegError
-    from camseg.evaluation import evaluate_folder as evaluate_folder
-    from camseg.images import read_image as read_image
-    from camseg.images import write_mask as write_mask
-    from camseg.masks import cam_to_mask as cam_to_mask
-    from camseg.metrics import mean_dice as mean_dice
-    from camseg.pipeline import label_folder as label_folder
-    from camseg.pipeline import label_image as label_image
-    from camseg.propagation import propagate as propagate
-    from camseg.refinement import refine as refine
-    from camseg.refinement import refine_with_report as refine_with_report
-    from camseg.training import train_classifier as train_classifier
-    from camseg.trimaps import mask_to_trimap as mask_to_trimap
+    from camseg.base.errors import CamsegError as CamsegError
+    from camseg.cams.compute import compute_cams as compute_cams
+    from camseg.classify.classifier import Classifier as Classifier
+    from camseg.classify.classifier import load_classifier as load_classifier
+    from camseg.data.images import read_image as read_image
+    from camseg.data.images import write_mask as write_mask
+    from camseg.label.chain import label_image as label_image
+    from camseg.label.folder import label_folder as label_folder
+    from camseg.masks.threshold import cam_to_mask as cam_to_mask
+    from camseg.measure.evaluate import evaluate_folder as evaluate_folder
+    from camseg.measure.metrics import mean_dice as mean_dice
+    from camseg.propagation.propagate import propagate as propagate
+    from camseg.refinement.refine import refine as refine
+    from camseg.refinement.refine import refine_with_report as refine_with_report
+    from camseg.refinement.trimaps import mask_to_trimap as mask_to_trimap
+    from camseg.train.trainer import train_classifier as train_classifier
 
 _HOMES = {
-    "CamsegError": "camseg.errors",
-    "Classifier": "camseg.classifier",
-    "cam_to_mask": "camseg.masks",
-    "compute_cams": "camseg.cams",
-    "evaluate_folder": "camseg.evaluation",
-    "label_folder": "camseg.pipeline",
-    "label_image": "camseg.pipeline",
-    "load_classifier": "camseg.classifier",
-    "mask_to_trimap": "camseg.trimaps",
-    "mean_dice": "camseg.metrics",
-    "propagate": "camseg.propagation",
-    "read_image": "camseg.images",
-    "refine": "camseg.refinement",
-    "refine_with_report": "camseg.refinement",
-    "train_classifier": "camseg.training",
-    "write_mask": "camseg.images",
+    "CamsegError": "camseg.base.errors",
+    "Classifier": "camseg.classify.classifier",
+    "cam_to_mask": "camseg.masks.threshold",
+    "compute_cams": "camseg.cams.compute",
+    "evaluate_folder": "camseg.measure.evaluate",
+    "label_folder": "camseg.label.folder",
+    "label_image": "camseg.label.chain",
+    "load_classifier": "camseg.classify.classifier",
+    "mask_to_trimap": "camseg.refinement.trimaps",
+    "mean_dice": "camseg.measure.metrics",
+    "propagate": "camseg.propagation.propagate",
+    "read_image": "camseg.data.images",
+    "refine": "camseg.refinement.refine",
+    "refine_with_report": "camseg.refinement.refine",
+    "train_classifier": "camseg.train.trainer",
+    "write_mask": "camseg.data.images",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

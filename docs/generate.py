@@ -23,9 +23,9 @@ PACKAGE = Path(camseg.__file__).parent
 WIDTH = 100
 BEGIN, END = "<!-- imports: begin -->\n", "<!-- imports: end -->"
 BUNDLES = {
-    "camseg.cams.scales": ["CamSettings"],
+    "camseg.cams.extract": ["CamSettings"],
     "camseg.pipeline": ["LabelSettings", "TrimapSettings", "Labelled"],
-    "camseg.propagation": [
+    "camseg.propagation.propagate": [
         "Settings",
         "ParSettings",
         "CrfSettings",
@@ -34,18 +34,18 @@ BUNDLES = {
         "WalkSettings",
         "make_settings",
     ],
-    "camseg.trimaps": ["published_trimap", "unusable"],
-    "camseg.postprocessing": ["PostprocessingSettings", "postprocess"],
-    "camseg.refinement": ["Refined"],
-    "camseg.matting_errors": [
+    "camseg.refinement.trimaps": ["published_trimap", "unusable"],
+    "camseg.masks.cleaning": ["PostprocessingSettings", "postprocess"],
+    "camseg.refinement.refine": ["Refined"],
+    "camseg.measure.matting_errors": [
         "sum_of_absolute_differences",
         "mean_squared_error",
         "gradient_error",
         "connectivity_error",
     ],
-    "camseg.folders": ["FolderOptions", "Report"],
-    "camseg.training": ["TrainSettings"],
-    "camseg.augmentation": ["Augmentation"],
+    "camseg.runs.loop": ["FolderOptions", "Report"],
+    "camseg.train.trainer": ["TrainSettings"],
+    "camseg.data.augmentation": ["Augmentation"],
     "camseg.prepare.rois": ["prepare_rois", "RoiSettings"],
     "camseg.prepare.slices": ["prepare_slices", "SliceSettings"],
     "camseg.prepare.dicom": ["prepare_dicom", "DicomSettings"],

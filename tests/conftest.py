@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from camseg.classifier import Classifier
+from camseg.classify.classifier import Classifier
 from camseg.cli import main
-from camseg.images import write_image
+from camseg.data.images import write_image
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and equal results need equal sums
 
@@ -82,7 +82,7 @@ class _Here:
 @pytest.fixture(autouse=True)
 def _few_processes(request, monkeypatch):
     if request.node.get_closest_marker("processes") is None:
-        monkeypatch.setattr("camseg.workers._Worker", _Here)
+        monkeypatch.setattr("camseg.base.workers._Worker", _Here)
 
 
 @pytest.fixture

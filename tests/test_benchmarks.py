@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from camseg.images import write_image
+from camseg.data.images import write_image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

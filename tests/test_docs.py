@@ -16,9 +16,13 @@ import timm
 from typer.main import get_command
 
 import camseg
-from camseg import cams, masks, postprocessing, propagation, refinement
+from camseg.cams import compute as cams
 from camseg.cli import app, options
+from camseg.masks import cleaning as postprocessing
+from camseg.masks import threshold as masks
 from camseg.models import ARCHITECTURES, HEADS, split_name
+from camseg.propagation import propagate as propagation
+from camseg.refinement import refine as refinement
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from camseg import __version__
+from camseg.base.errors import CamsegError
 from camseg.cli.audit import audit
 from camseg.cli.cams import cams
 from camseg.cli.compare import compare
@@ -23,7 +24,6 @@ from camseg.cli.propagate import propagate
 from camseg.cli.refine import refine
 from camseg.cli.train_cls import train_cls
 from camseg.cli.trimap import trimap
-from camseg.errors import CamsegError
 
 app = typer.Typer(
     name="camseg",

@@ -45,8 +45,8 @@ def cams(
     json: options.Json = False,
 ) -> None:
     """Write class activation maps of images: OUT/<method>/<path>.png."""
-    from camseg.cams import CamSettings
-    from camseg.pipeline import cams_folder
+    from camseg.cams.extract import CamSettings
+    from camseg.label.folder import cams_folder
 
     run, data = console.open_run(classifier, images, device, negative, output_stride)
     settings = CamSettings(

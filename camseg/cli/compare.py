@@ -76,7 +76,7 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare classifiers and CAM methods in one table; what an interrupted call finished is kept."""
-    from camseg.cams import CamSettings
+    from camseg.cams.extract import CamSettings
     from camseg.studies.compare import compare_models
 
     given = {

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from camseg.classifier import AnyClassifier
-    from camseg.datasets import Dataset
-    from camseg.folders import FolderOptions, Report
+    from camseg.classify.classifier import AnyClassifier
+    from camseg.data.datasets import Dataset
+    from camseg.runs.loop import FolderOptions, Report
 
 
 def say(line: str) -> None:
@@ -90,7 +90,7 @@ def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
 
 def folder_options(workers: int | None, overwrite: bool, dry_run: bool) -> "FolderOptions":
     """How a folder is worked through, with this terminal's bar and messages."""
-    from camseg.folders import FolderOptions
+    from camseg.runs.loop import FolderOptions
 
     # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per input.
     for library in ("PIL", "pydicom", "nibabel"):
@@ -103,8 +103,8 @@ def open_run(
     classifier: Path, images: Path, device: str, negative: Sequence[str] | None, output_stride: int | None
 ) -> tuple["AnyClassifier", "Dataset"]:
     """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
-    from camseg.classifier import load_classifier
-    from camseg.datasets import load_images
+    from camseg.classify.classifier import load_classifier
+    from camseg.data.datasets import load_images
 
     run = load_classifier(classifier, device)
     if output_stride is not None:

@@ -42,10 +42,10 @@ def ensemble(
     json: options.Json = False,
 ) -> None:
     """Join classifiers into one run, which other commands take as any classifier; its map is their maps' mean."""
-    from camseg.datasets import load_training_data
-    from camseg.folders import check_apart
-    from camseg.runs import load_parts
+    from camseg.data.datasets import load_training_data
+    from camseg.runs.loop import check_apart
     from camseg.studies.ensembles import make_ensemble
+    from camseg.train.plan import load_parts
 
     train = held = None
     if data is not None:

@@ -27,9 +27,9 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Measure maps or masks against true masks: mean-Dice, Dice, IoU, precision, recall, accuracy."""
-    from camseg.evaluation import evaluate_folder, evaluation_plot, evaluation_table, save_best_threshold
-    from camseg.images import write_image
-    from camseg.results import prediction_root
+    from camseg.data.images import write_image
+    from camseg.measure.evaluate import evaluate_folder, evaluation_plot, evaluation_table, save_best_threshold
+    from camseg.runs.output import prediction_root
 
     if save_threshold and not name:
         raise typer.BadParameter("--save-threshold needs --name, to say later which masks chose it")

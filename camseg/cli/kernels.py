@@ -16,9 +16,9 @@ def kernels(
     json: options.Json = False,
 ) -> None:
     """Draw the kernels of involution layers as heat maps: at each pixel the sum of its kernel's weights."""
-    from camseg.classifier import load_network
-    from camseg.figures import plot_kernels
-    from camseg.images import read_image, write_image
+    from camseg.classify.classifier import load_network
+    from camseg.data.images import read_image, write_image
+    from camseg.measure.figures import plot_kernels
     from camseg.models import involution_kernels
 
     classifier = load_network(run, device)

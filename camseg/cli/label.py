@@ -56,8 +56,9 @@ def label(
     json: options.Json = False,
 ) -> None:
     """Label a folder: the whole chain from image to mask, OUT/masks/<path>.png; continues where it was stopped."""
-    from camseg.pipeline import LabelSettings, TrimapSettings, label_folder
-    from camseg.postprocessing import PostprocessingSettings
+    from camseg.label.folder import label_folder
+    from camseg.label.settings import LabelSettings, TrimapSettings
+    from camseg.masks.cleaning import PostprocessingSettings
 
     run, data = console.open_run(classifier, images, device, negative, output_stride)
     settings = LabelSettings(

@@ -25,9 +25,9 @@ def masks(
     json: options.Json = False,
 ) -> None:
     """Binarise maps: OUT/<path>.png, 0 and 255."""
-    from camseg.postprocessing import PostprocessingSettings
-    from camseg.results import map_root
-    from camseg.stages import masks_folder
+    from camseg.label.stages import masks_folder
+    from camseg.masks.cleaning import PostprocessingSettings
+    from camseg.runs.output import map_root
 
     folder = console.folder_options(workers, overwrite, dry_run)
     afterwards = PostprocessingSettings(smooth=smooth, fill_holes=fill_holes, min_area=min_area, keep=keep)

@@ -5,7 +5,7 @@ from camseg.cli import console, options
 
 def methods(json: options.Json = False) -> None:
     """List the CAM methods: what each needs, its cost in forward passes per image and view, and its paper."""
-    from camseg.cams.methods import METHODS, NATIVE
+    from camseg.cams.methods.registry import METHODS, NATIVE
 
     if json:
         rows = [

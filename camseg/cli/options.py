@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from camseg.propagation import Settings as PropagationSettings
+    from camseg.propagation.settings import Settings as PropagationSettings
 
 ImagesArgument = Annotated[
     Path, typer.Argument(metavar="IMAGES", help="Folder of images, one image file, or CSV image[,label[,group]].")
@@ -132,7 +132,7 @@ def optional(text: str) -> str | None:
 
 def propagation_settings(method: str, texts: Sequence[str] | None) -> "PropagationSettings | None":
     """The settings that KEY=VALUE arguments make of a propagator's defaults; None for none."""
-    from camseg.propagation import make_settings
+    from camseg.propagation.propagate import make_settings
 
     return make_settings(method, pairs(texts)) if texts else None
 

@@ -28,10 +28,10 @@ def propagate(
     json: options.Json = False,
 ) -> None:
     """Spread maps along the images' own edges: OUT/<method>/<path>.png."""
-    from camseg.classifier import find_device, load_classifier
-    from camseg.datasets import load_images
-    from camseg.results import map_root
-    from camseg.stages import propagate_folder
+    from camseg.classify.classifier import find_device, load_classifier
+    from camseg.data.datasets import load_images
+    from camseg.label.stages import propagate_folder
+    from camseg.runs.output import map_root
 
     folder = console.folder_options(workers, overwrite, dry_run)
     settings = options.propagation_settings(method, arg)

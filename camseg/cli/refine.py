@@ -35,10 +35,10 @@ def refine(
     json: options.Json = False,
 ) -> None:
     """Decide the unknown band of trimaps from the images: OUT/masks/<path>.png."""
-    from camseg.classifier import find_device
-    from camseg.datasets import load_images
-    from camseg.postprocessing import PostprocessingSettings
-    from camseg.stages import refine_folder
+    from camseg.classify.classifier import find_device
+    from camseg.data.datasets import load_images
+    from camseg.label.stages import refine_folder
+    from camseg.masks.cleaning import PostprocessingSettings
 
     report = refine_folder(
         load_images(images),

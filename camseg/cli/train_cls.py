@@ -130,8 +130,8 @@ def train_cls(
 
     from accelerate import Accelerator
 
-    from camseg.augmentation import NONE, Augmentation
-    from camseg.runs import plan_training, prepare_training, run_training
+    from camseg.data.augmentation import NONE, Augmentation
+    from camseg.train.plan import plan_training, prepare_training, run_training
 
     ranges = {} if augment is None else asdict(Augmentation() if augment else NONE)
     given = {

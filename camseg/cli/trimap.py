@@ -28,9 +28,9 @@ def trimap(
     json: options.Json = False,
 ) -> None:
     """Turn masks or maps into trimaps: OUT/<path>.png, 0, 128 and 255."""
-    from camseg.pipeline import TrimapSettings
-    from camseg.results import map_root, prediction_root
-    from camseg.stages import trimap_folder
+    from camseg.label.settings import TrimapSettings
+    from camseg.label.stages import trimap_folder
+    from camseg.runs.output import map_root, prediction_root
 
     settings = TrimapSettings(
         recipe=recipe,

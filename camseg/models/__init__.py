@@ -1,6 +1,6 @@
 """Names -> networks: timm's architectures and those of the papers, with weights from timm, from a file, or none."""
 
-from camseg.compat import import_torchvision
+from camseg.base.compat import import_torchvision
 
 import_torchvision()  # first of all: timm imports it, and it may have to be made importable
 

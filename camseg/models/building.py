@@ -12,12 +12,12 @@ from timm.data import resolve_model_data_config
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
-from camseg.errors import InputError, WeightsUnavailableError, first_line
+from camseg.base.errors import InputError, WeightsUnavailableError, first_line
+from camseg.models.backbones.med_ic import MedIC
+from camseg.models.backbones.nasnet import NASNetMobile
+from camseg.models.backbones.vit import minimal_vit
 from camseg.models.heads import HEADS, WithHeads
-from camseg.models.med_ic import MedIC
 from camseg.models.names import canonical_name, split_name
-from camseg.models.nasnet import NASNetMobile
-from camseg.models.vit import minimal_vit
 
 ModelArgs = Mapping[str, str | int | float | bool | None]
 """Further keyword arguments of the architecture's constructor, JSON values only."""

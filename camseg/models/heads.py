@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camseg.errors import InputError
+from camseg.base.errors import InputError
 
 
 class MixedAttention(nn.Module):

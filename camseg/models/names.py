@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from camseg.errors import InputError
+from camseg.base.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from camseg.errors import CheckpointError
+from camseg.base.errors import CheckpointError
+from camseg.base.tensors import read_tensors
 from camseg.models.building import ModelArgs
 from camseg.models.heads import WithHeads
 from camseg.models.names import split_name
-from camseg.tensors import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

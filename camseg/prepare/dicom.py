@@ -15,21 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.arrays import quantise
-from camseg.errors import ImageError
-from camseg.files import find_files
-from camseg.folders import FolderOptions
-from camseg.images import Window, check_window
-from camseg.prepare.output import (
-    Picture,
-    Report,
-    Skipped,
-    Source,
-    require,
-    source_name,
-    write_pictures,
-)
+from camseg.base.arrays import quantise
+from camseg.base.errors import ImageError
+from camseg.base.files import find_files
+from camseg.data.images import Window, check_window
+from camseg.prepare.output import Picture, Report, Skipped, Source, require, source_name, write_pictures
 from camseg.prepare.windows import find_limits
+from camseg.runs.loop import FolderOptions
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 

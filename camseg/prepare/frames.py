@@ -6,16 +6,10 @@ from pathlib import Path
 
 import cv2
 
-from camseg.errors import ImageError, InputError
-from camseg.files import find_files
-from camseg.folders import FolderOptions
-from camseg.prepare.output import (
-    Picture,
-    Report,
-    Source,
-    source_name,
-    write_pictures,
-)
+from camseg.base.errors import ImageError, InputError
+from camseg.base.files import find_files
+from camseg.prepare.output import Picture, Report, Source, source_name, write_pictures
+from camseg.runs.loop import FolderOptions
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 

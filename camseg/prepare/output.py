@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.arrays import Mask
-from camseg.errors import InputError, OutputError, failure_line
-from camseg.files import write_csv
-from camseg.folders import FolderOptions, check_files_apart
-from camseg.images import write_image, write_mask
-from camseg.progress import Say
-from camseg.results import check_empty, check_names
+from camseg.base.arrays import Mask
+from camseg.base.errors import InputError, OutputError, failure_line
+from camseg.base.files import write_csv
+from camseg.base.progress import Say
+from camseg.data.images import write_image, write_mask
+from camseg.runs.loop import FolderOptions, check_files_apart
+from camseg.runs.output import check_empty, check_names
 
 LABELS = "labels.csv"
 MASKS = "masks"

@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 from numpy.random import PCG64, Generator
 
-from camseg.arrays import Image, Mask, check_same_size
-from camseg.datasets import Dataset, Sample, load_images
-from camseg.errors import DatasetError, ImageError, InputError
-from camseg.files import by_name
-from camseg.folders import FolderOptions
-from camseg.images import Window, by_relative_name, check_window, find_images, read_image, read_mask
+from camseg.base.arrays import Image, Mask, check_same_size
+from camseg.base.errors import DatasetError, ImageError, InputError
+from camseg.base.files import by_name
+from camseg.data.datasets import Dataset, Sample, load_images
+from camseg.data.images import Window, by_relative_name, check_window, find_images, read_image, read_mask
 from camseg.prepare.output import Picture, Report, Skipped, Source, check_class, write_pictures
+from camseg.runs.loop import FolderOptions
 
 POSITIVE = "positive"
 """The class of crops around objects where their image has no label."""

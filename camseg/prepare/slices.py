@@ -15,22 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.arrays import Mask, quantise
-from camseg.errors import ImageError, InputError
-from camseg.files import by_name, find_files
-from camseg.folders import FolderOptions
-from camseg.images import Window, check_window
-from camseg.prepare.output import (
-    Picture,
-    Report,
-    Skipped,
-    Source,
-    check_class,
-    require,
-    source_name,
-    write_pictures,
-)
+from camseg.base.arrays import Mask, quantise
+from camseg.base.errors import ImageError, InputError
+from camseg.base.files import by_name, find_files
+from camseg.data.images import Window, check_window
+from camseg.prepare.output import Picture, Report, Skipped, Source, check_class, require, source_name, write_pictures
 from camseg.prepare.windows import find_limits
+from camseg.runs.loop import FolderOptions
 
 SUFFIXES = (".nii", ".nii.gz")
 AXES = MappingProxyType({"sagittal": 0, "coronal": 1, "axial": 2})

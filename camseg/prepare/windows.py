@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.errors import ImageError
-from camseg.images import Window, window_limits
+from camseg.base.errors import ImageError
+from camseg.data.images import Window, window_limits
 
 
 def find_limits(values: NDArray, window: Window) -> tuple[float, float]:

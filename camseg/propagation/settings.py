@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 
-from camseg.errors import InputError
+from camseg.base.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from camseg.arrays import Image, Mask
-from camseg.distances import squared_distance
+from camseg.base.arrays import Image, Mask
+from camseg.base.geometry import squared_distance
 
 RING = 0.1
 """Width of the rings on either side of an outline, in diameters of the disc of the object's area."""

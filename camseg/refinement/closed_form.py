@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from camseg.arrays import FOREGROUND, UNKNOWN, Alpha, Image, Trimap
+from camseg.base.arrays import FOREGROUND, UNKNOWN, Alpha, Image, Trimap
 
 
 def closed_form(image: Image, trimap: Trimap) -> Alpha:
@@ -19,7 +19,7 @@ def closed_form(image: Image, trimap: Trimap) -> Alpha:
     unknown = trimap == UNKNOWN
     if not unknown.any():
         return alpha
-    from camseg.refinement.laplacian import find_band, solve  # numba compiles or loads for a second or more
+    from camseg.refinement.solvers.laplacian import find_band, solve  # numba compiles or loads for a second or more
 
     rows, columns = (np.flatnonzero(unknown.any(axis=axis)) for axis in (1, 0))
     crop = np.s_[max(0, rows[0] - 2) : rows[-1] + 3, max(0, columns[0] - 2) : columns[-1] + 3]

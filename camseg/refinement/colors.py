@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from camseg.arrays import Alpha, Colors, Image
+from camseg.base.arrays import Alpha, Colors, Image
 
 # pymatting resizes in numba's parallel loops, and numba's fallback threading layer aborts the process when two
 # threads enter it at once.

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Alpha, Image, Mask, Trimap
-from camseg.errors import SolverError
+from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Alpha, Image, Mask, Trimap
+from camseg.base.errors import SolverError
 from camseg.refinement.nearest import nearest_known
 
 if TYPE_CHECKING:

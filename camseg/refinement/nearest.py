@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from camseg.arrays import BACKGROUND, FOREGROUND, Mask, Trimap
-from camseg.distances import squared_distance
+from camseg.base.arrays import BACKGROUND, FOREGROUND, Mask, Trimap
+from camseg.base.geometry import squared_distance
 
 
 def nearest_known(trimap: Trimap) -> Mask:

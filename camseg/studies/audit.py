@@ -17,13 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from camseg.arrays import Cam, Image, Mask
-from camseg.cams import compute_cams
-from camseg.cams.methods import check_methods
-from camseg.classifier import Classifier, find_device, load_network
-from camseg.datasets import Dataset, Sample, load_training_data, split
-from camseg.errors import EvaluationError, InputError
-from camseg.faithfulness import (
+from camseg.base.arrays import Cam, Image, Mask
+from camseg.base.errors import EvaluationError, InputError
+from camseg.base.files import read_json, write_json
+from camseg.base.progress import Progress, Say, silent, unheard
+from camseg.cams.compute import compute_cams
+from camseg.cams.methods.registry import check_methods
+from camseg.classify.classifier import Classifier, find_device, load_network
+from camseg.data.datasets import Dataset, Sample, load_training_data, split
+from camseg.data.images import read_image, read_mask, write_image
+from camseg.measure.faithfulness import (
     confidence_drop,
     confidence_rises,
     confidences,
@@ -32,12 +35,9 @@ from camseg.faithfulness import (
     insertion_curve,
     pointing_hit,
 )
-from camseg.files import read_json, write_json
-from camseg.folders import check_apart
-from camseg.images import read_image, read_mask, write_image
-from camseg.metrics import mean_dice
-from camseg.progress import Progress, Say, silent, unheard
-from camseg.results import Output, Run, check_names
+from camseg.measure.metrics import mean_dice
+from camseg.runs.loop import check_apart
+from camseg.runs.output import Output, Run, check_names
 from camseg.studies.audit_report import FILTERS, MEASURES, Audit, Estimate, RunAudit, write_audit
 from camseg.studies.material import (
     Labelled,
@@ -51,7 +51,7 @@ from camseg.studies.material import (
     read_labelled,
     starting_weights,
 )
-from camseg.training import TrainSettings, train_classifier
+from camseg.train.trainer import TrainSettings, train_classifier
 
 
 @dataclass(frozen=True, kw_only=True)

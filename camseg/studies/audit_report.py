@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camseg.figures import plot_scatter
-from camseg.files import write_csv, write_json, write_text
-from camseg.images import write_image
+from camseg.base.files import write_csv, write_json, write_text
+from camseg.data.images import write_image
+from camseg.measure.figures import plot_scatter
 from camseg.studies.tables import Table, as_markdown
 
 if TYPE_CHECKING:

@@ -14,21 +14,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.activations import predict
-from camseg.arrays import Cam, Image, quantise
-from camseg.cams import CamSettings, compute_cams, plan
-from camseg.classifier import AnyClassifier, find_device, load_classifier
-from camseg.datasets import Dataset, Sample, check_disjoint, load_training_data
-from camseg.errors import CheckpointError, InputError, OutputError
-from camseg.faithfulness import confidence_drop, filter_image
-from camseg.files import read_json, write_json
-from camseg.folders import check_apart
-from camseg.images import read_image, read_mask
-from camseg.metrics import classification_metrics, dice, threshold_counts
+from camseg.base.arrays import Cam, Image, quantise
+from camseg.base.errors import CheckpointError, InputError, OutputError
+from camseg.base.files import read_json, write_json
+from camseg.base.progress import Progress, Say, silent, unheard
+from camseg.cams.capture import predict
+from camseg.cams.compute import compute_cams
+from camseg.cams.extract import CamSettings, plan
+from camseg.classify.classifier import AnyClassifier, find_device, load_classifier
+from camseg.data.datasets import Dataset, Sample, check_disjoint, load_training_data
+from camseg.data.images import read_image, read_mask
+from camseg.measure.faithfulness import confidence_drop, filter_image
+from camseg.measure.metrics import classification_metrics, dice, threshold_counts
 from camseg.models import check_architecture
-from camseg.progress import Progress, Say, silent, unheard
-from camseg.results import Output, Run, check_names
-from camseg.runs import Prepared, Training, load_parts, plan_training, prepare_training, run_training
+from camseg.runs.loop import check_apart
+from camseg.runs.output import Output, Run, check_names
 from camseg.studies.compare_report import Cell, Comparison, ModelScores, write_comparison
 from camseg.studies.material import (
     Labelled,
@@ -41,6 +41,7 @@ from camseg.studies.material import (
     read_labelled,
     starting_weights,
 )
+from camseg.train.plan import Prepared, Training, load_parts, plan_training, prepare_training, run_training
 
 TEST_FRACTION: Final = 0.2
 """Share of the images that is split off for the test where neither images, option nor recipe say otherwise."""

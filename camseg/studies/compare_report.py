@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.figures import plot_heat_map
-from camseg.files import write_csv, write_json, write_text
-from camseg.images import write_image
+from camseg.base.files import write_csv, write_json, write_text
+from camseg.data.images import write_image
+from camseg.measure.figures import plot_heat_map
 from camseg.studies.tables import Table, as_markdown
 
 

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from camseg.arrays import Image
-from camseg.classifier import Classifier, load_network
-from camseg.datasets import Sample, load_images, load_training_data, split
-from camseg.evaluation import Evaluation, evaluate_folder
-from camseg.figures import contact_sheet, overlay_cam, overlay_mask
-from camseg.files import write_csv
-from camseg.folders import FolderOptions
-from camseg.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
-from camseg.pipeline import LabelSettings, cams_folder
-from camseg.propagation import ParSettings
-from camseg.samples import NEGATIVE_CLASS, OBJECT_CLASS, generate_samples
-from camseg.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
-from camseg.training import TrainSettings, train_classifier
+from camseg.base.arrays import Image
+from camseg.base.files import write_csv
+from camseg.classify.classifier import Classifier, load_network
+from camseg.data.datasets import Sample, load_images, load_training_data, split
+from camseg.data.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
+from camseg.label.folder import cams_folder
+from camseg.label.settings import LabelSettings
+from camseg.label.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
+from camseg.measure.evaluate import Evaluation, evaluate_folder
+from camseg.measure.figures import contact_sheet, overlay_cam, overlay_mask
+from camseg.propagation.par import ParSettings
+from camseg.runs.loop import FolderOptions
+from camseg.studies.samples import NEGATIVE_CLASS, OBJECT_CLASS, generate_samples
+from camseg.train.trainer import TrainSettings, train_classifier
 
 ARCH = "test_resnet"
 """timm's smallest ResNet, 0.5 M parameters: trained from scratch in under a minute on two cores."""

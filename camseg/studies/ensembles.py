@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from camseg.activations import Network
-from camseg.augmentation import NONE
-from camseg.batches import Batches, Source, load_pixels, loader
-from camseg.calibration import UNTOLD, fit_temperature
-from camseg.classifier import RUN_FILES, Classifier, clear_run, find_device, load_network
-from camseg.datasets import Dataset, image_places
-from camseg.ensemble import Ensemble, LinearRule, Method
-from camseg.errors import CheckpointError, DatasetError, InputError, OutputError
-from camseg.figures import plot_confusion
-from camseg.files import read_json, write_json
-from camseg.images import write_image
-from camseg.metrics import classification_metrics, expected_calibration_error, reliability
-from camseg.progress import Progress, Say, silent, unheard
-from camseg.runs import trained_on
+from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
+from camseg.base.files import read_json, write_json
+from camseg.base.progress import Progress, Say, silent, unheard
+from camseg.cams.capture import Network
+from camseg.classify.classifier import RUN_FILES, Classifier, clear_run, find_device, load_network
+from camseg.classify.ensemble import Ensemble, LinearRule, Method
+from camseg.data.augmentation import NONE
+from camseg.data.datasets import Dataset, image_places
+from camseg.data.images import write_image
+from camseg.measure.calibration import UNTOLD, fit_temperature
+from camseg.measure.figures import plot_confusion
+from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
+from camseg.train.batches import Batches, Source, load_pixels, loader
+from camseg.train.plan import trained_on
 
 Weights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
 """What the members count: a number for each, all the same, or by the validation accuracy in their ``metrics.json``."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from camseg.arrays import check_same_size
-from camseg.classifier import AnyClassifier
-from camseg.datasets import Dataset, Sample, image_places
-from camseg.errors import DatasetError, EvaluationError, InputError
-from camseg.files import contents_sha256, sha256
-from camseg.images import by_relative_name, find_images, read_image, read_mask
-from camseg.metrics import bootstrap_interval
+from camseg.base.arrays import check_same_size
+from camseg.base.errors import DatasetError, EvaluationError, InputError
+from camseg.base.files import contents_sha256, sha256
+from camseg.base.progress import Progress
+from camseg.classify.classifier import AnyClassifier
+from camseg.data.datasets import Dataset, Sample, image_places
+from camseg.data.images import by_relative_name, find_images, read_image, read_mask
+from camseg.measure.metrics import bootstrap_interval
 from camseg.models import read_weights
-from camseg.progress import Progress
-from camseg.runs import trained_on
+from camseg.train.plan import trained_on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from camseg.arrays import (
+from camseg.base.arrays import (
     BACKGROUND,
     FOREGROUND,
     UNKNOWN,
@@ -24,8 +24,8 @@ from camseg.arrays import (
     check_same_size,
     check_trimap,
 )
-from camseg.distances import squared_distance
-from camseg.errors import InputError, first_line
+from camseg.base.errors import InputError, first_line
+from camseg.base.geometry import squared_distance
 from camseg.refinement.fba.network import FbaNetwork
 from camseg.refinement.fba.weights import load_network
 

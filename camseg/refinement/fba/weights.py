@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camseg.errors import CheckpointError
+from camseg.base.errors import CheckpointError
+from camseg.base.tensors import read_tensors
 from camseg.refinement.fba.network import FbaNetwork
-from camseg.tensors import read_tensors
 
 EPS = 1e-5
 """Added to the variance of a convolution's weights before they are divided by its root."""

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, arrays, files, progress, worker processes, geometry."""

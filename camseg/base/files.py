@@ -1,0 +1,161 @@
+"""Whole files: found below a folder, and written in one step, so that no killed run leaves half a file behind."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from camseg.base.errors import CamsegError, InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The files below a root."""
+
+    root: Path
+    """The folder that relative names start from."""
+    files: tuple[Path, ...]
+    """Sorted by relative name."""
+    failures: tuple[tuple[Path, str], ...] = ()
+    """Folders that could not be listed, with the reason."""
+
+
+def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) -> Found:
+    """Find the files below a folder that ``accept`` takes, or take the one file that ``root`` names.
+
+    Linked folders are entered, unless they lead back to where the way to them came through; hidden files and folders
+    are passed over. ``expected`` says in errors what there should be, in the plural. Raises InputError when ``root``
+    does not exist, or holds nothing of it and no unreadable folder.
+    """
+    root = Path(root)
+    if root.is_file():
+        return Found(root=root.parent, files=(root,))
+    if not root.is_dir():
+        raise InputError(f"expected {expected}, or a folder of them; {root} does not exist")
+    files: list[Path] = []
+    failures: list[tuple[Path, str]] = []
+
+    def refuse(error: OSError) -> None:
+        failures.append((Path(error.filename), error.strerror or type(error).__name__))
+
+    ways = {os.fspath(root): frozenset(_lineage(root))}  # to folders not listed yet: the real folders passed through
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        way = ways.pop(folder)
+        for name in subfolders.copy():
+            path = os.path.join(folder, name)
+            lineage = _lineage(path)
+            if name.startswith(".") or lineage[0] in way:
+                subfolders.remove(name)
+            else:
+                ways[path] = way.union(lineage)
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files += [path for path in paths if accept(path)]
+    if not files and not failures:
+        raise InputError(f"nothing to read in {root}: expected {expected}")
+    files.sort(key=lambda path: path.relative_to(root).as_posix())
+    return Found(root=root, files=tuple(files), failures=tuple(sorted(failures)))
+
+
+def _lineage(folder: Path | str) -> tuple[Path, ...]:
+    """The folder without links, and those that it lies in."""
+    real = Path(os.path.realpath(folder))
+    return (real, *real.parents)
+
+
+def by_name(names: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Files by their names; raises InputError when two have one name."""
+    found: dict[str, Path] = {}
+    for name, path in names:
+        if (first := found.setdefault(name, path)) != path:
+            raise InputError(f"{first} and {path} have the same name but for the suffix; rename or remove one")
+    return found
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write ``data`` under a temporary name beside ``path``, then move it there with ``os.replace``."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        # mkstemp makes files that only their owner may read; these get the usual rights.
+        os.chmod(temporary, 0o666 & ~_UMASK)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote left in a folder; no other process may write there."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """``write_bytes`` for UTF-8 text."""
+    # File names that are no UTF-8 come as lone surrogates; in JSON backslashes spell them as they should be.
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """``write_bytes`` for a value as indented JSON; NaN and infinity are refused, as JSON has neither."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """``write_bytes`` for a UTF-8 CSV; None becomes an empty cell."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def read_json(path: Path | str, error: type[CamsegError]) -> Any:
+    """Read a JSON file; raise ``error`` in words when it is missing or no JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror})") from None
+    except ValueError as problem:
+        raise error(f"{path}: not valid JSON ({problem})") from None
+
+
+def sha256(path: Path | str) -> str:
+    """The hash of a file's content, in hexadecimal; raises InputError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read ({problem.strerror})") from None
+    return digest.hexdigest()
+
+
+def contents_sha256(paths: Iterable[Path | str]) -> str:
+    """One hash over the contents of files in their order, in hexadecimal; what cannot be read counts as empty."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(sha256(path).encode())
+        except InputError:
+            digest.update(b"-")
+    return digest.hexdigest()
+
+
+def _current_umask() -> int:
+    umask = os.umask(0o022)  # there is no way to read it without setting it
+    os.umask(umask)
+    return umask
+
+
+_UMASK = _current_umask()  # once, at import: setting it later would race with other threads

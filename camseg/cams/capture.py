@@ -1,0 +1,365 @@
+"""Scores -> Capture: what a network's layers did for a batch, and how the scores depend on it.
+
+Gradients run from the score back to the chosen layers and no further: the first layer's output is replaced by
+a leaf of the graph, and no parameter takes part in it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from camseg.base.arrays import Image
+from camseg.base.errors import InputError, LayerError
+from camseg.cams.hooks import hooked, inference
+from camseg.cams.layers import Layout, checked_layout, find_layer, find_stages
+from camseg.classify.classifier import AnyClassifier, Classifier
+
+Score = Literal["class", "margin"]
+"""``class``: the target's logit. ``margin``: the target's logit minus the best negative class's."""
+Precision = Literal["float32", "bf16", "fp16"]
+"""In what numbers the network runs up to the first chosen layer; from there on always in float32."""
+Views: TypeAlias = Image | Mapping[str, Image]
+"""An image, uint8 (H, W, 3); or the same by window, for an ensemble whose members read 16-bit pixels in several."""
+PRECISIONS: Final[dict[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A classifier toward one score, as a function of its input or of a layer's output.
+
+    For what runs the network again: mode, ``requires_grad`` flags and hooks of the model are always put back.
+    """
+
+    classifier: Classifier
+    """The classifier that runs."""
+    layers: tuple[str, ...]
+    """The chosen layers' names in the model."""
+    score: Score = "class"
+    """What gradients are taken of, and what scores are."""
+    precision: Precision = "float32"
+    """As in Precision."""
+
+    @property
+    def rivals(self) -> list[int]:
+        """The indices of the classes whose best logit is taken off the target's; none for ``class``.
+
+        Raises InputError where there is no negative class for ``margin``.
+        """
+        if self.score == "class":
+            return []
+        if not self.classifier.negative:
+            raise InputError("score margin needs a negative class; train with --negative CLASS, or use --score class")
+        return [self.classifier.class_index(name) for name in self.classifier.negative]
+
+    def scores(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The score (M,) of normalised images (M, 3, H, W) for class indices int64 (M,)."""
+        model = self.classifier.model
+        with inference(model), torch.inference_mode(), self._autocast():
+            return target_scores(model(images).float(), targets, self.rivals)
+
+    def scores_after(self, layer: str, activations: Tensor, image: Tensor, target: Tensor) -> Tensor:
+        """The score (M,) of one image (3, H, W) if ``layer`` gave these activations (M, C, h, w) instead.
+
+        What lies before the layer runs once, not M times. ``target`` is a class index, int64 ().
+        """
+        model = self.classifier.model
+
+        def swap(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+            new = checked_layout(output, model, layer).output(activations, output)
+            return new.to(output.dtype).clone(memory_format=torch.contiguous_format)
+
+        many = target.expand(len(activations))
+        with inference(model), torch.inference_mode(), hooked(model, {layer: swap}):
+            try:
+                # One image up to the layer, and M from there on.
+                logits = model(image[None])
+                if len(logits) != len(activations):
+                    raise RuntimeError("the batch did not grow")
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # Something beside the layer carries the batch of one along in a way that does not broadcast.
+                logits = model(image.expand(len(activations), -1, -1, -1))
+        return target_scores(logits.float(), many, self.rivals)
+
+    def input_gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+        """d score / d images (M, 3, H, W), float32, by a backward pass through the whole network."""
+        model = self.classifier.model
+        with inference(model), torch.inference_mode(False), torch.enable_grad():
+            leaf = images.detach().clone().requires_grad_()
+            with self._autocast():
+                logits = model(leaf.clone())  # the network may begin in place
+            total = target_scores(logits.float(), targets.clone(), self.rivals).sum()
+            (slope,) = torch.autograd.grad(total, leaf)
+        return slope.float()
+
+    def forward(self, inputs: Tensor, *, gradients: bool = True, features: bool = False) -> "Forward":
+        """Run a batch (N, 3, H, W), as ``Classifier.preprocess`` gives, through the network once.
+
+        Without ``gradients`` no graph is kept; with ``features`` what the classifying layer reads is. Raises
+        LayerError when a layer is unknown, runs more than once or gives no map, or no one layer classifies.
+        """
+        model = self.classifier.model
+        taps = _Taps(self)
+        hooks = {name: taps.hook(name) for name in self.layers}
+        read: list[Tensor] = []
+        if features:
+            hooks[_classifying_layer(self.classifier)] = lambda _module, given, _output: read.append(given[0])
+        with (
+            inference(model),
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+            hooked(model, hooks),
+            self._autocast(),
+        ):
+            outputs = model(inputs)
+        leaves = taps.once()
+        return Forward(
+            network=self,
+            inputs=inputs,
+            leaves=leaves,
+            layouts=taps.layouts,
+            outputs=outputs,
+            features=read[0].detach().float().flatten(1) if features else None,
+        )
+
+    def _autocast(self) -> torch.autocast:
+        reduced = self.precision != "float32"
+        return torch.autocast(
+            self.classifier.device.type, dtype=PRECISIONS[self.precision] if reduced else None, enabled=reduced
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Capture:
+    """One layer's view of a batch, for one target class per image: what a CAM method is a function of."""
+
+    inputs: Tensor
+    """Normalised images (N, 3, H, W)."""
+    targets: Tensor
+    """Class indices int64 (N,)."""
+    layer: str
+    """The layer's name in the model."""
+    activations: Tensor
+    """The layer's output (N, C, h, w), float32."""
+    gradients: Tensor | None
+    """d score / d activations (N, C, h, w), float32; None where no method needs them."""
+    network: Network
+    """The network that gave it."""
+    score_channels: int | None = None
+    """How many channels of an image a method of one pass per channel may try; None for all."""
+
+    def rescore(self, images: Tensor, n: int) -> Tensor:
+        """The score (M,) of other images (M, 3, H, W) for input n's target."""
+        return self.network.scores(images, self.targets[n].expand(len(images)))
+
+    def rescore_activations(self, activations: Tensor, n: int) -> Tensor:
+        """The score (M,) of input n for its target, if the layer gave these activations (M, C, h, w) instead."""
+        return self.network.scores_after(self.layer, activations, self.inputs[n], self.targets[n])
+
+    def recapture(self, images: Tensor) -> "Capture":
+        """The same layer's capture of other images (N, 3, H, W) toward the same targets."""
+        network = replace(self.network, layers=(self.layer,))
+        return network.forward(images).toward(self.targets.tolist())[0]
+
+    def input_gradients(self, images: Tensor) -> Tensor:
+        """d score / d images (N, 3, H, W) toward the same targets."""
+        return self.network.input_gradients(images, self.targets)
+
+    def only(self, chosen: Sequence[int]) -> "Capture":
+        """The capture of some of the images, in the order of their indices ``chosen``."""
+        rows = list(chosen)
+        return replace(
+            self,
+            inputs=self.inputs[rows],
+            targets=self.targets[rows],
+            activations=self.activations[rows],
+            gradients=None if self.gradients is None else self.gradients[rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Forward:
+    """One pass of a batch, from which captures toward any targets can be had. Drop it to free the graph."""
+
+    network: Network
+    """The network that ran, its layers named."""
+    inputs: Tensor
+    """Normalised images (N, 3, H, W)."""
+    leaves: tuple[Tensor, ...]
+    """Each layer's output as the network gives it, in the graph if gradients were asked for."""
+    layouts: tuple[Layout, ...]
+    """How each of them holds a map."""
+    outputs: Tensor
+    """Logits (N, classes), at the end of the graph."""
+    features: Tensor | None
+    """What the classifying layer read (N, F), float32, without graph; None where it was not asked for."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The network's outputs (N, classes), float32, without graph."""
+        return self.outputs.detach().float()
+
+    @property
+    def maps(self) -> tuple[Tensor, ...]:
+        """Each layer's activations (N, C, h, w), float32, without graph."""
+        return tuple(layout.maps(leaf.detach().float()) for leaf, layout in zip(self.leaves, self.layouts, strict=True))
+
+    def toward(self, targets: Sequence[int]) -> tuple[Capture, ...]:
+        """Each layer's capture for one target class per image; a call costs one backward pass down to the layers.
+
+        Raises InputError when the number of targets is not N, or no negative class exists for the score
+        ``margin``; LayerError when the scores do not depend on a layer.
+        """
+        if len(targets) != len(self.inputs):
+            raise InputError(f"expected one target per image: {len(self.inputs)} images, {len(targets)} targets")
+        network = self.network
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
+            chosen = torch.as_tensor(targets, dtype=torch.int64)  # (N,)
+            chosen = chosen.to(self.inputs.device, non_blocking=True)  # a GPU need not be done with the pass
+            total = target_scores(self.outputs, chosen, network.rivals).sum()
+        slopes: Sequence[Tensor | None] = [None] * len(self.leaves)
+        if self.leaves[0].requires_grad:
+            if total.requires_grad:
+                slopes = torch.autograd.grad(total, self.leaves, retain_graph=True, allow_unused=True)
+            for name, slope in zip(network.layers, slopes, strict=True):
+                if slope is None:
+                    raise LayerError(f"the scores do not depend on layer {name}; choose one on the way to them")
+        return tuple(
+            Capture(
+                inputs=self.inputs,
+                targets=chosen,
+                layer=name,
+                activations=maps,
+                gradients=None if slope is None else layout.maps(slope.float()),
+                network=network,
+            )
+            for name, maps, layout, slope in zip(network.layers, self.maps, self.layouts, slopes, strict=True)
+        )
+
+
+def network(
+    classifier: Classifier,
+    *,
+    layers: str | Sequence[str] = "auto",
+    score: Score = "class",
+    precision: Precision = "float32",
+) -> Network:
+    """The classifier with its layers found: ``auto`` stands for ``find_layer``, ``stages`` for ``find_stages``.
+
+    Raises InputError or LayerError for layers that cannot be.
+    """
+    given = [layers] if isinstance(layers, str) else list(layers)
+    if not given:
+        raise InputError("expected at least one layer, auto or stages")
+    known = {"auto": lambda: (find_layer(classifier),), "stages": lambda: find_stages(classifier)}
+    names = [found for name in given for found in (known[name]() if name in known else (name,))]
+    if len(set(names)) < len(names):
+        raise InputError(f"expected different layers, got {', '.join(names)}")
+    return Network(classifier=classifier, layers=tuple(names), score=score, precision=precision)
+
+
+def capture(
+    classifier: Classifier, inputs: Tensor, targets: Sequence[int], *, layer: str = "auto", score: Score = "class"
+) -> Capture:
+    """One pass and one layer's capture: what CAM methods take."""
+    return network(classifier, layers=layer, score=score).forward(inputs).toward(targets)[0]
+
+
+def predict(classifier: AnyClassifier, images: Sequence[Views]) -> NDArray[np.float32]:
+    """Probabilities float32 (N, classes) of images of any sizes, which go through in one batch.
+
+    Raises InputError for no images, or one that lacks a member's window.
+    """
+    passes = [
+        Network(classifier=member, layers=()).forward(
+            member.preprocess([view(image, member.window) for image in images]),
+            gradients=False,
+            features=classifier.reads_features,
+        )
+        for member in classifier.members
+    ]
+    return classifier.vote([one.logits for one in passes], [one.features for one in passes]).cpu().numpy()
+
+
+def view(image: Views, window: str) -> Image:
+    """What a network with this window sees of an image; InputError where the image is not there in it."""
+    if not isinstance(image, Mapping):
+        return image
+    if window not in image:
+        raise InputError(f"expected the image in the window {window}; got it in {', '.join(image) or 'none'}")
+    return image[window]
+
+
+def _classifying_layer(classifier: Classifier) -> str:
+    names = classifier.head_layers
+    if len(names) != 1:
+        raise LayerError(
+            f"{classifier.arch} classifies with {len(names)} layers ({', '.join(names)}), where one was expected; "
+            "choose other members, or soft voting"
+        )
+    return names[0]
+
+
+def target_scores(logits: Tensor, targets: Tensor, negatives: Sequence[int] = ()) -> Tensor:
+    """The score (N,) of each image's target: its logit, minus the best other class of ``negatives`` if any.
+
+    ``logits`` (N, classes), ``targets`` int64 (N,).
+    """
+    chosen = logits.gather(1, targets[:, None])[:, 0]  # (N,)
+    if not negatives:
+        return chosen
+    rivals = logits[:, list(negatives)]  # (N, negatives)
+    own = torch.tensor(list(negatives), device=logits.device)[None] == targets[:, None]
+    best = rivals.masked_fill(own, -torch.inf).amax(dim=1)
+    return chosen - torch.where(best.isinf(), torch.zeros_like(best), best)
+
+
+class _Taps:
+    """What the chosen layers gave in one pass: leaves of the graph, or links of it behind an earlier leaf."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.seen: dict[str, list[object]] = {name: [] for name in network.layers}
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple, object], object]:
+        def tap(_module: nn.Module, _inputs: tuple, output: object) -> object:
+            if not isinstance(output, Tensor):
+                self.seen[name].append(output)
+                return output
+            # From here on in float32; what encloses the pass puts autocast back.
+            torch.set_autocast_enabled(output.device.type, False)
+            if output.dtype in (torch.bfloat16, torch.float16):
+                output = output.float()
+            if not output.requires_grad:
+                output = output.detach().requires_grad_(torch.is_grad_enabled())
+            self.seen[name].append(output)
+            # A clone goes on, so that an in-place activation behind the layer changes the copy, not the leaf.
+            return output.clone()
+
+        return tap
+
+    def once(self) -> tuple[Tensor, ...]:
+        """Each layer's one output; LayerError where there are more, or it holds no map."""
+        leaves = []
+        for name, outputs in self.seen.items():
+            if len(outputs) != 1:
+                raise LayerError(f"layer {name} ran {len(outputs)} times in one pass; choose a layer that runs once")
+            checked_layout(outputs[0], self.network.classifier.model, name)
+            assert isinstance(outputs[0], Tensor)
+            leaves.append(outputs[0])
+        return tuple(leaves)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        model = self.network.classifier.model
+        return tuple(checked_layout(outputs[0], model, name) for name, outputs in self.seen.items())

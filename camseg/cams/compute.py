@@ -1,0 +1,91 @@
+"""Class activation maps: which pixels speak for a class.
+
+A method (``gradient``, ``eigen``, ``scoring``; registered in ``methods``) is a pure function of one
+Capture. ``scales`` runs a batch at every scale and fuses the views; ``compute_cams`` is the way in.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from camseg.base.errors import InputError
+from camseg.cams.capture import Precision, Score, Views, view
+from camseg.cams.extract import BatchLimit, CamSettings, Choose, Grids, Plan, extract, plan, stack_inputs, to_image_size
+from camseg.cams.methods.registry import METHODS, Method
+from camseg.classify.classifier import AnyClassifier
+
+__all__ = ["METHODS", "BatchLimit", "CamSettings", "Grids", "Method", "Plan", "compute_cams", "extract", "plan"]
+__all__ += ["stack_inputs", "to_image_size"]
+
+
+def compute_cams(
+    classifier: AnyClassifier,
+    images: Sequence[Views],
+    targets: Sequence[str | Sequence[str]] | None = None,
+    methods: Sequence[str] = ("layercam",),
+    *,
+    scales: Sequence[float] | Literal["auto"] = (1.0,),
+    flip: bool = False,
+    score: Score = "class",
+    layer: str | Sequence[str] = "auto",
+    score_channels: int | None = None,
+    precision: Precision = "float32",
+    raw: bool = False,
+    gate: bool = True,
+    batch_size: int = 16,
+) -> dict[str, list]:
+    """Class activation maps of images, for any number of methods from the same passes of the network.
+
+    ``images``: uint8 (H, W, 3) RGB, of any sizes; for an ensemble whose members read files in several windows,
+    {window: image} each. ``targets``: a class name per image, or a list of names, which gives {class: map}; None takes
+    the predicted class (multi-label: a dict of every class with a probability of at least 0.5). The settings are those
+    of ``CamSettings``. The map of an ensemble is the weighted mean of its members' maps.
+
+    Returns, per method and in the order of the images, float32 (H, W) in [0, 1]; with ``raw`` >= 0,
+    after the ReLU and before any scaling.
+
+    Raises InputError when targets and images differ in number, for an unknown method or class, or an image that lacks
+    a member's window; LayerError when the layer gives no map.
+    """
+    if targets is not None and (isinstance(targets, str) or len(targets) != len(images)):
+        raise InputError(f"expected one target per image: {len(images)} images, targets {targets!r}")
+    if batch_size < 1:
+        raise InputError(f"expected a batch size of at least 1, got {batch_size}")
+    settings = CamSettings(
+        methods=tuple([methods] if isinstance(methods, str) else methods),
+        scales="auto" if scales == "auto" else tuple(scales),
+        flip=flip,
+        score=score,
+        layers=(layer,) if isinstance(layer, str) else tuple(layer),
+        score_channels=score_channels,
+        precision=precision,
+        raw=raw,
+        gate=gate,
+    )
+    ready, limit = plan(classifier, settings), BatchLimit()
+    results: dict[str, list] = {name: [] for name in settings.methods}
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        wanted = None if targets is None else targets[start : start + batch_size]
+        as_dicts = [
+            classifier.multi_label if wanted is None else not isinstance(wanted[i], str) for i in range(len(batch))
+        ]
+        views = [{window: view(image, window) for window in ready.windows} for image in batch]
+        inputs = stack_inputs([ready.inputs(one) for one in views])
+        found = extract(ready, inputs, _chooser(classifier, wanted), limit)
+        for name, maps in found.maps.items():
+            for one, row, grids, as_dict in zip(views, found.targets, maps, as_dicts, strict=True):
+                height, width = one[classifier.window].shape[:2]
+                cams = [to_image_size(classifier, grid, height, width, raw) for grid in grids]
+                names = [classifier.classes[target] for target in row]
+                results[name].append(dict(zip(names, cams, strict=True)) if as_dict else cams[0])
+    return results
+
+
+def _chooser(classifier: AnyClassifier, wanted: Sequence[str | Sequence[str]] | None) -> Choose:
+    if wanted is None:
+        return lambda _n, probabilities: classifier.predicted(probabilities[None])[0]
+    rows: list[list[Any]] = [
+        list(dict.fromkeys(row)) if isinstance(row, Iterable) and not isinstance(row, str) else [row] for row in wanted
+    ]
+    indices = [[classifier.class_index(name) for name in row] for row in rows]
+    return lambda n, _probabilities: indices[n]

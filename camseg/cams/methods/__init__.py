@@ -1,0 +1,1 @@
+"""The CAM methods, each a pure function of one Capture."""

@@ -1,0 +1,431 @@
+"""Classifier: image -> scores. A checkpoint is weights, classes and preprocessing together."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import cv2
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import camseg
+from camseg.base.arrays import Image, check_image
+from camseg.base.errors import CheckpointError, InputError
+from camseg.base.files import read_json, write_bytes, write_json
+from camseg.classify.ensemble import Ensemble, member_folder, read_rule
+from camseg.data.images import Window, check_window
+from camseg.models import (
+    ModelArgs,
+    calm_head,
+    canonical_name,
+    check_architecture,
+    create_model,
+    create_sized_model,
+    default_image_size,
+    head_names,
+    load_backbone,
+    normalisation,
+    pretrained_classes,
+    read_weights,
+    resampled,
+    split_name,
+)
+
+Resize = Literal["stretch", "pad"]
+DEFAULT_ARCH = "mobilenetv2_100"
+"""Small, quick on a CPU, and what the results table was measured with."""
+LARGEST = 16_384
+"""Most pixels along a side of the input."""
+RUN_FILES: Final = (
+    "classifier.json",
+    "metrics.json",
+    "training.safetensors",
+    "model.safetensors",
+    "rule.safetensors",
+    "history.csv",
+    "curves.png",
+    "reliability.png",
+    "confusion.png",
+)
+"""Every file that a training or an ensemble writes into its run, beside an ensemble's members."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Classifier:
+    """A network with everything needed to feed it and to read its outputs.
+
+    Checked when made: InputError.
+    """
+
+    model: nn.Module
+    """Images (N, 3, S, S), normalised -> logits (N, classes). Its weights lie channels-last, which CPUs and
+    GPUs run convolutions faster with."""
+    arch: str
+    """The architecture's canonical name, in timm or of ours, and the heads joined to it."""
+    model_args: ModelArgs
+    """Further arguments of the architecture's constructor."""
+    classes: tuple[str, ...]
+    """In the order of the logits."""
+    multi_label: bool
+    """Sigmoid over independent classes instead of softmax over exclusive ones."""
+    negative: tuple[str, ...]
+    """Classes whose images contain no object: their maps and masks are all zero."""
+    image_size: int
+    """Side S of the square input, pixels."""
+    resize: Resize
+    """``stretch`` to the square, or scale and ``pad`` with the mean colour, centred."""
+    window: Window
+    """How 16-bit and float images become 8-bit, as in ``images.read_image``."""
+    mean: tuple[float, ...]
+    """Per-channel mean, in [0, 1]."""
+    std: tuple[float, ...]
+    """Per-channel standard deviation."""
+    temperature: float = 1.0
+    """What logits are divided by before they become probabilities: calibration fits it."""
+    training: Mapping[str, Any] | None = None
+    """What it was trained from, JSON values only; says nothing to its use."""
+
+    def __post_init__(self) -> None:
+        _check_classes(self.classes, self.negative)
+        _check_input(self.image_size, self.resize, self.window)
+        for name in ("mean", "std"):
+            if len(_channels(getattr(self, name), name)) != len(getattr(self, name)):
+                raise InputError(f"expected {name} as three numbers, got {list(getattr(self, name))}")
+        if not isinstance(self.model_args, Mapping):
+            raise InputError(f"expected model_args by name, got {self.model_args!r}")
+        if not (self.training is None or isinstance(self.training, Mapping)):
+            raise InputError(f"expected training by name, or nothing; got {self.training!r}")
+        if not isinstance(self.multi_label, bool):
+            raise InputError(f"expected multi_label true or false, got {self.multi_label!r}")
+        if not isinstance(self.temperature, (int, float)) or not 0.0 < self.temperature < float("inf"):
+            raise InputError(f"expected a temperature above 0, got {self.temperature!r}")
+
+    @staticmethod
+    def create(
+        arch: str | None,
+        *,
+        classes: Sequence[str],
+        image_size: int | None = None,
+        weights: str | Path | None = None,
+        multi_label: bool = False,
+        negative: Sequence[str] = (),
+        resize: Resize = "stretch",
+        window: Window = "full",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        model_args: ModelArgs | None = None,
+    ) -> "Classifier":
+        """Build an untrained classifier on the CPU; ``arch`` None takes the weights file's, else DEFAULT_ARCH.
+
+        ``weights``: None or ``"none"`` for random ones, ``"imagenet"`` for timm's, or a file, whose own
+        statement of architecture, arguments, mean and std is used where the caller makes none. ``image_size`` None
+        is what ``default_image_size`` says.
+
+        Raises InputError, CheckpointError or WeightsUnavailableError.
+        """
+        _check_classes(classes, negative)
+        _check_input(8 if image_size is None else image_size, resize, window, least=8)
+        file = None if weights in (None, "none", "imagenet") else read_weights(weights)
+        args: ModelArgs = {**(file.model_args if file else {}), **(model_args or {})}
+        arch = check_architecture(((file and file.arch) or DEFAULT_ARCH) if arch is None else arch)
+        if file and file.arch and canonical_name(file.arch) not in (arch, split_name(arch)[0]):
+            raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
+        image_size = default_image_size(arch) if image_size is None else image_size
+        model, args = create_sized_model(
+            arch, len(classes), image_size, pretrained=weights == "imagenet", model_args=args
+        )
+        if file:
+            has_head = load_backbone(model, resampled(file, model, arch, args), str(weights))
+        else:
+            has_head = weights != "imagenet" or len(classes) == pretrained_classes(model)
+        if not has_head:
+            calm_head(model)
+        stated_mean, stated_std = normalisation(model)
+        return Classifier(
+            model=_channels_last(model.eval()),
+            arch=arch,
+            model_args=args,
+            classes=tuple(classes),
+            multi_label=multi_label,
+            negative=tuple(negative),
+            image_size=image_size,
+            resize=resize,
+            window=window,
+            mean=_channels(mean or (file and file.mean) or stated_mean, "mean"),
+            std=_channels(std or (file and file.std) or stated_std, "std"),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are."""
+        return next(self.model.parameters()).device
+
+    def class_index(self, name: str) -> int:
+        """The index of a class; InputError, with the classes there are, for an unknown one."""
+        if name not in self.classes:
+            raise InputError(f"the classifier has no class {name!r}; it has {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    def content_box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Where an image lies in the square input: (top, left, height, width) as shares of its side."""
+        if self.resize == "stretch":
+            return 0.0, 0.0, 1.0, 1.0
+        tall, wide = _fit(height, width, self.image_size)
+        top, left = (self.image_size - tall) // 2, (self.image_size - wide) // 2
+        return tuple(value / self.image_size for value in (top, left, tall, wide))  # type: ignore[return-value]
+
+    def to_input(self, image: Image, scale: float = 1.0) -> Image:
+        """Resize one image to the square input, uint8 (s, s, 3) with s = round(scale * image_size)."""
+        height, width = check_image(image).shape[:2]
+        side = max(1, round(scale * self.image_size))
+        if self.resize == "stretch":
+            return _resized(image, side, side)
+        # Placed on whole pixels of the unscaled input, so that every scale sees the same layout.
+        top, left, tall, wide = (round(share * side) for share in self.content_box(height, width))
+        square = np.empty((side, side, 3), np.uint8)
+        square[:] = np.rint(255.0 * np.asarray(self.mean)).astype(np.uint8)
+        content = square[top : top + max(1, tall), left : left + max(1, wide)]
+        content[:] = _resized(image, *content.shape[:2])
+        return square
+
+    def normalise(self, squares: Tensor) -> Tensor:
+        """uint8 (N, s, s, 3) -> float32 (N, 3, s, s) on the classifier's device, mean 0 and deviation 1."""
+        x = squares.to(self.device).permute(0, 3, 1, 2).float().div_(255.0)  # (N, 3, s, s)
+        mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return x.sub_(mean).div_(std)  # still strided channels-last, as the network's weights are
+
+    def preprocess(self, images: Sequence[Image], scale: float = 1.0) -> Tensor:
+        """Images of any size -> float32 (N, 3, s, s) on the classifier's device, s = round(scale * image_size)."""
+        if not len(images):
+            raise InputError("expected at least one image, got none")
+        return self.normalise(torch.from_numpy(np.stack([self.to_input(image, scale) for image in images])))
+
+    def predicted(self, probabilities: NDArray[np.float32]) -> list[list[int]]:
+        """The likeliest class of each row (N, classes); multi-label: every class with probability >= 0.5."""
+        if self.multi_label:
+            return [np.flatnonzero(row >= 0.5).tolist() for row in probabilities]
+        return probabilities.argmax(axis=1)[:, None].tolist()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, classes) -> calibrated probabilities: softmax, or for a multi-label classifier sigmoid, of the
+        logits divided by the temperature, which no decision depends on."""
+        scaled = logits / self.temperature
+        return scaled.sigmoid() if self.multi_label else scaled.softmax(dim=1)
+
+    @property
+    def head_layers(self) -> tuple[str, ...]:
+        """The names in the network of the layers that classify: one, but for few architectures."""
+        return head_names(self.model)
+
+    @property
+    def members(self) -> tuple["Classifier", ...]:
+        """The networks that decide, as in Ensemble: this one."""
+        return (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How much each of the members counts."""
+        return (1.0,)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether ``vote`` needs features beside logits."""
+        return False
+
+    def vote(self, logits: Sequence[Tensor], _features: Sequence[Tensor | None]) -> Tensor:
+        """The members' logits (N, classes) -> probabilities (N, classes), as in Ensemble."""
+        return self.probabilities(logits[0])
+
+    def with_negative(self, negative: Sequence[str]) -> "Classifier":
+        """The same network with other negative classes; InputError for an unknown one."""
+        for name in negative:
+            self.class_index(name)
+        return replace(self, negative=tuple(negative))
+
+    def with_output_stride(self, stride: int) -> "Classifier":
+        """The same weights in the architecture built with another output stride: at 16 instead of 32 pixels the last
+        maps are twice as wide and high.
+
+        Raises InputError for other strides than 8, 16 and 32, and where the architecture has no such choice.
+        """
+        if stride not in (8, 16, 32):
+            raise InputError(f"expected an output stride of 8, 16 or 32, got {stride}")
+        args = {**self.model_args, "output_stride": stride}
+        try:
+            model = create_model(self.arch, len(self.classes), model_args=args)
+            model.load_state_dict(self.model.state_dict())
+        except (InputError, RuntimeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.arch} has no output stride of {stride}; leave --output-stride out ({words})"
+            ) from None
+        return replace(self, model=_channels_last(model.eval()).to(self.device), model_args=args)
+
+    def save(self, run: Path | str) -> None:
+        """Write ``model.safetensors`` and ``classifier.json`` into the folder ``run``."""
+        write_bytes(Path(run, "model.safetensors"), tensor_bytes(self.model.state_dict()))
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
+        write_json(Path(run, "classifier.json"), {**settings, "version": camseg.__version__})
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the weights and settings: equal for equal classifiers, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        hashed = [field.name for field in fields(self) if field.name not in ("model", "training")]
+        settings = {name: getattr(self, name) for name in hashed}
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> bytes:
+    """Tensors of any device and layout as the content of a safetensors file, with ``facts`` as its metadata."""
+    # Cloned, for tensors that share memory, as tied weights do, are refused.
+    plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    return safetensors.torch.save(plain, facts)
+
+
+AnyClassifier: TypeAlias = Classifier | Ensemble
+"""What decides on images: one network, or several of them."""
+
+
+def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyClassifier:
+    """Load a classifier run: the folder that ``train-cls``, ``ensemble`` or a ``save`` wrote.
+
+    Raises CheckpointError when a file is missing or damaged, or the weights do not fit; InputError for a
+    device that is not there.
+    """
+    run = Path(run)
+    settings = _read_settings(run)
+    if "members" not in settings:
+        return load_network(run, device)
+    try:
+        return Ensemble(
+            members=tuple(load_network(member_folder(run, n), device) for n in range(settings["members"])),
+            shares=tuple(settings["shares"]),
+            method=settings["method"],
+            rule=None if settings["method"] == "soft" else read_rule(run),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{run / 'classifier.json'} is not an ensemble's settings ({error!r})") from None
+    except InputError as error:
+        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
+
+
+def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
+    """Load a classifier run that is one network, as ``load_classifier`` does; InputError for an ensemble."""
+    run = Path(run)
+    settings = _read_settings(run)
+    if "members" in settings:
+        raise InputError(f"{run} is an ensemble, and one network is needed; name a member, such as {run}/members/0")
+    try:
+        settings.pop("version", None)
+        for name in ("classes", "negative", "mean", "std"):
+            settings[name] = tuple(settings[name])
+        model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
+        model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
+        classifier = Classifier(model=_channels_last(model.eval()), **settings)
+    except InputError as error:
+        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{run / 'model.safetensors'} cannot be loaded into {settings['arch']}: {message}"
+        ) from None
+    classifier.model.to(find_device(device))
+    return classifier
+
+
+def clear_run(run: Path | str) -> None:
+    """Remove a run's files and members from the folder ``run``, so that those of the next one stand there alone."""
+    for name in RUN_FILES:
+        Path(run, name).unlink(missing_ok=True)
+    members = [path for path in Path(run, "members").glob("[0-9]*") if path.is_dir()]
+    for member in members:
+        clear_run(member)
+    for folder in (*members, Path(run, "members")):
+        with suppress(OSError):  # it is not there, or holds something else
+            folder.rmdir()
+
+
+def _read_settings(run: Path) -> dict[str, Any]:
+    if not run.is_dir():
+        raise CheckpointError(f"expected the folder of a classifier run; {run} does not exist")
+    settings = read_json(run / "classifier.json", CheckpointError)
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings")
+    return settings
+
+
+def find_device(device: str | torch.device = "auto") -> torch.device:
+    """``auto`` (CUDA, else MPS, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` as a device that is there.
+
+    Raises InputError for a device that does not exist here.
+    """
+    if device == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    try:
+        torch.zeros(1, device=device).item()  # which the meta device cannot
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device} cannot be used here ({reason}); try --device auto") from None
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+
+
+def _resized(image: Image, height: int, width: int) -> Image:
+    # In two steps: OpenCV averages areas, which keeps fine patterns from aliasing, only where no side grows.
+    smaller = min(width, image.shape[1]), min(height, image.shape[0])
+    for size, way in ((smaller, cv2.INTER_AREA), ((width, height), cv2.INTER_LINEAR)):
+        if size != image.shape[1::-1]:
+            image = np.asarray(cv2.resize(image, size, interpolation=way), np.uint8)
+    return image
+
+
+def _fit(height: int, width: int, side: int) -> tuple[int, int]:
+    factor = side / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
+    if len(values) == 1:
+        values = tuple(values) * 3
+    numbers = all(isinstance(value, (int, float)) for value in values)
+    if len(values) != 3 or not numbers or not np.isfinite(values).all() or (name == "std" and not min(values) > 0):
+        raise InputError(f"expected one or three numbers for {name}{', above 0' * (name == 'std')}, got {list(values)}")
+    return tuple(float(value) for value in values)
+
+
+def _check_input(image_size: int, resize: Resize, window: Window, least: int = 1) -> None:
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or not least <= image_size <= LARGEST:
+        raise InputError(f"expected an image size of at least {least} pixels, at most {LARGEST}; got {image_size!r}")
+    if resize not in ("stretch", "pad"):
+        raise InputError(f"expected resize stretch or pad, got {resize!r}")
+    check_window(window)
+
+
+def _check_classes(classes: Sequence[str], negative: Sequence[str]) -> None:
+    strings = not isinstance(classes, str) and all(isinstance(name, str) for name in classes)
+    if not strings or not classes or len(set(classes)) != len(classes):
+        raise InputError(f"expected a list of different class names, got {classes!r}")
+    for name in classes:
+        if not name or name in (".", "..") or "/" in name or ";" in name:
+            raise InputError(f"the class name {name!r} cannot be a folder's name; use no '/', ';', '.' or '..'")
+    if unknown := sorted(set(negative) - set(classes)):
+        raise InputError(f"the negative class {unknown[0]!r} is not one of {', '.join(classes)}")

@@ -1,0 +1,257 @@
+"""Folders and CSV files -> samples with their labels, and splits of them."""
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.base.errors import DatasetError, InputError
+from camseg.base.files import Found
+from camseg.data.images import find_images, relative_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One input image and what is known of it."""
+
+    path: Path
+    """The image file."""
+    name: str
+    """Relative path without suffix: the name that its outputs carry."""
+    labels: tuple[str, ...] | None = None
+    """The classes in the image; () = none of the classes; None = not known."""
+    group: str | None = None
+    """Samples of one group (a patient, a volume) never stand on both sides of a split."""
+
+    @property
+    def input(self) -> str:
+        """The name with the file's suffix: how manifests speak of the image, whatever folder it lies in."""
+        return self.name + self.path.suffix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Samples in the order of their names."""
+
+    root: Path
+    """The folder or CSV that it was read from."""
+    samples: tuple[Sample, ...]
+    """Sorted by name."""
+    classes: tuple[str, ...]
+    """Sorted; every label that occurs."""
+    multi_label: bool
+    """Whether an image may have several labels or none."""
+    failures: tuple[tuple[Path, str], ...] = ()
+    """Folders that could not be listed, with the reason."""
+
+    def targets(self, classes: Sequence[str]) -> NDArray:
+        """Class indices int64 (N,), or for a multi-label set float32 (N, classes) of 0 and 1.
+
+        Raises DatasetError for a label outside ``classes``, a sample whose label is not known, or, in a set
+        that is not multi-label, one with none or several.
+        """
+        index = {name: i for i, name in enumerate(classes)}
+        for sample in self.samples:
+            if sample.labels is None:
+                raise DatasetError(f"{sample.path} has no label; put it into a class folder or a CSV with labels")
+            if unknown := [label for label in sample.labels if label not in index]:
+                raise DatasetError(f"{sample.path}: class {unknown[0]!r} is not one of {', '.join(classes)}")
+            if not self.multi_label and len(sample.labels) != 1:
+                raise DatasetError(
+                    f"{sample.path}: expected one label, as the classes exclude each other; got "
+                    f"{';'.join(sample.labels) or 'none'}"
+                )
+        if not self.multi_label:
+            return np.array([index[label] for sample in self.samples for label in sample.labels or ()], np.int64)
+        rows = np.zeros((len(self.samples), len(classes)), np.float32)
+        for row, sample in zip(rows, self.samples, strict=True):
+            row[[index[label] for label in sample.labels or ()]] = 1.0
+        return rows
+
+
+def load_training_data(data: Path | str) -> Dataset:
+    """Read labelled images: a folder of class folders, or a CSV ``image,label[,group]``.
+
+    Raises DatasetError when there are fewer than two classes (one, for a multi-label set), or images
+    without a label.
+    """
+    dataset = load_images(data)
+    if unlabelled := [sample for sample in dataset.samples if sample.labels is None]:
+        raise DatasetError(
+            f"{len(unlabelled)} images have no label, the first is {unlabelled[0].path}; expected "
+            "DATA/<class>/<image>, or a CSV with the columns image,label"
+        )
+    needed = 1 if dataset.multi_label else 2
+    if len(dataset.classes) < needed:
+        raise DatasetError(f"{data}: expected at least {needed} classes, got {list(dataset.classes)}")
+    return dataset
+
+
+def load_images(images: Path | str, classes: Sequence[str] | None = None) -> Dataset:
+    """Read a folder, an image file or a CSV, with the labels where they are known.
+
+    In a folder an image's label is the first folder below the root; where ``classes`` are given (a
+    classifier's), only if it is one of them. In a CSV it is the column ``label``: several are joined by
+    ``;``, an empty cell means none of the classes, and either makes the set multi-label. Paths in a CSV
+    are relative to its folder.
+
+    Raises InputError or DatasetError when there is nothing to read or a label is unknown to ``classes``.
+    """
+    path = Path(images)
+    dataset = _load_csv(path) if path.suffix.lower() == ".csv" and path.is_file() else _load_folder(path, classes)
+    if classes is not None:
+        unknown = sorted(set(dataset.classes) - set(classes))
+        if unknown:
+            raise DatasetError(f"{images}: the classifier has no class {unknown[0]!r}; it has {', '.join(classes)}")
+    return dataset
+
+
+def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Split into a training and a validation set, stratified by label, never through a group.
+
+    ``fraction`` in (0, 1) is the validation share; with groups it is met as nearly as whole groups
+    allow. Raises DatasetError when either side would be empty or would miss a class.
+    """
+    from sklearn.model_selection import train_test_split  # here: only training waits for its import
+
+    if not 0.0 < fraction < 1.0:
+        raise InputError(f"expected a fraction to split off between 0 and 1, got {fraction:g}")
+    labels = np.array([";".join(sorted(sample.labels or ())) for sample in dataset.samples])
+    everything = np.arange(len(labels))
+    try:
+        if any(sample.group is not None for sample in dataset.samples):
+            groups = np.array([sample.group or sample.name for sample in dataset.samples])
+            train, val = _split_groups(labels, groups, fraction, seed)
+        else:
+            smallest = min(Counter(labels).values())
+            stratify = labels if smallest > 1 and len(set(labels)) <= fraction * len(labels) else None
+            train, val = train_test_split(everything, test_size=fraction, random_state=seed, stratify=stratify)
+    except ValueError as error:
+        raise DatasetError(f"cannot split {len(labels)} images into training and validation: {error}") from None
+    parts = _subset(dataset, sorted(train)), _subset(dataset, sorted(val))
+    for part, name in zip(parts, ("training", "validation"), strict=True):
+        seen = {label for sample in part.samples for label in sample.labels or ()}
+        if missing := sorted(set(dataset.classes) - seen):
+            raise DatasetError(
+                f"the {name} part of the split holds no image of {missing[0]!r}; add images or groups, change the "
+                "validation fraction or the seed, or name a validation set"
+            )
+    return parts
+
+
+def check_disjoint(first: Dataset, second: Dataset) -> None:
+    """Raise DatasetError when two sets share an image file, by whatever path, or a group.
+
+    Scores on the one, of what learned from the other, would flatter.
+    """
+    known = image_places(first)
+    if both := [sample.path for sample in second.samples if os.path.realpath(sample.path) in known]:
+        raise DatasetError(
+            f"{len(both)} images of {second.root} are in {first.root} too, such as {both[0]}; keep them apart"
+        )
+
+    groups, others = ({sample.group for sample in part.samples if sample.group} for part in (first, second))
+    if shared := sorted(groups & others):
+        raise DatasetError(
+            f"{len(shared)} groups of {second.root} are in {first.root} too, such as {shared[0]}; keep each on one "
+            "side, or name groups apart that only share a name"
+        )
+
+
+def samples_sha256(*datasets: Dataset) -> str:
+    """One hash over the names, labels and groups of all samples, however they are divided, in hexadecimal."""
+    samples = [sample for dataset in datasets for sample in dataset.samples]
+    facts = sorted(json.dumps([sample.name, sample.labels, sample.group]) for sample in samples)
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def image_places(dataset: Dataset) -> set[str]:
+    """Where the image files really lie: the same file has one place, however it is reached."""
+    return {os.path.realpath(sample.path) for sample in dataset.samples}
+
+
+def _split_groups(labels: NDArray, groups: NDArray, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
+    from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
+
+    # The fraction as that many folds of so many: 0.2 is one of five, 0.3 three of ten.
+    most = min(max(10, round(1.0 / fraction)), len(set(groups)), *Counter(labels).values())
+    share = Fraction(fraction).limit_denominator(most)
+    if not 0 < share < 1 or abs(share - fraction) > 0.05:
+        return next(GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed).split(labels, labels, groups))
+    folds = StratifiedGroupKFold(n_splits=share.denominator, shuffle=True, random_state=seed)
+    parts = [val for _, val in islice(folds.split(labels, labels, groups), share.numerator)]
+    val = np.concatenate(parts)
+    return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def _subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:
+    samples = tuple(dataset.samples[i] for i in indices)
+    return replace(dataset, samples=samples)
+
+
+def _load_folder(root: Path, classes: Sequence[str] | None) -> Dataset:
+    found: Found = find_images(root)
+    samples: list[Sample] = []
+    for path in found.files:
+        name = relative_name(path, found.root)
+        first, _, rest = name.partition("/")
+        known = bool(rest) and (classes is None or first in classes)
+        samples.append(Sample(path=path, name=name, labels=(first,) if known else None))
+    return _dataset(found.root, samples, multi_label=False, failures=found.failures)
+
+
+def _load_csv(path: Path) -> Dataset:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: not a readable UTF-8 CSV ({error})") from None
+    if "image" not in columns:
+        raise DatasetError(f"{path}: expected the columns image,label[,group]; got {','.join(columns) or 'nothing'}")
+    samples: list[Sample] = []
+    lines: dict[Path, int] = {}
+    for line, row in rows:
+        image = (row["image"] or "").strip()
+        file_path = path.parent / image
+        if PurePath(image).name in ("", ".."):
+            raise DatasetError(f"{path}: line {line} names no image")
+        if lines.setdefault(file_path, line) != line:
+            raise DatasetError(
+                f"{path}: line {line} lists {image} again, after line {lines[file_path]}; join several labels by ';'"
+            )
+        if any(cell.strip() for cell in row.get(reader.restkey) or ()):
+            raise DatasetError(f"{path}: line {line} has more cells than the header; quote a name that holds a comma")
+        labels: tuple[str, ...] | None = None
+        if "label" in columns:
+            cell = row["label"] or ""
+            labels = tuple(dict.fromkeys(part.strip() for part in cell.split(";") if part.strip()))
+        # Outputs mirror the listed path; what would lead out of the output folder is left out of it.
+        parts = [part for part in PurePath(image).with_suffix("").parts if part not in ("..", PurePath(image).anchor)]
+        name = "/".join(parts)
+        samples.append(Sample(path=file_path, name=name, labels=labels, group=(row.get("group") or "").strip() or None))
+    if not samples:
+        raise DatasetError(f"{path}: no image listed below the header")
+    multi_label = any(sample.labels is not None and len(sample.labels) != 1 for sample in samples)
+    return _dataset(path, samples, multi_label=multi_label, failures=())
+
+
+def _dataset(root: Path, samples: list[Sample], multi_label: bool, failures: tuple[tuple[Path, str], ...]) -> Dataset:
+    return Dataset(
+        root=root,
+        samples=tuple(sorted(samples, key=lambda sample: sample.name)),
+        classes=tuple(sorted({label for sample in samples for label in sample.labels or ()})),
+        multi_label=multi_label,
+        failures=failures,
+    )

@@ -1,0 +1,1 @@
+"""The stages joined: image -> mask, one image or a folder."""

@@ -1,0 +1,1 @@
+"""Cam -> Mask: thresholds, and the cleaning of masks."""

@@ -1,0 +1,165 @@
+"""Mask -> Mask: the outline smoothed, holes filled, and islands dropped.
+
+Objects are 8-connected pieces of the mask; holes are 4-connected pieces of the background that do not touch
+the border. Sizes are pixels, or a percentage of the image's own size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.base.arrays import Mask, check_mask
+from camseg.base.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A length or an area; ``str`` gives its text back."""
+
+    value: float
+    """Pixels, or a share of the image."""
+    relative: bool = False
+    """Whether the value is a share: of the image's pixels for an area, of its shorter side for a length."""
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
+
+    def of(self, whole: float) -> float:
+        """The size in pixels, where ``whole`` is what a share refers to."""
+        # Rounded, so that 29 % of 100 are the 29 pixels that they are on paper.
+        return round(self.value * whole, 6) if self.relative else self.value
+
+
+def parse_size(text: str | float) -> Size:
+    """The size that ``50`` or ``"50"`` (pixels) or ``"0.1%"`` (of the image) stands for; raises InputError."""
+    word = str(text).strip()
+    try:
+        value = float(word.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise InputError(f"expected a size of 0 or more in pixels, as in 50, or of the image, as in 0.1%; got {word!r}")
+    return Size(value=value / 100, relative=True) if word.endswith("%") else Size(value=value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessingSettings:
+    """What is done to a mask, in the order of the fields; the defaults leave it as it is.
+
+    Smoothing comes first, because it may open holes or cut islands off; then what the later steps promise
+    holds of the result.
+    """
+
+    smooth: str = "0"
+    """Radius of the disc over which the majority decides: pixels, or percent of the image's shorter side."""
+    fill_holes: str = "none"
+    """``none``, ``all``, or the largest area of a hole that is filled: pixels, or percent of the image."""
+    min_area: str = "0"
+    """Smaller islands are dropped: pixels, or percent of the image."""
+    keep: int | None = None
+    """How many objects stay, the largest; None keeps all."""
+
+    def __post_init__(self) -> None:
+        parse_size(self.smooth)
+        parse_size(self.min_area)
+        if self.fill_holes not in ("none", "all"):
+            try:
+                parse_size(self.fill_holes)
+            except InputError as error:
+                raise InputError(f"fill_holes is none, all or an area: {error}") from None
+        if self.keep is not None:
+            _check_count(self.keep)
+
+
+def postprocess(mask: Mask, settings: PostprocessingSettings) -> Mask:
+    """Smooth the mask, fill its holes, drop small islands, and keep the largest objects: what the settings ask for.
+
+    ``mask``: bool (H, W). Returns bool (H, W). Raises InputError.
+    """
+    check_mask(mask)
+    smoothing = parse_size(settings.smooth).of(min(mask.shape))
+    if smoothing > 0:
+        mask = smooth(mask, smoothing)
+    if settings.fill_holes == "all":
+        mask = fill_holes(mask)
+    elif settings.fill_holes != "none":
+        mask = fill_holes(mask, parse_size(settings.fill_holes).of(mask.size))
+    area = parse_size(settings.min_area).of(mask.size)
+    if area > 1:
+        mask = drop_islands(mask, area)
+    return mask if settings.keep is None else keep_largest(mask, settings.keep)
+
+
+def smooth(mask: Mask, radius: float) -> Mask:
+    """What the majority of each pixel's disc is: rounds corners, cuts thin spurs and closes thin gaps.
+
+    ``mask``: bool (H, W); ``radius``: in pixels, from 0 (unchanged); more than half the shorter side counts as
+    that, for a larger disc sees no outline. Beyond the border the image is mirrored, so objects keep their pixels
+    there. Returns bool (H, W). Raises InputError.
+    """
+    height, width = check_mask(mask).shape
+    if not radius >= 0:
+        raise InputError(f"expected a radius of 0 pixels or more, got {radius}")
+    radius = min(radius, (min(height, width) - 1) / 2)
+    reach = int(radius)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    disc = (y * y + x * x <= radius * radius).astype(np.float32)
+    votes = cv2.filter2D(mask.astype(np.uint8), cv2.CV_32F, disc, borderType=cv2.BORDER_REFLECT)
+    # A disc holds an odd number of pixels, so no vote is a tie.
+    return votes > np.count_nonzero(disc) / 2
+
+
+def fill_holes(mask: Mask, max_area: float = math.inf) -> Mask:
+    """The mask with its holes of at most ``max_area`` pixels filled.
+
+    ``mask``: bool (H, W). Returns bool (H, W). What touches the border is no hole. Raises InputError.
+    """
+    labels, areas = _components(~check_mask(mask), connectivity=4)
+    filled = areas <= max_area
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        filled[edge] = False
+    return mask | filled[labels]
+
+
+def drop_islands(mask: Mask, min_area: float) -> Mask:
+    """The mask without its objects of fewer than ``min_area`` pixels.
+
+    ``mask``: bool (H, W). Returns bool (H, W). Raises InputError.
+    """
+    labels, areas = _components(check_mask(mask), connectivity=8)
+    kept = areas >= min_area
+    kept[0] = False
+    return kept[labels]
+
+
+def keep_largest(mask: Mask, count: int = 1) -> Mask:
+    """The ``count`` objects of the mask that have the most pixels; of equal ones the first in reading order stays.
+
+    ``mask``: bool (H, W). Returns bool (H, W). The first is the one whose topmost pixel, and of the topmost the
+    leftmost, comes first. Raises InputError.
+    """
+    _check_count(count)
+    labels, areas = _components(check_mask(mask), connectivity=8)
+    if len(areas) <= count + 1:
+        return mask.copy()
+    objects = np.flatnonzero(mask)
+    first = np.zeros(len(areas), dtype=np.int64)
+    first[labels.ravel()[objects[::-1]]] = objects[::-1]  # of equal indices the last assignment stays
+    order = np.lexsort((first[1:], -areas[1:])) + 1
+    kept = np.zeros(len(areas), dtype=np.bool_)
+    kept[order[:count]] = True
+    return kept[labels]
+
+
+def _components(mask: Mask, connectivity: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Labels (H, W), 0 outside the mask, and the area of each label."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    return labels, stats[:, cv2.CC_STAT_AREA]
+
+
+def _check_count(count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(f"expected to keep at least 1 object, as a whole number; got {count!r}")

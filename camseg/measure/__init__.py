@@ -1,0 +1,1 @@
+"""Predictions and truth -> figures: metrics, evaluation, calibration, faithfulness, plots."""

@@ -1,0 +1,369 @@
+"""A folder of one method's maps, or of masks, against true masks: scores, curves and the best threshold.
+
+The headline of every score is its mean per image, over the images whose true mask is not empty. Images with an
+empty truth are reported apart: there a prediction is right (Dice 1) when it is empty too, and wrong (0) otherwise.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.base.arrays import Image, dequantise
+from camseg.base.errors import EvaluationError
+from camseg.base.progress import Progress, silent
+from camseg.data.images import by_relative_name, find_images, read_levels, read_mask
+from camseg.masks.threshold import Threshold, cam_to_mask, parse_threshold, save_threshold
+from camseg.measure.figures import plot_threshold_curves
+from camseg.measure.metrics import (
+    THRESHOLDS,
+    Counts,
+    binary_cross_entropy,
+    bootstrap_interval,
+    dice,
+    iou,
+    mask_counts,
+    pixel_accuracy,
+    precision,
+    recall,
+    threshold_counts,
+)
+from camseg.runs.output import network_records
+
+MEASURES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "pixel_accuracy": pixel_accuracy}
+"""Of a mask against the true one; the names are those of the fields and of the JSON."""
+THESE_MASKS = "these masks"
+"""``chosen_on`` of a threshold that was chosen on the very masks it is scored on: an upper bound, no estimate."""
+NOT_RECORDED = "not recorded"
+"""``chosen_on`` of predictions that are masks already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskScores:
+    """The masks of one threshold; means per image over the images whose truth is not empty."""
+
+    threshold: str
+    """In the grammar of ``camseg masks``; ``none`` where the predictions are masks already."""
+    chosen_on: str | None
+    """The set of true masks that chose the threshold; ``these masks`` for the best one; None: no mask was used."""
+    dice: float | None
+    """None where every truth is empty, here and below."""
+    iou: float | None
+    """Intersection over union."""
+    precision: float | None
+    """0 for an empty mask."""
+    recall: float | None
+    """The share of the true pixels that was found."""
+    pixel_accuracy: float | None
+    """The share of all pixels that are right."""
+    empty_kept: float | None
+    """Of the images with an empty truth, the share whose mask is empty too; None without such images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """One class's scores, or those of all images."""
+
+    images: int
+    """Images whose truth is not empty: the headline is the mean over these."""
+    empty_images: int
+    """Images whose truth is empty."""
+    mean_dice: float | None
+    """Mean per image of ``metrics.mean_dice``, the mean over the thresholds 0..255 (equation 9)."""
+    mean_dice_interval: tuple[float, float] | None
+    """Its bootstrap interval, images drawn with replacement."""
+    mean_dice_of_empty: float | None
+    """The same mean over the images with an empty truth."""
+    binary_cross_entropy: float | None
+    """Of the map as a probability per pixel, in nats; mean per image."""
+    dice_curve: tuple[float, ...]
+    """Mean Dice per image of the map binarised at > t of 255, for t = 0..255; empty where every truth is."""
+    iou_curve: tuple[float, ...]
+    """The same for IoU."""
+    best_level: int | None
+    """The t of ``dice_curve`` with the highest Dice; None where that is empty or the predictions are masks."""
+    best: MaskScores | None
+    """The masks at that level: chosen on the very masks it is scored on, so no estimate for other images."""
+    thresholds: tuple[MaskScores, ...]
+    """One entry for each threshold that was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What ``evaluate_folder`` found."""
+
+    predictions: str
+    """The folder of predictions."""
+    masks: str
+    """The folder of true masks."""
+    kind: str
+    """``maps``, or ``masks`` where every prediction holds only 0 and 255: then no threshold was applied."""
+    confidence: float
+    """Of the bootstrap intervals."""
+    overall: Scores
+    """All images."""
+    classes: dict[str, Scores]
+    """By class, the first folder of the relative path; images directly in the root count under ``overall`` only."""
+    images: tuple[dict[str, object], ...]
+    """One flat row per image, fit for a CSV: name, class, pixels, truth, mean-Dice, and every measure per threshold."""
+    warnings: tuple[str, ...]
+    """What a reader of the scores must know: predictions without a true mask, maps counted as zero."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything as JSON-ready dicts and lists."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    name: str
+    class_name: str  # the first folder of the name; "" for files directly in the root
+    mask: Path
+    prediction: Path | None  # None: the class was no target of the image, so its map counts as zero
+
+
+def evaluate_folder(
+    predictions: Path | str,
+    masks: Path | str,
+    *,
+    thresholds: Sequence[str | Path | float | Threshold] = ("max:0.7",),
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score a folder of one method's 8-bit maps, or of masks, against a folder of true masks.
+
+    Files are matched by relative path without suffix. Every true mask needs a prediction, with one exception: where
+    a manifest says that an image was processed and the class was no target of it, its map counts as zero. One image
+    is held at a time. thresholds: in the grammar of ``camseg masks``, or threshold files; confidence, resamples,
+    seed: of the bootstrap interval.
+
+    Raises EvaluationError when predictions are missing or of another size, ThresholdError for a threshold outside
+    the grammar, ImageError for a file that cannot be read.
+    """
+    predictions, masks = Path(predictions), Path(masks)
+    parsed = (item if isinstance(item, Threshold) else parse_threshold(item) for item in thresholds)
+    cuts = list(dict.fromkeys(parsed))
+    pairs, warnings = _match(predictions, masks)
+    # In a folder of maps this search ends at the first map with a level between 0 and 255.
+    already_masks = all(_is_binary(read_levels(pair.prediction)) for pair in pairs if pair.prediction)
+    labels = [("none", NOT_RECORDED)] if already_masks else [_label(cut) for cut in cuts]
+    overall = _Tally(len(labels))
+    classes: dict[str, _Tally] = defaultdict(lambda: _Tally(len(labels)))
+    rows: list[dict[str, object]] = []
+    other_size: list[str] = []
+    for pair in progress(pairs, len(pairs), "evaluate"):
+        truth = read_mask(pair.mask)
+        levels = read_levels(pair.prediction) if pair.prediction else np.zeros(truth.shape, np.uint8)
+        if levels.shape != truth.shape:
+            other_size.append(f"{pair.name} ({_size(levels)} against {_size(truth)})")
+            continue
+        counts = threshold_counts(levels, truth)
+        sweep, cross_entropy = _measure(counts), binary_cross_entropy(counts)
+        cut_masks = [levels > 127] if already_masks else [cam_to_mask(dequantise(levels), cut) for cut in cuts]
+        cut_scores = [_measure(mask_counts(mask, truth)) for mask in cut_masks]
+        for tally in (overall, classes[pair.class_name]):
+            tally.add(counts.actual == 0, sweep, cut_scores, cross_entropy)
+        row: dict[str, object] = {
+            "name": pair.name,
+            "class": pair.class_name,
+            "pixels": counts.pixels,
+            "true_pixels": counts.actual,
+            "counted_as_zero": pair.prediction is None,
+            "mean_dice": float(sweep[0].mean()),
+            "binary_cross_entropy": cross_entropy,
+        }
+        for (text, _), scores in zip(labels, cut_scores, strict=True):
+            row |= {f"{measure} at {text}": score for measure, score in zip(MEASURES, scores.tolist(), strict=True)}
+        rows.append(row)
+    if other_size:
+        raise EvaluationError(
+            f"expected predictions of the size of their true masks; {len(other_size)} differ (width x height): "
+            f"{_first(other_size)}; predict from the images that the masks belong to"
+        )
+    classes.pop("", None)
+    interval = partial(bootstrap_interval, confidence=confidence, resamples=resamples, seed=seed)
+    return Evaluation(
+        predictions=str(predictions),
+        masks=str(masks),
+        kind="masks" if already_masks else "maps",
+        confidence=confidence,
+        overall=overall.scores(labels, interval, already_masks),
+        classes={name: tally.scores(labels, interval, already_masks) for name, tally in sorted(classes.items())},
+        images=tuple(rows),
+        warnings=warnings,
+    )
+
+
+def save_best_threshold(path: Path | str, evaluation: Evaluation, *, name: str) -> None:
+    """Write the level with the highest mean Dice as a threshold file, which says that the set ``name`` chose it.
+
+    Raises EvaluationError where there is nothing to choose: the predictions are masks, or every truth is empty.
+    """
+    scores = evaluation.overall
+    if scores.best is None or scores.best_level is None:
+        found = "masks already" if scores.images else f"maps, but all {scores.empty_images} true masks are empty"
+        raise EvaluationError(
+            f"expected maps and true masks to choose a threshold; {evaluation.predictions} holds {found}"
+        )
+    reached = {"dice": scores.best.dice, "iou": scores.best.iou}
+    save_threshold(
+        path,
+        scores.best_level,
+        name=name,
+        masks=scores.images,
+        scores={measure: score for measure, score in reached.items() if score is not None},
+    )
+
+
+def evaluation_table(evaluation: Evaluation) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The scores as a table: its columns, and one row of strings per class and threshold, all images first."""
+    columns = ("class", "images", "mean-Dice", "threshold", "chosen on")
+    measures = ("Dice", "IoU", "precision", "recall", "accuracy", "empty kept")
+    rows = []
+    classes = [(name, scores) for name, scores in evaluation.classes.items() if scores != evaluation.overall]
+    for name, scores in [("all", evaluation.overall), *classes]:
+        low, high = scores.mean_dice_interval or (None, None)
+        mean_dice = f"{_number(scores.mean_dice)} [{_number(low)}, {_number(high)}]" if scores.images else "-"
+        for cut in [*scores.thresholds, *([scores.best] if scores.best else [])]:
+            empty = f"{cut.empty_kept:.0%} of {scores.empty_images}" if scores.empty_images else "-"
+            numbers = map(_number, (cut.dice, cut.iou, cut.precision, cut.recall, cut.pixel_accuracy))
+            chosen_on = cut.chosen_on or "no mask"
+            rows.append((name, str(scores.images), mean_dice, cut.threshold, chosen_on, *numbers, empty))
+    return columns + measures, rows
+
+
+def evaluation_plot(evaluation: Evaluation) -> Image:
+    """Dice and IoU over the 256 thresholds, the best one marked; EvaluationError where there are no curves."""
+    scores = evaluation.overall
+    if not scores.dice_curve:
+        raise EvaluationError(f"there is no curve to plot: every true mask in {evaluation.masks} is empty")
+    curves = {"Dice": np.array(scores.dice_curve), "IoU": np.array(scores.iou_curve)}
+    marks = {} if scores.best_level is None else {"Dice": scores.best_level}
+    return plot_threshold_curves(curves, ylabel="mean per image", marks=marks)
+
+
+class _Tally:
+    """Sums over the images of one class, with a non-empty truth at index 0 and with an empty one at index 1."""
+
+    def __init__(self, thresholds: int) -> None:
+        self.mean_dices: tuple[list[float], list[float]] = ([], [])
+        self.cross_entropy = np.zeros(2)
+        self.sweep = np.zeros((2, len(MEASURES), THRESHOLDS))
+        self.cuts = np.zeros((2, thresholds, len(MEASURES)))
+
+    def add(self, empty: bool, sweep: NDArray, cuts: Sequence[NDArray], cross_entropy: float) -> None:
+        index = int(empty)
+        self.mean_dices[index].append(float(sweep[0].mean()))
+        self.cross_entropy[index] += cross_entropy
+        self.sweep[index] += sweep
+        for k, scores in enumerate(cuts):
+            self.cuts[index, k] += scores
+
+    def scores(
+        self, labels: Sequence[tuple[str, str | None]], interval: Callable[[list[float]], tuple], are_masks: bool
+    ) -> Scores:
+        filled, empty = map(len, self.mean_dices)
+
+        def at(text: str, chosen_on: str | None, sums: NDArray) -> MaskScores:  # sums: (2, measures)
+            means = {name: float(sums[0, i] / filled) if filled else None for i, name in enumerate(MEASURES)}
+            empty_kept = float(sums[1, 0] / empty) if empty else None
+            return MaskScores(threshold=text, chosen_on=chosen_on, empty_kept=empty_kept, **means)
+
+        level = int(self.sweep[0, 0].argmax())
+        with_best = filled > 0 and not are_masks
+        return Scores(
+            images=filled,
+            empty_images=empty,
+            mean_dice=float(np.mean(self.mean_dices[0])) if filled else None,
+            mean_dice_interval=interval(self.mean_dices[0]) if filled else None,
+            mean_dice_of_empty=float(np.mean(self.mean_dices[1])) if empty else None,
+            binary_cross_entropy=float(self.cross_entropy[0] / filled) if filled else None,
+            dice_curve=tuple((self.sweep[0, 0] / filled).tolist()) if filled else (),
+            iou_curve=tuple((self.sweep[0, 1] / filled).tolist()) if filled else (),
+            best_level=level if with_best else None,
+            best=at(_level_text(level), THESE_MASKS, self.sweep[:, :, level]) if with_best else None,
+            thresholds=tuple(at(*label, self.cuts[:, k]) for k, label in enumerate(labels)),
+        )
+
+
+def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]]:
+    """Every true mask with its prediction, and what the reader of the scores must know about the rest."""
+    found, true = find_images(predictions), find_images(masks)
+    if true.failures:
+        raise EvaluationError(f"the folder of true masks {true.failures[0][0]} cannot be listed: {true.failures[0][1]}")
+    truths, files = by_relative_name(true), by_relative_name(found)
+    processed, targets = _read_manifest(predictions)
+    pairs, missing = [], []
+    for name, mask in truths.items():
+        class_name, _, image = name.partition("/") if "/" in name else ("", "", name)
+        if name not in files and (image not in processed or (image, class_name) in targets):
+            missing.append(name)
+        pairs.append(_Pair(name=name, class_name=class_name, mask=mask, prediction=files.get(name)))
+    if len(missing) == len(truths):
+        raise EvaluationError(
+            f"{predictions} and {masks} have nothing in common: expected predictions named like {missing[0]}; got "
+            f"{_first(list(files))}; name the folder of one method's maps, or of masks"
+        )
+    if missing:
+        raise EvaluationError(
+            f"expected a prediction in {predictions} for each of the {len(truths)} true masks; {len(missing)} "
+            f"are missing: {_first(missing)}; predict these images too, or evaluate against the masks of a part"
+        )
+    zero = sum(pair.prediction is None for pair in pairs)
+    unused = len(files.keys() - truths.keys())
+    notes = (
+        (unused, "predictions have no true mask and were left out"),
+        (zero, "true masks of classes that were not found in the image were counted against a map of zeros"),
+        (len(found.failures), "folders of predictions could not be listed"),
+    )
+    return pairs, tuple(f"{count} {note}" for count, note in notes if count)
+
+
+def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str]]]:
+    """The images that were processed, and the (image, class) targets, by the network's manifest; empty without one."""
+    records = network_records(predictions)
+    return (
+        {record["name"] for record in records if record["status"] == "ok"},
+        {(record["name"], record["class"]) for record in records},
+    )
+
+
+def _measure(counts: Counts) -> NDArray[np.float64]:
+    """(measures, thresholds of the counts)."""
+    return np.stack([measure(counts) for measure in MEASURES.values()])
+
+
+def _is_binary(levels: NDArray[np.uint8]) -> bool:
+    return not ((levels != 0) & (levels != 255)).any()
+
+
+def _label(threshold: Threshold) -> tuple[str, str | None]:
+    """The text of a threshold, and what chose it."""
+    if threshold.source is None:
+        return str(threshold), None
+    return _level_text(int(threshold.value)), f"{threshold.source.name} ({threshold.source.masks} masks)"
+
+
+def _level_text(level: int) -> str:
+    # Half a level above it, so that three digits and either comparison give the same mask.
+    return f"{(level + 0.5) / 255:.3f}"
+
+
+def _size(pixels: NDArray) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+
+
+def _first(names: Sequence[str], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""Linear systems over the unknown band alone."""

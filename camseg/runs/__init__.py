@@ -1,0 +1,1 @@
+"""Inputs -> an output folder: records, manifest, resume, and the one folder loop."""

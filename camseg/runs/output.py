@@ -1,0 +1,304 @@
+"""The output folder of a run: its names, its manifest, and what a later run may continue.
+
+``manifest.jsonl`` grows by whole lines while a run works; when it ends, the file is put into the order
+of the inputs. ``run.json`` says with which settings.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, TypeAlias
+
+from camseg.base.errors import CamsegError, InputError, OutputError
+from camseg.base.files import read_json, write_json, write_text
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.jsonl"
+RUN = "run.json"
+
+Record: TypeAlias = dict[str, Any]
+"""One line of the manifest. ``name``, ``class`` and ``status`` (``ok``, ``failed``) are always there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a folder was written with; two runs may share a folder only if these are equal."""
+
+    command: str
+    """``cams``, ``masks``, ``label``, ..."""
+    settings: Mapping[str, Any]
+    """Everything that decides the bytes of the outputs, JSON values only."""
+
+
+def check_names(names: Iterable[tuple[str, Path]]) -> None:
+    """Raise InputError when two inputs would write one file, also on file systems that ignore case.
+
+    Nor may one input's file be another's folder, as with ``a.jpg`` beside ``a.png/b.jpg``.
+    """
+    by_name: dict[str, Path] = {}
+    for name, path in names:
+        if (first := by_name.setdefault(name.casefold(), path)) is not path:
+            raise InputError(f"{first} and {path} would write the same output; rename or remove one")
+    for name, path in by_name.items():
+        for match in re.finditer(r"\.(png|tif)/", name):
+            if (other := by_name.get(name[: match.start()])) is not None:
+                raise InputError(f"the output of {other} would be named like the folder for {path}; rename one")
+
+
+def check_empty(folder: Path, *, overwrite: bool = False) -> None:
+    """Raise OutputError when ``folder`` is a file, or holds something and is not to be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"expected a folder for the outputs; {folder} is a file")
+    if not overwrite and folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds other files; choose an empty --out, or --overwrite to write there")
+
+
+def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
+    """Raise OutputError when ``folder`` holds another run, or files that camseg did not write; writes nothing."""
+    if overwrite or not (folder / RUN).exists():
+        check_empty(folder, overwrite=overwrite)
+        return
+    earlier = _read_run(folder)
+    if earlier.get("schema_version") != SCHEMA_VERSION:
+        raise OutputError(f"{folder} was written by another version of camseg; choose another --out, or --overwrite")
+    if earlier.get("command") != run.command:
+        raise OutputError(f"{folder} holds outputs of camseg {earlier.get('command')}; choose another --out")
+    # Compared as JSON has them: tuples are lists there.
+    mine, theirs = json.loads(json.dumps(run.settings)), earlier["settings"]
+    changed = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+    if changed:
+        changes = "; ".join(f"{key} was {_shown(theirs.get(key))}, now {_shown(mine.get(key))}" for key in changed)
+        raise OutputError(
+            f"{folder} was written with other settings ({changes}); repeat those to continue it, choose another --out, "
+            "or --overwrite"
+        )
+
+
+class Output:
+    """An output folder opened for a run: fresh, or continued where an equal run stopped."""
+
+    def __init__(self, folder: Path | str, run: Run, *, overwrite: bool = False, parts: Sequence[str] = ()) -> None:
+        """Open ``folder``; with ``overwrite`` what an earlier run wrote there is removed first.
+
+        ``parts``: subfolders that such a command fills without a manifest; they are removed whole, but only where
+        that command wrote the folder. Raises OutputError when the folder holds another run, or files that camseg did
+        not write.
+        """
+        self.folder = Path(folder)
+        self.run = run
+        check_output(self.folder, run, overwrite=overwrite)
+        if overwrite:
+            self._clear(parts)
+        # As text, which takes a fraction of the memory of the records.
+        self._lines = {
+            name: "".join(map(_line, records)) for name, records in group_records(read_manifest(self.folder)).items()
+        }
+        if not (self.folder / RUN).exists():
+            self.write_run({})
+        # A kill may have left half a line at the end; what follows must not be joined to it.
+        if (self.folder / MANIFEST).exists():
+            write_text(self.folder / MANIFEST, "".join(self._lines.values()))
+
+    def finished(self, name: str, labels: Sequence[str] | None = None) -> bool:
+        """Whether an input needs no more work: see ``is_finished``."""
+        return name in self._lines and is_finished(self.folder, self._records(name), labels)
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Append the lines of one input; they replace what an earlier run said of it, and the files it wrote."""
+        name = records[0]["name"]
+        for old in _files(self._records(name)) - _files(records):
+            (self.folder / old).unlink(missing_ok=True)
+        self._lines[name] = "".join(map(_line, records))
+        with (self.folder / MANIFEST).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(self._lines[name])
+
+    def close(self, names: Sequence[str], seconds: Mapping[str, float]) -> None:
+        """Put the manifest into the order of ``names``, and the seconds per stage into ``run.json``.
+
+        Lines of other names follow if they tell of files; else, as those of a folder that now can be read, they go.
+        """
+        known = set(names)
+        others = [name for name in self._lines if name not in known and _files(self._records(name))]
+        lines = (self._lines[name] for name in (*names, *others) if name in self._lines)
+        write_text(self.folder / MANIFEST, "".join(lines))
+        self.write_run(seconds)
+
+    def write_run(self, seconds: Mapping[str, float]) -> None:
+        """Write ``run.json``."""
+        write_json(
+            self.folder / RUN,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "command": self.run.command,
+                "settings": self.run.settings,
+                "versions": versions(),
+                "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            },
+        )
+
+    def _records(self, name: str) -> list[Record]:
+        return [json.loads(line) for line in self._lines.get(name, "").split("\n") if line]
+
+    def _clear(self, parts: Sequence[str]) -> None:
+        earlier = _try_run(self.folder)
+        if earlier is not None and earlier.get("command") == self.run.command:
+            for part in parts:
+                shutil.rmtree(self.folder / part, ignore_errors=True)
+        for file in _files(read_manifest(self.folder, damaged_too=True)):
+            (self.folder / file).unlink(missing_ok=True)
+        for name in (MANIFEST, RUN):
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path | str, *, damaged_too: bool = False) -> list[Record]:
+    """The lines of a folder's manifest, [] without one.
+
+    A kill may have cut the last line short; then it and the other lines of the last input are left out.
+    Raises OutputError for another line that is damaged. With ``damaged_too`` all that can be read is returned.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return []
+    records: list[Record] = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n") and not damaged_too:
+            return [record for record in records if record["name"] != records[-1]["name"]]
+        try:
+            record = json.loads(line)
+            record = {**record, "class": record.get("class"), "files": record.get("files", {})}
+            if not (record["name"] and record["status"] and all(map(_is_inside, record["files"].values()))):
+                raise ValueError("files outside the folder")
+            records.append(record)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if damaged_too:
+                continue
+            raise OutputError(
+                f"{path}: line {number} is damaged; --overwrite the folder, or choose another --out"
+            ) from None
+    return records
+
+
+def group_records(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The lines of each input, by its name; where a killed run had begun to replace them, the later ones."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        group = groups.setdefault(record["name"], [])
+        if any(record["class"] == earlier["class"] for earlier in group):
+            group.clear()
+        group.append(record)
+    return groups
+
+
+def is_finished(folder: Path, records: Sequence[Record], labels: Sequence[str] | None = None) -> bool:
+    """Whether all lines of an input say ``ok`` of the labels it has now, and every file of it is there."""
+    known = None if labels is None else list(labels)
+    return all(record["status"] == "ok" and record.get("labels") == known for record in records) and all(
+        (folder / file).is_file() for file in _files(records)
+    )
+
+
+def map_root(folder: Path | str) -> Path:
+    """Where one method's maps lie: ``folder`` itself, or its only method's subfolder if ``cams`` wrote it.
+
+    Raises InputError when it holds the maps of several methods.
+    """
+    folder = Path(folder)
+    if not (folder / RUN).is_file():
+        return folder
+    run = _read_run(folder)
+    methods = run["settings"].get("methods")
+    if run.get("command") not in ("cams", "propagate") or not isinstance(methods, list) or not methods:
+        return folder
+    if len(methods) > 1:
+        raise InputError(f"{folder} holds the maps of {len(methods)} methods; name one, such as {folder / methods[0]}")
+    return folder / str(methods[0])
+
+
+def prediction_root(folder: Path | str) -> Path:
+    """Where a run's maps or masks lie: as ``map_root`` says, or ``masks`` in what ``label`` or ``refine`` wrote."""
+    folder = Path(folder)
+    if (folder / RUN).is_file() and _read_run(folder).get("command") in ("label", "refine"):
+        return folder / "masks"
+    return map_root(folder)
+
+
+def provenance(folder: Path | str) -> str | None:
+    """SHA-256 of the command and settings that wrote the files in a folder; None where no ``run.json`` tells."""
+    place = _nearest(Path(folder), RUN)
+    run = None if place is None else _try_run(place)
+    if run is None:
+        return None
+    return hashlib.sha256(json.dumps([run.get("command"), run["settings"]], sort_keys=True).encode()).hexdigest()
+
+
+def network_records(folder: Path | str) -> list[Record]:
+    """The manifest lines that say of which images and classes the files in a folder are; [] where none does.
+
+    Stages behind the network know files only; what they were made of leads back to its run.
+    """
+    records: list[Record] = []
+    seen: set[Path] = set()
+    place = _nearest(Path(folder), MANIFEST)
+    while place is not None and place not in seen:
+        seen.add(place)
+        records = read_manifest(place, damaged_too=True)
+        source = (_try_run(place) or {"settings": {}})["settings"].get("source")
+        place = _nearest(Path(source), MANIFEST) if isinstance(source, str) else None
+    return records
+
+
+def versions() -> dict[str, str]:
+    """The versions that results may depend on."""
+    names = ("camseg", "numpy", "opencv-python-headless", "pillow", "pymatting", "timm", "torch")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    run = read_json(folder / RUN, OutputError)
+    if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
+        raise OutputError(f"{folder / RUN} was not written by camseg; choose another folder, or --overwrite")
+    return run
+
+
+def _try_run(folder: Path) -> dict[str, Any] | None:
+    try:
+        return _read_run(folder)
+    except CamsegError:
+        return None
+
+
+def _nearest(folder: Path, name: str) -> Path | None:
+    """The folder itself or one of the two above it (a class, a kind of output), whichever holds ``name`` first."""
+    folder = folder.absolute()
+    return next((place for place in (folder, *folder.parents[:2]) if (place / name).is_file()), None)
+
+
+def _files(records: Iterable[Record]) -> set[str]:
+    return {file for record in records for file in record["files"].values()}
+
+
+def _is_inside(file: str) -> bool:
+    # A manifest may come from anywhere; --overwrite must not follow it out of its folder.
+    return not PurePath(file).is_absolute() and ".." not in PurePath(file).parts
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:20]}...{text[-20:]}"
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"

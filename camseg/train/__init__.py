@@ -1,0 +1,1 @@
+"""Labelled images -> a classifier run: recipes, plans, the training itself."""

@@ -1,0 +1,151 @@
+"""Samples -> batches of augmented input squares, for training and validation.
+
+Everything random follows from seed, epoch, index and turn, so no generator's state has to be kept.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from camseg.base.arrays import Image
+from camseg.base.errors import DatasetError, ImageError
+from camseg.base.progress import Progress
+from camseg.classify.classifier import Classifier
+from camseg.data.augmentation import Augmentation, augment
+from camseg.data.datasets import Dataset, Sample
+from camseg.data.images import read_image
+
+_MEMORY = 2**30
+"""Resized images of a set are kept in memory up to this many bytes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset with its pixels, where they fit in memory."""
+
+    dataset: Dataset
+    pixels: NDArray[np.uint8] | None
+    """(N, S, S, 3) in the order of the samples; None: read each time."""
+
+
+class _Squares(TorchDataset):
+    """(epoch, index), or (epoch, index, turn) -> the augmented input square, uint8 (S, S, 3), and its target."""
+
+    def __init__(self, classifier: Classifier, source: Source, augmentation: Augmentation, seed: int) -> None:
+        # Without the network, so that worker processes need not copy it.
+        self.shell = replace(classifier, model=nn.Identity())
+        self.source, self.augmentation, self.seed = source, augmentation, seed
+        self.targets = torch.from_numpy(source.dataset.targets(classifier.classes))
+
+    def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        index, pixels = key[1], self.source.pixels
+        square = _square(self.shell, self.source.dataset.samples[index]) if pixels is None else pixels[index]
+        square = augment(square, self.augmentation, (self.seed, *key))
+        return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
+
+
+class EpochSampler(Sampler):
+    """This process's share of a shuffled epoch, as (epoch, index, turn): workers need no other news of the epoch.
+
+    With ``shares`` float64 (count,), which sum to 1, indices are drawn with these probabilities and put back; ``turn``
+    counts how often an index has come before, so that each time it is augmented in another way.
+    """
+
+    def __init__(
+        self, count: int, seed: int, processes: Accelerator, shares: NDArray[np.float64] | None = None
+    ) -> None:
+        self.count, self.seed, self.processes, self.shares = count, seed, processes, shares
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.processes.num_processes)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        if self.shares is None:
+            order = random.permutation(self.count)
+        else:
+            order = random.choice(self.count, self.count, p=self.shares)
+        # Repeated from its start, so that every process takes the same number of steps.
+        padded = np.resize(order, len(self) * self.processes.num_processes)
+        turns: Counter[int] = Counter()
+        for place, index in enumerate(padded.tolist()):
+            if place % self.processes.num_processes == self.processes.process_index:
+                yield self.epoch, index, turns[index]
+            turns[index] += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How batches are made."""
+
+    size: int
+    """Images per batch."""
+    seed: int
+    """Decides the augmentation, with epoch, index and turn."""
+    workers: int
+    """Processes that read and augment; 0 works in the main one."""
+
+
+def loader(
+    classifier: Classifier,
+    source: Source,
+    batches: Batches,
+    order: EpochSampler | Sequence[tuple[int, ...]],
+    augmentation: Augmentation,
+) -> DataLoader:
+    """The batches of an order of (epoch, index[, turn]): uint8 (N, S, S, 3) and their targets."""
+    # A last batch of one image would leave batch norm without a spread.
+    lonely = len(order) > batches.size and len(order) % batches.size == 1
+    return DataLoader(
+        _Squares(classifier, source, augmentation, batches.seed),
+        batch_size=batches.size,
+        sampler=order,
+        drop_last=lonely and isinstance(order, EpochSampler),
+        num_workers=batches.workers,
+        persistent_workers=batches.workers > 0,
+        generator=torch.Generator(),  # its own: how often it is drawn from depends on the workers
+    )
+
+
+def load_pixels(
+    classifier: Classifier, dataset: Dataset, progress: Progress, title: str
+) -> tuple[Dataset, NDArray[np.uint8] | None, dict[Path, str]]:
+    """Read every image once: the dataset without those that fail, the pixels if they fit, and the failures."""
+    side = classifier.image_size
+    keep = len(dataset.samples) * side * side * 3 <= _MEMORY
+
+    def read(sample: Sample) -> Image | ImageError | None:
+        try:
+            square = _square(classifier, sample)
+        except ImageError as error:
+            return error
+        return square if keep else None
+
+    with ThreadPoolExecutor() as pool:
+        results = list(progress(pool.map(read, dataset.samples), len(dataset.samples), title))
+    failures = {
+        sample.path: str(result)
+        for sample, result in zip(dataset.samples, results, strict=True)
+        if isinstance(result, ImageError)
+    }
+    good = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+    if not good:
+        raise DatasetError(f"none of {len(results)} images can be read; the first: {next(iter(failures.values()))}")
+    pixels = np.stack([results[i] for i in good]) if keep else None
+    samples = tuple(dataset.samples[i] for i in good)
+    return replace(dataset, samples=samples), pixels, failures
+
+
+def _square(classifier: Classifier, sample: Sample) -> Image:
+    return classifier.to_input(read_image(sample.path, classifier.window))

@@ -1,0 +1,58 @@
+"""Networks -> which of their parameters learn, and keeping the others as they are."""
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from torch import nn
+
+from camseg.base.errors import InputError
+from camseg.models import head_parameters
+
+Trainable = Literal["all", "last-stages", "head"]
+"""``head``: the classifier and plug-in heads; ``last-stages``: also the last third of the backbone's blocks."""
+
+
+def learning_parameters(model: nn.Module, trainable: Trainable) -> list[nn.Parameter]:
+    """The parameters that learn.
+
+    Blocks are the network's children, and of sequences of blocks their members, so that what counts as one is what
+    the architecture's author made one. Raises InputError where a network has no head to be told from its backbone.
+    """
+    if trainable not in get_args(Trainable):
+        raise InputError(f"expected {', '.join(get_args(Trainable))} to be trained; got {trainable!r}")
+    if trainable == "all":
+        return list(model.parameters())
+    head = head_parameters(model)
+    if not head:
+        raise InputError("the network has no head apart from its backbone; train all of it")
+    if trainable == "head":
+        return head
+    known = {id(parameter) for parameter in head}
+    blocks = [own for block in _blocks(model) if (own := [one for one in block.parameters() if id(one) not in known])]
+    last = blocks[-(-len(blocks) * 2 // 3) :]
+    return [*(parameter for block in last for parameter in block), *head]
+
+
+def freeze_others(model: nn.Module, learning: list[nn.Parameter]) -> None:
+    """Let only these parameters learn, and put the model into training mode, in place.
+
+    Frozen means frozen: modules without a parameter that learns are left in evaluation mode, so that the statistics of
+    their batch norms stay the pretrained ones and nothing in them drops out.
+    """
+    chosen = {id(parameter) for parameter in learning}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
+
+
+def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """In the order in which the constructor made them, which is that of the data's path."""
+    for name, child in model.named_children():
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) or name == "backbone":
+            yield from _blocks(child) if name == "backbone" else child.children()
+        else:
+            yield child

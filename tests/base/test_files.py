@@ -1,0 +1,86 @@
+import json
+import os
+
+import pytest
+
+from camseg.base.errors import CheckpointError, InputError, OutputError
+from camseg.base.files import find_files, read_json, write_bytes, write_json, write_text
+
+
+def test_round_trips_make_their_folders(tmp_path):
+    write_bytes(tmp_path / "a/b/c", b"\0\1")
+    assert (tmp_path / "a/b/c").read_bytes() == b"\0\1"
+    value = {"name": "Häschen 🐇", "list": [1, 2.5, None, True]}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json", OutputError) == value
+    assert "Häschen 🐇" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_names_that_are_no_utf8_survive(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")  # as Latin-1 file names come from Linux
+    write_json(tmp_path / "x.json", {name: 1})
+    assert read_json(tmp_path / "x.json", OutputError) == {name: 1}
+    json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
+    write_text(tmp_path / "x.txt", name)
+    assert (tmp_path / "x.txt").read_bytes() == b"caf\\udce9.png"
+
+
+def test_numbers_that_json_lacks_are_refused_before_writing(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", float("nan"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError])
+def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch, problem):
+    write_text(tmp_path / "x", "old")
+
+    def interrupt(*_):
+        raise problem
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(problem):
+        write_text(tmp_path / "x", "new")
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("x", "old")]
+
+
+def test_reading_reports_the_caller_s_kind_of_error(tmp_path):
+    with pytest.raises(CheckpointError, match=r"missing\.json: cannot be read \(No such file"):
+        read_json(tmp_path / "missing.json", CheckpointError)
+    for content in (b"", b"{", b"\xff\xfe\xfa"):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(OutputError, match=r"x\.json: not valid JSON"):
+            read_json(tmp_path / "x.json", OutputError)
+
+
+def test_find_files_passes_over_what_is_hidden_and_never_walks_in_circles(tmp_path):
+    for name in ("b/2.v", "a.v", "a.txt", ".hidden/3.v", "b/.4.v"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b/loop").symlink_to(tmp_path)
+    found = find_files(tmp_path, lambda path: path.suffix == ".v", "V files")
+    assert [path.relative_to(tmp_path).as_posix() for path in found.files] == ["a.v", "b/2.v"]
+    assert find_files(tmp_path / "a.txt", lambda path: False, "V files").files == (tmp_path / "a.txt",)
+    with pytest.raises(InputError, match="W files"):
+        find_files(tmp_path, lambda path: False, "W files")
+    with pytest.raises(InputError, match="does not exist"):
+        find_files(tmp_path / "missing", lambda path: True, "W files")
+
+
+def test_linked_folders_are_entered_by_every_way_that_is_no_circle(tmp_path):
+    for name in ("a", "b", "store"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.v").touch()
+    (tmp_path / "a/to_b").symlink_to(tmp_path / "b")
+    (tmp_path / "b/to_a").symlink_to(tmp_path / "a")
+    (tmp_path / "a/up").symlink_to(tmp_path.parent)
+    (tmp_path / "linked").symlink_to(tmp_path / "store")
+    found = find_files(tmp_path, lambda path: path.suffix == ".v", "V files")
+    assert [path.relative_to(tmp_path).as_posix() for path in found.files] == [
+        "a/a.v",
+        "a/to_b/b.v",
+        "b/b.v",
+        "b/to_a/a.v",
+        "linked/store.v",
+        "store/store.v",
+    ]

@@ -1,0 +1,538 @@
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import camseg
+from camseg.base.errors import CheckpointError, InputError, WeightsUnavailableError
+from camseg.classify.classifier import DEFAULT_ARCH, Classifier, find_device, load_classifier
+from camseg.models import create_model, head_parameters, normalisation, read_weights
+
+WEIGHTS = Path(__file__).parents[2] / "shared/weights/mobilenetv2_100_imagenet.safetensors"
+ARCH = "test_resnet"
+
+
+def backbone(classes=5, arch=ARCH, seed=1, **model_args):
+    """Plain weights, as a file from elsewhere would hold them."""
+    torch.manual_seed(seed)
+    model = create_model(arch, classes, model_args=model_args)
+    with torch.no_grad():
+        for parameter in head_parameters(model):
+            parameter.uniform_(-1, 1)
+    return model.state_dict()
+
+
+def same_backbone(classifier, state):
+    own = classifier.model.state_dict()
+    return all(torch.equal(own[name], state[name].float()) for name in own if not name.startswith("fc."))
+
+
+def test_create_states_what_it_made():
+    classifier = Classifier.create(ARCH, classes=["b", "a"], negative=["a"], image_size=48)
+    assert classifier.classes == ("b", "a")
+    assert (classifier.mean, classifier.std) == normalisation(classifier.model)
+    assert not classifier.model.training
+    assert classifier.device == torch.device("cpu")
+    assert classifier.class_index("a") == 1
+    with pytest.raises(InputError, match="no class 'c'; it has b, a"):
+        classifier.class_index("c")
+    changed = Classifier.create(ARCH, classes=["a"], mean=[0.5], std=[0.1, 0.2, 0.3], multi_label=True)
+    assert (changed.mean, changed.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arch": "mobilnetv2_10"}, "no model 'mobilnetv2_10'; near it are .*mobilenetv2_100"),
+        ({"arch": "zzzzzz"}, "has no model 'zzzzzz'$"),
+        ({"classes": []}, "different class names"),
+        ({"classes": ["a", "a"]}, "different class names"),
+        ({"classes": "ab"}, "different class names"),
+        ({"classes": [0, 1]}, "different class names"),
+        ({"classes": ["a", "b/c"]}, "class name 'b/c'"),
+        ({"classes": ["a", ".."]}, "class name '..'"),
+        ({"classes": ["a", "b;c"]}, "class name 'b;c'"),
+        ({"classes": ["a", ""]}, "class name ''"),
+        ({"negative": ["c"]}, "negative class 'c' is not one of a, b"),
+        ({"image_size": 7}, "at least 8"),
+        ({"resize": "crop"}, "stretch or pad, got 'crop'"),
+        ({"mean": [0.1, 0.2]}, "one or three numbers for mean"),
+        ({"std": [0.1, 0.0, 0.2]}, "one or three numbers for std, above 0"),
+        ({"model_args": {"no_such_argument": 1}}, "cannot be built with .*no_such_argument"),
+    ],
+)
+def test_what_cannot_be_created(settings, message):
+    with pytest.raises(InputError, match=message):
+        Classifier.create(**{"arch": ARCH, "classes": ["a", "b"], **settings})
+
+
+@pytest.mark.parametrize("arch", [ARCH, "test_convnext", "test_efficientnet", "test_vit"])
+def test_saved_and_loaded_classifiers_say_the_same(tmp_path, make_classifier, make_images, arch):
+    classifier = make_classifier(
+        arch,
+        classes=["a", "ü b"],
+        negative=["ü b"],
+        resize="pad",
+        window="10,200",
+        mean=[0.4],
+        model_args={"drop_rate": 0.3},
+    )
+    x = classifier.preprocess(make_images((40, 70), (64, 64)))
+    classifier.save(tmp_path / "run")
+    again = load_classifier(tmp_path / "run")
+    assert torch.equal(again.model(x), classifier.model(x))
+    assert again.fingerprint() == classifier.fingerprint()
+    for name in ("arch", "model_args", "classes", "multi_label", "negative", "image_size", "resize", "window"):
+        assert getattr(again, name) == getattr(classifier, name), name
+    assert (again.mean, again.std) == (classifier.mean, classifier.std)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["classifier.json", "model.safetensors"]
+    assert json.loads((tmp_path / "run/classifier.json").read_text(encoding="utf-8"))["version"] == camseg.__version__
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    again.save(tmp_path / "run")
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+
+
+def test_networks_with_tied_weights_can_be_saved(tmp_path, make_classifier, make_images):
+    classifier = make_classifier("coat_tiny")
+    assert classifier.model.cpe1.proj.weight is classifier.model.serial_blocks1[0].cpe.proj.weight
+    classifier.save(tmp_path / "run")
+    x = classifier.preprocess(make_images((40, 70)))
+    assert torch.equal(load_classifier(tmp_path / "run").model(x), classifier.model(x))
+
+
+def test_the_fingerprint_follows_weights_and_settings(make_classifier):
+    classifier = make_classifier()
+    known = {classifier.fingerprint()}
+    assert make_classifier().fingerprint() in known
+    settings = {
+        "classes": ("cat", "dog", "no"),
+        "negative": ("none",),
+        "resize": "pad",
+        "image_size": 65,
+        "std": (1.0,) * 3,
+    }
+    for name, value in settings.items():
+        changed = replace(classifier, **{name: value}).fingerprint()
+        assert changed not in known, name
+        known.add(changed)
+    with torch.no_grad():
+        classifier.model.layer1[0].bn1.running_mean[0] += 1e-6
+    assert classifier.fingerprint() not in known
+
+
+def test_weights_of_a_safetensors_file(tmp_path):
+    state = {name: value.half() if value.is_floating_point() else value for name, value in backbone().items()}
+    metadata = {"arch": ARCH, "mean": "0.1,0.2,0.3", "std": "0.4,0.5,0.6"}
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors", metadata)
+    for arch in (ARCH, None):
+        classifier = Classifier.create(arch, classes=["a", "b"], weights=tmp_path / "w.safetensors")
+        assert same_backbone(classifier, state)
+        assert {value.dtype for value in classifier.model.parameters()} == {torch.float32}
+        assert (classifier.mean, classifier.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    stated = Classifier.create(ARCH, classes=["a", "b"], weights=str(tmp_path / "w.safetensors"), mean=[0.7])
+    assert (stated.mean, stated.std) == ((0.7, 0.7, 0.7), (0.4, 0.5, 0.6))
+    with pytest.raises(InputError, match=f"holds weights of {ARCH}, not of test_convnext"):
+        Classifier.create("test_convnext", classes=["a", "b"], weights=tmp_path / "w.safetensors")
+
+
+def test_arguments_of_the_architecture_come_from_the_file(tmp_path):
+    arch = "test_efficientnet"
+    safetensors.torch.save_file(backbone(arch=arch), tmp_path / "w.safetensors", {"arch": arch, "pad_type": "same"})
+    classifier = Classifier.create(None, classes=["a", "b"], weights=tmp_path / "w.safetensors")
+    assert classifier.model_args == {"pad_type": "same"}
+    x = torch.rand(1, 3, 40, 40)
+    assert not torch.equal(
+        classifier.model.conv_stem(x), create_model(arch, 2).requires_grad_(False).eval().conv_stem(x)
+    )
+    own = Classifier.create(arch, classes=["a", "b"], weights=tmp_path / "w.safetensors", model_args={"pad_type": ""})
+    assert own.model_args == {"pad_type": ""}
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+def test_weights_of_a_pytorch_file(tmp_path, wrap):
+    state = backbone()
+    named = {f"module.{name}": value for name, value in state.items()}
+    torch.save({wrap: named, "epoch": 3} if wrap else named, tmp_path / "w.pth")
+    classifier = Classifier.create(ARCH, classes=["a", "b"], weights=tmp_path / "w.pth")
+    assert same_backbone(classifier, state)
+
+
+class Exploit:
+    """Runs a command when an unguarded pickle loads it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_pickled_code_is_not_run(tmp_path):
+    exploit = Exploit(tmp_path / "exploited")
+    torch.save({"fc.weight": torch.zeros(1), "x": exploit}, tmp_path / "zip.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"x": exploit}))
+    for name in ("zip.pth", "plain.pth"):
+        with pytest.raises(CheckpointError, match=f"{name}: damaged, or holds more than tensors"):
+            Classifier.create(ARCH, classes=["a", "b"], weights=tmp_path / name)
+    assert not (tmp_path / "exploited").exists()
+    pickle.loads((tmp_path / "plain.pth").read_bytes())  # it does work
+    assert (tmp_path / "exploited").exists()
+
+
+def test_weights_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "empty.safetensors").touch()
+    (tmp_path / "folder.pth").mkdir()
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"a": {"b": torch.zeros(1)}}, tmp_path / "nested.pth")
+    safetensors.torch.save_file({}, tmp_path / "mean.safetensors", {"mean": "half"})
+    data = safetensors.torch.save(backbone())
+    (tmp_path / "cut.safetensors").write_bytes(data[: len(data) // 2])
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(CheckpointError, match=path.name):
+            read_weights(path)
+    for name in ("missing.pth", "missing.safetensors"):
+        with pytest.raises(CheckpointError, match=f"{name}: no such weights file"):
+            read_weights(tmp_path / name)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    state = backbone()
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not fit the model: .* tensors have no place .* are missing"):
+        Classifier.create("test_efficientnet", classes=["a", "b"], weights=tmp_path / "w.safetensors")
+    del state["layer1.0.conv1.weight"]
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"0 tensors have no place .*1 are missing \(first \['layer1.0.conv1.weight"
+    ):
+        Classifier.create(ARCH, classes=["a", "b"], weights=tmp_path / "w.safetensors")
+    state["layer1.0.conv1.weight"] = torch.zeros(1, 2, 3, 3)
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 tensors have no place \(first \['layer1.0.conv1.weight'\]\), 0 are"):
+        Classifier.create(ARCH, classes=["a", "b"], weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "scales", "args"),
+    [
+        ("test_vit", 64, (0.5, 1.5, 2.0), {}),
+        ("test_vit", 96, (1.5, 2.0), {}),
+        ("swin_tiny_patch4_window7_224", 64, (1.5, 2.0), {"embed_dim": 24}),
+        ("pit_ti_224", 64, (), {}),
+        ("resnet10t", 64, (1.5, 2.0), {}),
+    ],
+)
+def test_input_sizes_just_work(tmp_path, make_classifier, make_images, arch, size, scales, args):
+    classifier = make_classifier(arch, image_size=size, model_args=args)
+    images = make_images((50, 70))
+    for scale in scales:
+        assert classifier.model(classifier.preprocess(images, scale)).shape == (1, 3)
+    x = classifier.preprocess(images)
+    classifier.save(tmp_path / "run")
+    again = load_classifier(tmp_path / "run")
+    assert torch.equal(again.model(x), classifier.model(x))
+    assert again.model_args == classifier.model_args
+    # Only networks that fix their input's size are told one.
+    assert ("img_size" in classifier.model_args) == (arch != "resnet10t")
+
+
+def test_runs_that_state_no_input_size_still_load(tmp_path, make_classifier, make_images):
+    own = timm.models.get_pretrained_cfg("test_vit").input_size[-1]
+    classifier = replace(make_classifier("test_vit", image_size=own), model_args={})
+    classifier.save(tmp_path / "run")
+    again = load_classifier(tmp_path / "run")
+    x = classifier.preprocess(make_images((50, 70)))
+    assert again.model_args == {}
+    assert torch.equal(again.model(x), classifier.model(x))
+
+
+def test_the_caller_s_arguments_come_before_those_for_the_size(make_classifier):
+    classifier = make_classifier("test_vit", model_args={"dynamic_img_size": False})
+    assert classifier.model_args == {"img_size": 64, "dynamic_img_size": False}
+    with pytest.raises(InputError, match=r"test_vit cannot take inputs of 96 pixels .*choose another --image-size"):
+        make_classifier("test_vit", image_size=96, model_args={"img_size": 64, "dynamic_img_size": False})
+    with pytest.raises(InputError, match=r"cannot be built with .*no_such_argument"):
+        make_classifier("test_vit", model_args={"no_such_argument": 1})
+
+
+def test_input_sizes_that_an_architecture_cannot_take(make_classifier):
+    with pytest.raises(InputError, match=r"test_vit cannot take inputs of 100 pixels .*--image-size, such as 160"):
+        make_classifier("test_vit", image_size=100)
+
+
+def test_weights_of_another_input_size_are_resampled(tmp_path):
+    state = backbone(arch="test_vit", img_size=32)
+    assert state["pos_embed"].shape == (1, 1 + 4, 64)
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors", {"arch": "test_vit"})
+    for classes in (["a", "b"], list("abcde")):
+        model = Classifier.create(None, classes=classes, image_size=64, weights=tmp_path / "w.safetensors").model
+        own = model.state_dict()
+        assert all(torch.equal(own[name], state[name]) for name in own if name.startswith(("blocks.", "patch_embed.")))
+        assert own["pos_embed"].shape == (1, 1 + 16, 64)
+        assert torch.equal(own["pos_embed"][:, 0], state["pos_embed"][:, 0])
+        small, large = (grid[0, 1:].mean(dim=0) for grid in (state["pos_embed"], own["pos_embed"]))
+        assert torch.allclose(small, large, atol=0.2 * float(small.abs().max()))
+        assert torch.equal(own["head.weight"], state["head.weight"]) == (len(classes) == 5)
+    del state["blocks.0.norm1.weight"]
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 are missing .*--image-size"):
+        Classifier.create("test_vit", classes=["a", "b"], image_size=64, weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("arch", ["resnet10t", "test_efficientnet", "regnetx_002"])
+def test_a_lower_output_stride(tmp_path, make_classifier, make_images, arch):
+    classifier = make_classifier(arch, image_size=224)
+    finer = classifier.with_output_stride(16)
+    x = classifier.preprocess(make_images((224, 224)))
+    assert classifier.model.forward_features(x).shape[-2:] == (7, 7)
+    assert finer.model.forward_features(x).shape[-2:] == (14, 14)
+    assert finer.model_args == {"output_stride": 16}
+    assert not finer.model.training
+    state = finer.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in classifier.model.state_dict().items())
+    finer.save(tmp_path / "run")
+    assert torch.equal(load_classifier(tmp_path / "run").model(x), finer.model(x))
+
+
+def test_output_strides_that_cannot_be_had(make_classifier):
+    with pytest.raises(InputError, match="stride of 8, 16 or 32, got 4"):
+        make_classifier().with_output_stride(4)
+    small = {"mlp_ratio": 0.02}
+    for classifier in (make_classifier("test_vit"), make_classifier("vgg11", model_args=small)):
+        with pytest.raises(InputError, match=f"{classifier.arch} has no output stride of 16; leave"):
+            classifier.with_output_stride(16)
+
+
+def test_a_new_head_starts_calm_and_a_known_one_is_kept(tmp_path):
+    state = backbone(classes=5)
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    new = Classifier.create(ARCH, classes=["a", "b"], weights=tmp_path / "w.safetensors").model.fc
+    assert 0 < new.weight.std() < 0.02
+    assert not new.bias.any()
+    known = Classifier.create(ARCH, classes=list("abcde"), weights=tmp_path / "w.safetensors").model.fc
+    assert torch.equal(known.weight, state["fc.weight"])
+    assert torch.equal(known.bias, state["fc.bias"])
+    headless = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    safetensors.torch.save_file(headless, tmp_path / "w.safetensors")
+    assert not Classifier.create(ARCH, classes=list("abcde"), weights=tmp_path / "w.safetensors").model.fc.bias.any()
+
+
+def test_pretrained_weights_offline(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    with pytest.raises(
+        WeightsUnavailableError, match=r"weights of resnet18 could not be had \(We couldn't .*--weights FILE"
+    ):
+        Classifier.create("resnet18", classes=["a", "b"], weights="imagenet")
+
+
+def test_pretrained_weights_online(monkeypatch):
+    def create(name, pretrained, num_classes, **args):
+        model = timm.models.create_model(name, num_classes=num_classes, **args)
+        assert pretrained
+        torch.nn.init.ones_(model.fc.weight)  # a stand-in for what would be downloaded
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create)
+    assert Classifier.create(ARCH, classes=["a", "b"], weights="imagenet").model.fc.weight.std() < 0.02
+    known = [f"class {i}" for i in range(1000)]
+    assert (Classifier.create(ARCH, classes=known, weights="imagenet").model.fc.weight == 1).all()
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="the real weights are not here")
+def test_real_weights():
+    classifier = Classifier.create(None, classes=["a", "b"], weights=WEIGHTS)
+    assert classifier.arch == DEFAULT_ARCH == "mobilenetv2_100"
+    assert classifier.model_args == {"pad_type": "same"}
+    assert (classifier.mean, classifier.std) == ((0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(InputError, match="choose that model"):
+        Classifier.create("resnet18", classes=["a", "b"], weights=WEIGHTS)
+
+
+def test_stretching(make_classifier, make_images):
+    classifier = make_classifier(image_size=40)
+    assert classifier.content_box(31, 77) == (0.0, 0.0, 1.0, 1.0)
+    large, small, same = make_images((80, 160), (20, 10), (40, 40))
+    blocks = large.reshape(40, 2, 40, 4, 3).mean(axis=(1, 3))
+    assert np.abs(classifier.to_input(large) - blocks).max() <= 0.51
+    assert np.array_equal(classifier.to_input(small), cv2.resize(small, (40, 40), interpolation=cv2.INTER_LINEAR))
+    assert np.array_equal(classifier.to_input(same), same)
+
+
+@pytest.mark.parametrize("shape", [(30, 160, 3), (160, 30, 3)])
+def test_stretching_does_not_alias_where_one_side_grows(make_classifier, shape):
+    classifier = make_classifier(image_size=40)
+    stripes = np.zeros(shape, np.uint8)
+    stripes.swapaxes(0, int(np.argmax(shape)))[::2] = 255
+    assert (classifier.to_input(stripes) == 128).all()
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(classifier.to_input(image[:, ::-1]), classifier.to_input(image)[:, ::-1])
+
+
+SIZES = [(30, 50), (50, 30), (41, 41), (7, 200), (200, 7), (1, 1), (1, 500), (500, 1), (33, 64), (64, 63)]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("side", [32, 41])
+def test_padding_puts_the_image_into_its_content_box(make_classifier, side, scale):
+    classifier = make_classifier(image_size=side, resize="pad", mean=[0.0, 1.0, 0.0])
+    for height, width in SIZES:
+        square = classifier.to_input(np.full((height, width, 3), (255, 0, 255), np.uint8), scale)
+        assert square.shape == (round(scale * side),) * 2 + (3,)
+        top, left, tall, wide = classifier.content_box(height, width)
+        assert max(tall, wide) == 1.0
+        assert tall / wide == pytest.approx(height / width, rel=0.1) or min(tall, wide) * side <= 5
+        # Centred, to the pixel.
+        assert abs(top - (1 - top - tall)) * side < 1.01
+        assert abs(left - (1 - left - wide)) * side < 1.01
+        rows, columns = np.nonzero(square[..., 0])
+        edges = np.array([rows.min(), rows.max() + 1, columns.min(), columns.max() + 1])
+        box = np.array([top, top + tall, left, left + wide])
+        assert np.abs(edges - box * len(square)).max() <= 1.0
+        inside = np.zeros(square.shape[:2], bool)
+        inside[edges[0] : edges[1], edges[2] : edges[3]] = True
+        assert (square[inside] == (255, 0, 255)).all()
+        assert (square[~inside] == (0, 255, 0)).all()
+
+
+def test_preprocessing_normalises(make_classifier, make_images):
+    classifier = make_classifier(image_size=32, mean=[0.2, 0.4, 0.6], std=[0.1, 0.2, 0.3])
+    images = make_images((20, 30), (64, 64))
+    x = classifier.preprocess(images, scale=1.5)
+    squares = np.stack([classifier.to_input(image, 1.5) for image in images])
+    want = (squares / 255.0 - np.array([0.2, 0.4, 0.6])) / np.array([0.1, 0.2, 0.3])
+    assert x.shape == (2, 3, 48, 48)
+    assert x.dtype == torch.float32
+    assert np.allclose(x.permute(0, 2, 3, 1).numpy(), want, atol=1e-5)
+    # The colour that pads is the one that is zero for the network.
+    padded = replace(classifier, resize="pad").preprocess([np.zeros((1, 32, 3), np.uint8)])
+    assert padded[0, :, 0].abs().max() < 0.03
+    with pytest.raises(InputError, match="at least one image"):
+        classifier.preprocess([])
+    with pytest.raises(InputError, match="RGB image"):
+        classifier.preprocess([images[0][..., 0]])
+
+
+def test_probabilities_and_predictions(make_classifier):
+    logits = torch.tensor([[2.0, 1.0, -1.0], [-3.0, -2.0, -1.0]])
+    single, multi = make_classifier(), make_classifier(multi_label=True)
+    assert single.probabilities(logits).sum(dim=1).allclose(torch.ones(2))
+    assert multi.probabilities(logits).allclose(1 / (1 + (-logits).exp()))
+    assert single.predicted(single.probabilities(logits).numpy()) == [[0], [2]]
+    assert multi.predicted(multi.probabilities(logits).numpy()) == [[0, 1], []]
+    assert multi.predicted(np.array([[0.5, 0.4999, 0.0]])) == [[0]]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_temperature_changes_how_sure_but_not_what(tmp_path, make_classifier, multi_label):
+    classifier = make_classifier(multi_label=multi_label)
+    cooled = replace(classifier, temperature=2.5)
+    logits = torch.tensor([[2.0, 1.0, -1.0], [-3.0, -2.0, -1.0], [0.0, 0.0, 0.0]])
+    assert torch.equal(cooled.probabilities(logits), classifier.probabilities(logits / 2.5))
+    sure, unsure = (one.probabilities(logits).numpy() for one in (classifier, cooled))
+    assert cooled.predicted(unsure) == classifier.predicted(sure)
+    assert abs(unsure[0, 0] - 0.5) < abs(sure[0, 0] - 0.5)
+    assert cooled.fingerprint() != classifier.fingerprint()
+    cooled.save(tmp_path)
+    assert load_classifier(tmp_path).temperature == 2.5
+    assert load_classifier(tmp_path).fingerprint() == cooled.fingerprint()
+
+
+def test_runs_from_before_there_was_a_temperature_still_load(tmp_path, make_classifier):
+    classifier = make_classifier()
+    classifier.save(tmp_path)
+    settings = json.loads((tmp_path / "classifier.json").read_text())
+    del settings["temperature"], settings["training"]
+    (tmp_path / "classifier.json").write_text(json.dumps(settings))
+    again = load_classifier(tmp_path)
+    assert (again.temperature, again.training) == (1.0, None)
+    assert again.fingerprint() == classifier.fingerprint()
+
+
+def test_where_it_came_from_is_kept_but_is_no_part_of_it(tmp_path, make_classifier):
+    classifier = make_classifier()
+    told = replace(classifier, training={"recipe": "default"})
+    told.save(tmp_path)
+    assert load_classifier(tmp_path).training == {"recipe": "default"}
+    assert told.fingerprint() == classifier.fingerprint()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "", "cpu:x"])
+def test_devices_that_are_not_there(tmp_path, make_classifier, device):
+    with pytest.raises(InputError, match=r"device .*cannot be used here \(.*try --device auto"):
+        find_device(device)
+    make_classifier().save(tmp_path)
+    with pytest.raises(InputError, match="cannot be used here"):
+        load_classifier(tmp_path, device=device)
+
+
+def test_devices_that_are_there():
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device(torch.device("cpu")) == torch.device("cpu")
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_damaged_runs(tmp_path, make_classifier):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_classifier(tmp_path / "missing")
+    run = tmp_path / "run"
+    classifier = make_classifier()
+    classifier.save(run)
+    settings = json.loads((run / "classifier.json").read_text())
+    weights = (run / "model.safetensors").read_bytes()
+
+    def damage(name, content, message):
+        kept = (run / name).read_bytes()
+        if content is None:
+            (run / name).unlink()
+        else:
+            (run / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        with pytest.raises(CheckpointError, match=message) as caught:
+            load_classifier(run)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+        (run / name).write_bytes(kept)
+
+    damage("classifier.json", None, "cannot be read")
+    damage("classifier.json", b"{", "not valid JSON")
+    for nonsense in ([], "text", 3, {}, {**settings, "surprise": 1}, {**settings, "classes": 3}):
+        damage("classifier.json", nonsense, "is not a classifier's settings")
+    damage("classifier.json", {**settings, "temperature": 0.0}, "temperature above 0, got 0.0")
+    for name, value, message in (
+        ("temperature", "warm", "temperature above 0, got 'warm'"),
+        ("image_size", "x", "image size of at least 1 pixels, at most 16384; got 'x'"),
+        ("image_size", 0, "image size of at least 1 pixels, at most 16384; got 0"),
+        ("resize", "q", "resize stretch or pad, got 'q'"),
+        ("window", "x", "window full, percentile or LOW,HIGH; got 'x'"),
+        ("image_size", 10**30, "at most 16384"),
+        ("image_size", True, "image size of at least 1"),
+        ("mean", ["x"] * 3, "one or three numbers for mean"),
+        ("std", [1], "std as three numbers"),
+        ("model_args", "x", "is not a classifier's settings"),
+        ("model_args", None, "model_args by name"),
+        ("training", 7, "training by name"),
+        ("multi_label", "no", "multi_label true or false"),
+        ("negative", ["bird"], "negative class 'bird'"),
+    ):
+        damage("classifier.json", {**settings, name: value}, message)
+    damage("classifier.json", {**settings, "arch": "resnet1"}, "no model 'resnet1'")
+    damage("classifier.json", {**settings, "model_args": {"x": 1}}, "cannot be built")
+    damage("model.safetensors", None, "cannot be loaded")
+    damage("model.safetensors", b"", "cannot be loaded")
+    damage("model.safetensors", weights[:-100], "cannot be loaded")
+    damage("model.safetensors", safetensors.torch.save(backbone(classes=7)), "size mismatch for fc.weight")
+    assert load_classifier(run).fingerprint() == classifier.fingerprint()

@@ -1,0 +1,621 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from camseg.base.errors import EvaluationError, InputError, LayerError, OutputError, ThresholdError
+from camseg.cams.compute import compute_cams
+from camseg.cams.extract import AUTO_SCALES, CamSettings
+from camseg.cams.methods.registry import METHODS
+from camseg.data.datasets import load_images
+from camseg.data.images import read_cam, read_image, read_levels, read_mask, write_image
+from camseg.label import folder as labelling
+from camseg.label.chain import classifier_features, label_image
+from camseg.label.folder import KINDS, cams_folder, label_folder
+from camseg.label.settings import LabelSettings, TrimapSettings
+from camseg.label.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
+from camseg.masks.cleaning import PostprocessingSettings
+from camseg.masks.threshold import save_threshold
+from camseg.measure.evaluate import evaluate_folder
+from camseg.propagation.walk import WalkSettings
+from camseg.runs.loop import FolderOptions
+from camseg.runs.output import MANIFEST, RUN, read_manifest
+
+SIZES = [(40, 60), (64, 64), (30, 90), (50, 20)]
+QUICK = LabelSettings(scales=(1.0,), flip=False, refiner="none")
+LABEL_KEYS = [
+    *("input", "name", "labels", "class", "files", "score", "method", "layer", "scales", "propagation", "threshold"),
+    *("refiner", "fallback", "area", "status", "error"),
+]
+
+
+def tree(folder: Path, *, without: tuple[str, ...] = (RUN,)) -> dict[str, bytes]:
+    """Every file below a folder; run.json tells how long it took, and so differs."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in without
+    }
+
+
+def pixels(path: Path) -> np.ndarray:
+    """As they are in the file."""
+    with PilImage.open(path) as picture:
+        return np.array(picture)
+
+
+@pytest.fixture
+def images(tmp_path, make_images):
+    """Two cats, two dogs, two images without either, of several sizes."""
+    for n, (name, image) in enumerate(zip("ab" * 3, make_images(*SIZES, *SIZES[:2]), strict=True)):
+        write_image(tmp_path / "images" / ("cat", "dog", "none")[n // 2] / f"{name}.png", image)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def unlabelled(tmp_path, make_images):
+    for n, image in enumerate(make_images(*SIZES)):
+        write_image(tmp_path / f"plain/{n}.png", image)
+    return tmp_path / "plain"
+
+
+def table(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+# What is written
+
+
+def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifier, tmp_path):
+    out = tmp_path / "out"
+    report = label_folder(images, tiny_classifier, out)
+    assert (report.done, report.failed) == (6, [])
+    assert set(tree(out)) == {f"masks/{c}/{n}.png" for c in ("cat", "dog", "none") for n in "ab"} | {MANIFEST}
+    for path in images.rglob("*.png"):
+        mask = read_levels(out / "masks" / path.relative_to(images))
+        assert mask.shape == read_image(path).shape[:2]
+        assert set(np.unique(mask)) <= {0, 255}
+        assert mask.any() == (path.parent.name != "none")
+    records = read_manifest(out)
+    assert [record["name"] for record in records] == sorted(record["name"] for record in records)
+    settings = LabelSettings()
+    for record in records:
+        assert list(record) == LABEL_KEYS
+        assert record["class"] == record["name"].split("/")[0] == record["labels"][0]
+        assert (out / record["files"]["mask"]).is_file()
+        assert record["area"] == read_mask(out / record["files"]["mask"]).sum()
+        assert record["input"] == record["name"] + ".png"
+        assert 0 < record["score"] < 1
+        assert record["layer"] == "layer3,layer4"  # the names, not "stages"
+        assert (record["method"], record["propagation"]) == (settings.method, settings.propagation)
+        assert (record["scales"], record["threshold"]) == (list(AUTO_SCALES), settings.threshold)
+        assert (record["status"], record["error"]) == ("ok", None)
+        assert record["refiner"] in ("auto", "closed-form", "grabcut")
+        assert (record["fallback"] == "empty mask") == (record["class"] == "none")
+    run = json.loads((out / RUN).read_text())
+    assert run["command"] == "label"
+    assert run["settings"]["classifier"] == tiny_classifier.fingerprint()
+    assert run["settings"]["score"] == "margin"
+    assert run["settings"]["images"] == str(images)
+    assert run["settings"]["trimap"]["dilate"] == TrimapSettings().dilate
+
+
+@pytest.mark.parametrize("refiner", ["auto", "closed-form"])
+def test_what_is_saved_beside_the_masks_on_request(images, tiny_classifier, tmp_path, refiner):
+    out = tmp_path / "out"
+    label_folder(images, tiny_classifier, out, replace(QUICK, refiner=refiner), save=KINDS)
+    names = {path.relative_to(images).as_posix() for path in images.rglob("*.png")}
+    expected = {f"{kind}/{name}" for kind in ("masks", *KINDS) for name in names}
+    assert set(tree(out)) == expected | {MANIFEST}
+    for record in read_manifest(out):
+        assert list(record["files"]) == ["mask", "cam", "trimap", "alpha", "overlay"]
+        alpha, mask = read_cam(out / record["files"]["alpha"]), read_mask(out / record["files"]["mask"])
+        np.testing.assert_array_equal(mask, alpha > 0.5)
+        known = read_levels(out / record["files"]["trimap"])
+        assert mask[known == 255].all()
+        assert not mask[known == 0].any()
+        assert (record["fallback"] is None) == (record["class"] != "none")
+        assert pixels(out / record["files"]["overlay"]).shape == (*mask.shape, 3)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_maps_lie_below_their_method_and_the_class_comes_last(images, tiny_classifier, tmp_path, per_class):
+    out = tmp_path / "out"
+    settings = CamSettings(methods=("gradcam", "eigencam"))
+    cams_folder(images, tiny_classifier, out, settings, targets=["cat", "dog"] if per_class else [])
+    names = [path.relative_to(images).with_suffix("").as_posix() for path in images.rglob("*.png")]
+    middles = ("cat/", "dog/") if per_class else ("",)
+    expected = {f"{method}/{middle}{name}.png" for method in settings.methods for middle in middles for name in names}
+    assert set(tree(out)) == expected | {MANIFEST}
+    record = read_manifest(out)[0]
+    assert record["files"] == {method: f"{method}/{middles[0]}cat/a.png" for method in settings.methods}
+    assert record["method"] == "gradcam,eigencam"
+
+
+def test_raw_maps_are_float_tiff(unlabelled, tiny_classifier, tmp_path):
+    settings = CamSettings(methods=tuple(METHODS)[:2], raw=True)
+    cams_folder(unlabelled, tiny_classifier, tmp_path / "out", settings, targets=["cat"], batch_size=1)
+    image = read_image(unlabelled / "0.png")
+    expected = compute_cams(tiny_classifier, [image], ["cat"], settings.methods, raw=True)
+    for method in settings.methods:
+        raw = pixels(tmp_path / f"out/{method}/0.tif")
+        assert raw.dtype == np.float32
+        np.testing.assert_array_equal(raw, expected[method][0])
+
+
+def test_two_inputs_of_one_name_are_refused_before_any_work(images, tiny_classifier, tmp_path):
+    write_image(images / "cat/a.jpg", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(InputError, match=r"a\.jpg and .*a\.png would write the same output"):
+        label_folder(images, tiny_classifier, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Targets
+
+
+@pytest.mark.parametrize(
+    ("targets", "per_class"),
+    [
+        *[((), False), (("label",), False), (("predicted",), False), (("dog",), False), (("dog", "dog"), False)],
+        *[(("all",), True), (("cat", "dog"), True), (("none", "cat"), True)],
+    ],
+)
+def test_a_folder_per_class_appears_when_there_may_be_several(images, tiny_classifier, tmp_path, targets, per_class):
+    label_folder(images, tiny_classifier, tmp_path / "out", QUICK, targets=targets)
+    named = {"all": {"cat", "dog", "none"}}.get(targets[0] if targets else "", set(targets))
+    below = {path.relative_to(tmp_path / "out/masks").parent.as_posix() for path in (tmp_path / "out").rglob("*.png")}
+    plain = {"cat", "dog", "none"}
+    assert below == ({f"{target}/{label}" for target in named for label in plain} if per_class else plain)
+
+
+@pytest.mark.parametrize("targets", [(), ("predicted",), ("dog",)])
+def test_a_multi_label_classifier_has_a_folder_per_class(unlabelled, make_classifier, tmp_path, targets):
+    classifier = make_classifier(multi_label=True)
+    label_folder(unlabelled, classifier, tmp_path / "out", QUICK, targets=targets)
+    records = read_manifest(tmp_path / "out")
+    for record in records:
+        expected = {"mask": f"masks/{record['class']}/{record['name']}.png"} if record["class"] else {}
+        assert record["files"] == expected
+    if targets != ("dog",):
+        rows = classifier.model(classifier.preprocess([read_image(path) for path in sorted(unlabelled.iterdir())]))
+        present = {(str(n), classifier.classes[k]) for n, k in (rows > 0).nonzero().tolist()}
+        assert {(record["name"], record["class"]) for record in records if record["class"]} == present
+
+
+def test_labels_decide_and_predictions_fill_in(unlabelled, tiny_classifier, tmp_path):
+    labels = table(tmp_path / "labels.csv", "image,label", "plain/0.png,dog", "plain/1.png,none")
+    label_folder(labels, tiny_classifier, tmp_path / "labelled", QUICK)
+    assert [record["class"] for record in read_manifest(tmp_path / "labelled")] == ["dog", "none"]
+    assert not read_mask(tmp_path / "labelled/masks/plain/1.png").any()
+    label_folder(unlabelled, tiny_classifier, tmp_path / "predicted", QUICK)
+    logits = tiny_classifier.model(
+        tiny_classifier.preprocess([read_image(path) for path in sorted(unlabelled.iterdir())])
+    )
+    predicted = [tiny_classifier.classes[k] for k in logits.argmax(dim=1)]
+    assert [record["class"] for record in read_manifest(tmp_path / "predicted")] == predicted
+    with pytest.raises(InputError, match="--target label needs a label for every image; 4 have none"):
+        label_folder(unlabelled, tiny_classifier, tmp_path / "other", QUICK, targets=["label"])
+
+
+def test_an_empty_cell_is_an_empty_mask(unlabelled, tiny_classifier, tmp_path):
+    labels = table(tmp_path / "labels.csv", "image,label", "plain/0.png,dog", "plain/1.png,", "plain/2.png")
+    report = label_folder(labels, tiny_classifier, tmp_path / "out", QUICK)
+    assert report.done == 3
+    records = {record["name"]: record for record in read_manifest(tmp_path / "out")}
+    assert records["plain/0"]["area"] > 0
+    for n in (1, 2):
+        record = records[f"plain/{n}"]
+        assert (record["class"], record["labels"], record["area"], record["status"]) == (None, [], 0, "ok")
+        mask = read_levels(tmp_path / f"out/masks/plain/{n}.png")
+        assert mask.shape == SIZES[n]
+        assert not mask.any()
+
+
+def test_an_empty_cell_of_a_multi_label_set_counts_as_zero_in_every_class(unlabelled, make_classifier, tmp_path):
+    classifier = make_classifier(multi_label=True)
+    labels = table(tmp_path / "labels.csv", "image,label", "plain/0.png,dog;cat", "plain/1.png,")
+    label_folder(labels, classifier, tmp_path / "out", QUICK)
+    assert set(tree(tmp_path / "out")) == {f"masks/{name}/plain/0.png" for name in ("cat", "dog")} | {MANIFEST}
+    last = read_manifest(tmp_path / "out")[-1]
+    assert (last["class"], last["files"], last["labels"], last["status"]) == (None, {}, [], "ok")
+    for name in ("cat", "dog"):
+        for n in range(2):
+            truth = np.zeros(SIZES[n], np.uint8)
+            truth[:9, : 9 * (1 - n)] = 255
+            write_image(tmp_path / f"truth/{name}/plain/{n}.png", truth)
+    # The stages one by one know of it too.
+    cams_folder(labels, classifier, tmp_path / "cams", QUICK.cams(classifier))
+    propagate_folder(load_images(labels), tmp_path / "cams/layercam", tmp_path / "spread", "par", device="cpu")
+    masks_folder(tmp_path / "spread/par", tmp_path / "masks", QUICK.threshold)
+    for predictions in ("out/masks", "cams/layercam", "spread/par", "masks"):
+        found = evaluate_folder(tmp_path / predictions, tmp_path / "truth")
+        assert (found.overall.images, found.overall.empty_images) == (2, 2)
+        assert found.overall.mean_dice_of_empty == 1.0
+    (tmp_path / "masks/cat/plain/0.png").unlink()
+    with pytest.raises(EvaluationError, match="1 are missing: cat/plain/0"):
+        evaluate_folder(tmp_path / "masks", tmp_path / "truth")
+
+
+def test_several_labels_need_a_multi_label_classifier(unlabelled, tiny_classifier, tmp_path):
+    labels = table(tmp_path / "labels.csv", "image,label", "plain/0.png,dog;cat", "plain/1.png,dog")
+    with pytest.raises(InputError, match=r"0\.png has 2 labels, but .* exclude each other"):
+        label_folder(labels, tiny_classifier, tmp_path / "out", QUICK)
+    report = label_folder(labels, tiny_classifier, tmp_path / "out", QUICK, targets=["cat"])
+    assert report.done == 2
+
+
+def test_images_of_a_negative_class_are_empty_for_every_target(images, tiny_classifier, tmp_path):
+    cams_folder(images, tiny_classifier, tmp_path / "out", CamSettings(), targets=["all"])
+    for path in (tmp_path / "out/layercam").rglob("*.png"):
+        target, label, _ = path.relative_to(tmp_path / "out/layercam").parts
+        assert read_levels(path).any() == ("none" not in (target, label)), path
+
+
+def test_margin_needs_a_negative_class_and_fails_before_any_work(images, make_classifier, tmp_path):
+    with pytest.raises(InputError, match="--negative CLASS"):
+        cams_folder(images, make_classifier(), tmp_path / "out", CamSettings(score="margin"))
+    assert not (tmp_path / "out").exists()
+    label_folder(images, make_classifier(), tmp_path / "out", QUICK)
+    assert json.loads((tmp_path / "out" / RUN).read_text())["settings"]["score"] == "class"
+
+
+# The same bytes, whatever happens
+
+
+@pytest.mark.processes
+def test_label_is_the_chain_of_the_single_commands_byte_for_byte(images, tiny_classifier, tmp_path):
+    settings = LabelSettings()
+    label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["cams"])
+    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
+    propagate_folder(
+        load_images(images), tmp_path / "cams/layercam", tmp_path / "spread", settings.propagation, device="cpu"
+    )
+    masks_folder(tmp_path / "spread/par", tmp_path / "masks", settings.threshold)
+    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap, cams=tmp_path / "spread/par")
+    refine_folder(
+        load_images(images), tmp_path / "trimaps", tmp_path / "refined", settings.refiner, masks=tmp_path / "masks"
+    )
+    here = tree(tmp_path / "label/masks")
+    assert len(here) == 6
+    assert here == tree(tmp_path / "refined/masks")
+    assert tree(tmp_path / "label/cams") == tree(tmp_path / "spread/par")
+
+
+@pytest.mark.parametrize("refiner", ["grabcut"])
+@pytest.mark.parametrize("thresholds", [{}, {"low": "0.3", "high": "max:0.8"}])
+def test_label_is_the_chain_with_refiners_too(images, tiny_classifier, tmp_path, refiner, thresholds):
+    trimap = TrimapSettings(dilate="4", **thresholds)
+    settings = LabelSettings(propagation="none", threshold="otsu", refiner=refiner, trimap=trimap)
+    label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["trimaps", "alphas"])
+    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
+    masks_folder(tmp_path / "cams/layercam", tmp_path / "masks", settings.threshold)
+    maps = tmp_path / "cams/layercam"
+    if thresholds:
+        trimap_folder(maps, tmp_path / "trimaps", trimap)
+    else:
+        trimap_folder(tmp_path / "masks", tmp_path / "trimaps", trimap, cams=maps)
+    options = {"masks": tmp_path / "masks", "save": ["alphas", "foregrounds"]}
+    refine_folder(load_images(images), tmp_path / "trimaps", tmp_path / "refined", refiner, **options)
+    assert tree(tmp_path / "label/masks") == tree(tmp_path / "refined/masks")
+    assert tree(tmp_path / "label/alphas") == tree(tmp_path / "refined/alphas")
+    assert tree(tmp_path / "label/trimaps") == tree(tmp_path / "trimaps", without=(RUN, MANIFEST))
+    fallbacks = [[record["fallback"] for record in read_manifest(tmp_path / out)] for out in ("label", "refined")]
+    assert fallbacks[0] == fallbacks[1]
+    cutout = pixels(tmp_path / "refined/foregrounds/cat/a.png")  # RGBA
+    np.testing.assert_array_equal(cutout[..., 3], read_levels(tmp_path / "refined/alphas/cat/a.png"))
+
+
+@pytest.mark.parametrize("settings", [LabelSettings(), replace(QUICK, refiner="grabcut", propagation="none")])
+def test_label_image_is_label_folder_of_one(images, tiny_classifier, tmp_path, settings):
+    label_folder(images, tiny_classifier, tmp_path / "out", settings, batch_size=1)
+    for path in images.rglob("*.png"):
+        labelled = label_image(read_image(path), tiny_classifier, path.parent.name, settings)
+        np.testing.assert_array_equal(labelled.mask, read_mask(tmp_path / "out/masks" / path.relative_to(images)))
+
+
+def test_label_passes_features_and_postprocessing_on_as_the_commands_do(images, tiny_classifier, tmp_path):
+    afterwards = PostprocessingSettings(smooth="2", fill_holes="all", min_area="1%", keep=1)
+    settings = replace(QUICK, propagation="random-walk", threshold="otsu", postprocessing=afterwards)
+    settings = replace(settings, propagation_settings=WalkSettings(rounds=2))
+    label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["cams"])
+    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
+    propagate_folder(
+        load_images(images),
+        tmp_path / "cams/layercam",
+        tmp_path / "spread",
+        "random-walk",
+        device="cpu",
+        settings=settings.propagation_settings,
+        classifier=tiny_classifier,
+    )
+    masks_folder(tmp_path / "spread/random-walk", tmp_path / "masks", settings.threshold, afterwards)
+    assert tree(tmp_path / "label/cams") == tree(tmp_path / "spread/random-walk")
+    assert tree(tmp_path / "label/masks") == tree(tmp_path / "masks", without=(RUN, MANIFEST))
+    for path in images.rglob("*.png"):
+        labelled = label_image(read_image(path), tiny_classifier, path.parent.name, settings)
+        np.testing.assert_array_equal(labelled.mask, read_mask(tmp_path / "label/masks" / path.relative_to(images)))
+
+
+def test_features_are_those_of_the_image_alone(make_classifier, make_images):
+    classifier = make_classifier(resize="pad")
+    (image,) = make_images((64, 32))
+    features = classifier_features(classifier, classifier.to_input(image), (64, 32))
+    assert features.dtype == np.float32
+    assert features.shape[1] == 2 * features.shape[2]  # the padding at the sides is left out
+
+
+def test_label_image_takes_the_likeliest_class_by_default(make_images, tiny_classifier):
+    (image,) = make_images((40, 60))
+    best = tiny_classifier.classes[tiny_classifier.model(tiny_classifier.preprocess([image])).argmax()]
+    default, named = label_image(image, tiny_classifier), label_image(image, tiny_classifier, best)
+    np.testing.assert_array_equal(default.cam, named.cam)
+    with pytest.raises(InputError, match="no class 'horse'"):
+        label_image(image, tiny_classifier, "horse")
+    with pytest.raises(InputError, match="expected an RGB image"):
+        label_image(image.astype(float), tiny_classifier, "cat")
+
+
+def test_any_number_of_workers_gives_the_same_bytes(images, tiny_classifier, tmp_path):
+    settings = replace(QUICK, refiner="grabcut")
+    for workers in (1, 4):
+        options = FolderOptions(workers=workers)
+        label_folder(images, tiny_classifier, tmp_path / f"{workers}", settings, batch_size=2, options=options)
+    assert tree(tmp_path / "1", without=()).keys() == tree(tmp_path / "4", without=()).keys()
+    assert tree(tmp_path / "1") == tree(tmp_path / "4")
+
+
+def test_a_run_that_was_cut_off_anywhere_ends_as_if_it_had_not_been(images, tiny_classifier, tmp_path):
+    label_folder(images, tiny_classifier, tmp_path / "whole", batch_size=4)
+    whole = tree(tmp_path / "whole")
+    manifest = whole[MANIFEST]
+    for cut in (0, 10, len(manifest) // 2, len(manifest) - 1):
+        out = tmp_path / f"cut{cut}"
+        label_folder(images, tiny_classifier, out, batch_size=4)
+        (out / MANIFEST).write_bytes(manifest[:cut])
+        (out / "masks/cat/b.png").unlink()
+        (out / "masks/dog/.b.png.tmp").write_bytes(b"half")  # as a killed write leaves it
+        report = label_folder(images, tiny_classifier, out, batch_size=4)
+        assert report.done >= 1
+        assert report.done + report.kept == 6
+        (out / "masks/dog/.b.png.tmp").unlink()
+        assert tree(out) == whole
+
+
+def test_inputs_that_failed_or_are_finished_keep_their_place_in_the_batch(images, tiny_classifier, tmp_path):
+    whole = tmp_path / "whole"
+    label_folder(images, tiny_classifier, whole, batch_size=3)
+    spoilt = images / "cat/b.png"
+    good = spoilt.read_bytes()
+    spoilt.write_bytes(good[:50])
+    report = label_folder(images, tiny_classifier, tmp_path / "out", batch_size=3)
+    assert [record["name"] for record in report.failed] == ["cat/b"]
+    expected = tree(whole)
+    for name, content in tree(tmp_path / "out").items():
+        if name != MANIFEST:
+            assert content == expected[name], name
+    spoilt.write_bytes(good)
+    report = label_folder(images, tiny_classifier, tmp_path / "out", batch_size=3)
+    assert (report.done, report.kept) == (1, 5)
+    assert tree(tmp_path / "out") == expected
+
+
+def test_a_corrected_label_is_taken_up(unlabelled, tiny_classifier, tmp_path):
+    labels = table(tmp_path / "labels.csv", "image,label", "plain/0.png,dog", "plain/1.png,cat")
+    label_folder(labels, tiny_classifier, tmp_path / "out", QUICK)
+    table(labels, "image,label", "plain/0.png,dog", "plain/1.png,none")
+    report = label_folder(labels, tiny_classifier, tmp_path / "out", QUICK)
+    assert (report.done, report.kept) == (1, 1)
+    assert not read_mask(tmp_path / "out/masks/plain/1.png").any()
+
+
+def test_added_images_are_taken_up(unlabelled, tiny_classifier, tmp_path):
+    label_folder(unlabelled, tiny_classifier, tmp_path / "out", QUICK)
+    write_image(unlabelled / "00.png", read_image(unlabelled / "0.png"))
+    report = label_folder(unlabelled, tiny_classifier, tmp_path / "out", QUICK)
+    assert (report.done, report.kept) == (1, 4)
+
+
+@pytest.mark.parametrize("change", ["settings", "classifier", "images", "targets", "negative", "batch", "threshold"])
+def test_a_run_of_another_kind_is_not_mixed_in(images, unlabelled, make_classifier, tmp_path, change):
+    save_threshold(tmp_path / "t.json", 100, name="val", masks=3)
+    settings = replace(QUICK, threshold=str(tmp_path / "t.json"))
+    first = make_classifier(negative=["none"])
+    call = {"images": images, "classifier": first, "settings": settings, "targets": (), "batch_size": 16}
+    label_folder(out=tmp_path / "out", **call)
+    before = tree(tmp_path / "out", without=())
+    if change == "threshold":
+        save_threshold(tmp_path / "t.json", 101, name="val", masks=3)
+    changes = {
+        "settings": {"settings": replace(settings, flip=True)},
+        "classifier": {"classifier": make_classifier(seed=1, negative=["none"])},
+        "images": {"images": unlabelled},
+        "targets": {"targets": ["cat"]},
+        "negative": {"classifier": replace(first, negative=("dog",))},
+        "batch": {"batch_size": 4},
+        "threshold": {},
+    }
+    with pytest.raises(OutputError, match="written with other settings"):
+        label_folder(out=tmp_path / "out", **call | changes[change])
+    assert tree(tmp_path / "out", without=()) == before
+    report = label_folder(
+        out=tmp_path / "out", **call | changes[change], options=FolderOptions(overwrite=True, workers=1)
+    )
+    assert report.done == len(list(Path(changes[change].get("images", images)).rglob("*.png")))
+
+
+def test_maps_that_were_written_anew_are_not_mixed_with_the_old_masks(unlabelled, tiny_classifier, tmp_path):
+    cams = tmp_path / "cams"
+    cams_folder(unlabelled, tiny_classifier, cams, CamSettings(), targets=["cat"])
+    masks_folder(cams / "layercam", tmp_path / "masks", "otsu")
+    assert masks_folder(cams / "layercam", tmp_path / "masks", "otsu").kept == 4
+    options = FolderOptions(overwrite=True)
+    cams_folder(unlabelled, tiny_classifier, cams, CamSettings(), targets=["dog"], options=options)
+    with pytest.raises(OutputError, match="source_run was"):
+        masks_folder(cams / "layercam", tmp_path / "masks", "otsu")
+    masks_folder(cams / "layercam", tmp_path / "masks", "otsu", options=options)
+
+
+def test_overwriting_removes_the_earlier_run_s_files_and_no_others(images, tiny_classifier, tmp_path):
+    out = tmp_path / "out"
+    label_folder(images, tiny_classifier, out, QUICK, targets=["all"], save=["overlays"])
+    (out / "masks/mine.png").write_bytes(b"mine")
+    label_folder(images, tiny_classifier, out, QUICK, options=FolderOptions(overwrite=True))
+    assert set(tree(out)) == {f"masks/{c}/{n}.png" for c in ("cat", "dog", "none") for n in "ab"} | {
+        MANIFEST,
+        "masks/mine.png",
+    }
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(images, tiny_classifier, tmp_path):
+    options = FolderOptions(dry_run=True)
+    report = label_folder(images, tiny_classifier, tmp_path / "out", QUICK, options=options)
+    assert (report.planned, report.kept, report.done) == (6, 0, 0)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(LayerError):
+        label_folder(images, tiny_classifier, tmp_path / "out", replace(QUICK, layers=("nope",)), options=options)
+    label_folder(images, tiny_classifier, tmp_path / "out", QUICK)
+    (tmp_path / "out/masks/cat/a.png").unlink()
+    before = tree(tmp_path / "out", without=())
+    report = label_folder(images, tiny_classifier, tmp_path / "out", QUICK, options=options)
+    assert (report.planned, report.kept) == (1, 5)
+    with pytest.raises(OutputError):
+        label_folder(images, tiny_classifier, tmp_path / "out", options=options)
+    again = replace(options, overwrite=True)
+    assert label_folder(images, tiny_classifier, tmp_path / "out", options=again).planned == 6
+    assert tree(tmp_path / "out", without=()) == before
+
+
+# What is refused, and what is bounded
+
+
+def test_inputs_and_outputs_lie_apart(images, tiny_classifier, tmp_path):
+    for out in (images, images / "cat", images.parent, images / "new", images / "cat/../new"):
+        with pytest.raises(InputError, match="choose another --out"):
+            label_folder(images, tiny_classifier, out, QUICK)
+    (tmp_path / "link").symlink_to(images)
+    with pytest.raises(InputError, match="lies in the folder of inputs"):
+        label_folder(images, tiny_classifier, tmp_path / "link/new", QUICK)
+    assert label_folder(images, tiny_classifier, tmp_path / "images2", QUICK).done == 6  # only a longer name
+    # One file's folder may hold anything, also on the second call.
+    for _ in range(2):
+        label_folder(images / "cat/a.png", tiny_classifier, images / "cat/out", QUICK)
+
+
+@pytest.mark.parametrize("change", [{"method": "all"}, {"method": "none"}, {"refiner": "x"}, {"propagation": "x"}])
+def test_settings_name_the_choices(change):
+    with pytest.raises(InputError, match=r"choose among \w"):
+        LabelSettings(**change)
+
+
+@pytest.mark.parametrize("change", [{"low": "0.5"}, {"low": "0.5", "high": "0.4"}, {"erode": "-1"}, {"open": "x"}])
+def test_trimap_settings_are_checked(change):
+    with pytest.raises(InputError):
+        TrimapSettings(**change)
+
+
+def test_thresholds_of_areas_run_the_other_way():
+    TrimapSettings(low="area:0.3", high="area:0.1")
+    TrimapSettings(low="0.3", high="max:0.1")  # nobody knows before the map
+    with pytest.raises(InputError, match="low threshold below"):
+        TrimapSettings(low="area:0.1", high="area:0.3")
+    with pytest.raises(ThresholdError):
+        TrimapSettings(low="nan", high="0.3")
+
+
+@pytest.mark.parametrize("save", [["masks"], ["alphas"], ["trimaps"]])
+def test_only_what_there_will_be_can_be_saved(images, tiny_classifier, tmp_path, save):
+    with pytest.raises(InputError, match="choose"):
+        label_folder(images, tiny_classifier, tmp_path / "out", QUICK, save=save)
+
+
+def test_layers_and_scales_are_tried_before_any_work(images, make_classifier, tmp_path):
+    for settings in (CamSettings(layers=("fc",)), CamSettings(layers=("nothing",))):
+        with pytest.raises(LayerError):
+            cams_folder(images, make_classifier(), tmp_path / "out", settings)
+    tiles = make_classifier("test_vit", image_size=160)
+    with pytest.raises(InputError, match="test_vit cannot take inputs of 88 pixels"):
+        cams_folder(images, tiles, tmp_path / "out", CamSettings(layers=("patch_embed.proj",), scales=(1.0, 0.55)))
+    with pytest.raises(InputError, match="at least 1 worker"):
+        FolderOptions(workers=0)
+    with pytest.raises(InputError, match="batch size"):
+        cams_folder(images, make_classifier(), tmp_path / "out", CamSettings(), batch_size=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_that_are_no_numbers_fail_the_image(images, tiny_classifier, tmp_path):
+    tiny_classifier.model.fc.weight.data[:] = np.nan
+    report = label_folder(images, tiny_classifier, tmp_path / "out", QUICK, targets=["cat"])
+    assert len(report.failed) == 6
+    assert "not finite" in report.failed[0]["error"]
+
+
+def test_stages_refuse_unknown_methods_and_missing_folders(images, tmp_path):
+    data = load_images(images)
+    with pytest.raises(InputError, match=r"unknown propagation 'x'; choose among par"):
+        propagate_folder(data, images, tmp_path / "out", "x", device="cpu")
+    with pytest.raises(InputError, match=r"unknown refiner 'x'; choose among auto, closed-form"):
+        refine_folder(data, images, tmp_path / "out", "x")
+    with pytest.raises(InputError, match="expected the folder of the masks"):
+        refine_folder(data, images, tmp_path / "out", "grabcut", masks=tmp_path / "nowhere")
+    with pytest.raises(InputError, match="does not exist"):
+        masks_folder(tmp_path / "nowhere", tmp_path / "out", "otsu")
+    with pytest.raises(InputError, match="expected a window"):
+        propagate_folder(data, images, tmp_path / "out", "par", device="cpu", window="x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_map_without_its_image_fails_alone(images, tiny_classifier, tmp_path):
+    cams_folder(images, tiny_classifier, tmp_path / "cams", CamSettings())
+    (images / "cat/a.png").unlink()
+    report = propagate_folder(load_images(images), tmp_path / "cams/layercam", tmp_path / "out", "par", device="cpu")
+    assert report.done == 5
+    assert "a.png: no image cat/a in " in report.failed[0]["error"]
+
+
+def test_images_are_found_below_a_folder_per_class(images, tiny_classifier, tmp_path):
+    cams_folder(images, tiny_classifier, tmp_path / "cams", CamSettings(), targets=["cat", "dog"])
+    report = propagate_folder(load_images(images), tmp_path / "cams/layercam", tmp_path / "out", "par", device="cpu")
+    assert (report.done, report.failed) == (12, [])
+
+
+def test_16_bit_images_pass_the_same_window_in_every_stage(make_classifier, tmp_path):
+    classifier = make_classifier(window="percentile")
+    levels = np.random.default_rng(0).integers(1000, 1400, (40, 60)).astype(np.uint16)
+    levels[10:20, 10:30] += 400
+    (tmp_path / "images").mkdir()
+    PilImage.fromarray(levels).save(tmp_path / "images/a.png")
+    settings = replace(QUICK, refiner="closed-form")
+    label_folder(tmp_path / "images", classifier, tmp_path / "label", settings, targets=["cat"])
+    cams_folder(tmp_path / "images", classifier, tmp_path / "cams", settings.cams(classifier), targets=["cat"])
+    data, window = load_images(tmp_path / "images"), classifier.window
+    propagate_folder(data, tmp_path / "cams/layercam", tmp_path / "spread", "par", device="cpu", window=window)
+    masks_folder(tmp_path / "spread/par", tmp_path / "masks", settings.threshold)
+    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap, cams=tmp_path / "spread/par")
+    refine_folder(data, tmp_path / "trimaps", tmp_path / "out", "closed-form", masks=tmp_path / "masks", window=window)
+    assert tree(tmp_path / "label/masks") == tree(tmp_path / "out/masks")
+    refine_folder(data, tmp_path / "trimaps", tmp_path / "other", "closed-form", masks=tmp_path / "masks")
+    assert tree(tmp_path / "other/masks") != tree(tmp_path / "out/masks")
+
+
+def test_large_images_are_not_kept_in_memory_while_they_wait(images, tiny_classifier, tmp_path, monkeypatch):
+    kept = label_folder(images, tiny_classifier, tmp_path / "kept", QUICK, save=["overlays"])
+    monkeypatch.setattr(labelling, "_KEPT_PIXELS", 0)
+    reads = []
+    monkeypatch.setattr(labelling, "read_image", lambda path, window: reads.append(path) or read_image(path, window))
+    label_folder(images, tiny_classifier, tmp_path / "reread", QUICK, save=["overlays"])
+    assert len(reads) > 6
+    assert kept.done == 6
+    assert tree(tmp_path / "kept") == tree(tmp_path / "reread")
+
+
+def test_a_classifier_is_not_changed_by_the_work(images, tiny_classifier, tmp_path):
+    tiny_classifier.model.train()
+    before = tiny_classifier.fingerprint()
+    label_folder(images, tiny_classifier, tmp_path / "out", QUICK)
+    assert tiny_classifier.fingerprint() == before
+    assert all(module.training for module in tiny_classifier.model.modules())
+    assert not any(module._forward_hooks for module in tiny_classifier.model.modules())

@@ -1,0 +1,247 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from camseg.base.errors import EvaluationError, InputError, ThresholdError
+from camseg.data.images import write_image, write_mask
+from camseg.masks.threshold import cam_to_mask, load_threshold, parse_threshold
+from camseg.measure.evaluate import MEASURES, THESE_MASKS, evaluate_folder, evaluation_table, save_best_threshold
+from camseg.measure.metrics import mask_counts, mean_dice
+
+SHAPE = (12, 16)
+TUMOURS, CLEAN = ("tumour/a", "tumour/b", "tumour/deep er/ç"), ("clean/a", "clean/d")
+
+
+def truth_of(name: str) -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=bool)
+    if name in TUMOURS:
+        top = 2 + TUMOURS.index(name)
+        mask[top : top + 5, 3:10] = True
+    return mask
+
+
+def levels_of(name: str) -> np.ndarray:
+    """A noisy map around the truth; the map of clean/d is zero."""
+    if name == "clean/d":
+        return np.zeros(SHAPE, np.uint8)
+    seed = (TUMOURS + CLEAN).index(name)
+    noise = np.random.default_rng(seed).integers(0, 120, SHAPE)
+    return (noise + 100 * truth_of(name)).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    for name in TUMOURS + CLEAN:
+        write_image(tmp_path / "cams" / f"{name}.png", levels_of(name))
+        write_mask(tmp_path / "masks" / f"{name}.png", truth_of(name))
+    return tmp_path / "cams", tmp_path / "masks"
+
+
+def test_headline_is_the_mean_per_image_over_filled_truths(folders):
+    scores = evaluate_folder(*folders).overall
+    expected = [mean_dice(levels_of(name), truth_of(name)) for name in TUMOURS]
+    assert (scores.images, scores.empty_images) == (3, 2)
+    assert scores.mean_dice == pytest.approx(np.mean(expected))
+    assert min(expected) <= scores.mean_dice_interval[0] < scores.mean_dice < scores.mean_dice_interval[1]
+    of_empty = [mean_dice(levels_of(name), truth_of(name)) for name in CLEAN]
+    assert of_empty[1] == 1.0
+    assert scores.mean_dice_of_empty == pytest.approx(np.mean(of_empty))
+
+
+def test_curves_hold_every_threshold_and_the_best_is_their_maximum(folders):
+    scores = evaluate_folder(*folders).overall
+    assert len(scores.dice_curve) == len(scores.iou_curve) == 256
+    assert np.mean(scores.dice_curve) == pytest.approx(scores.mean_dice)
+    for level in (0, 100, 219):
+        counts = [mask_counts(levels_of(name) > level, truth_of(name)) for name in TUMOURS]
+        assert scores.dice_curve[level] == pytest.approx(np.mean([MEASURES["dice"](each) for each in counts]))
+        assert scores.iou_curve[level] == pytest.approx(np.mean([MEASURES["iou"](each) for each in counts]))
+    assert scores.best.dice == max(scores.dice_curve) == scores.dice_curve[scores.best_level]
+    assert scores.best.chosen_on == THESE_MASKS
+    # Whoever repeats the evaluation with the text of the best threshold gets its scores.
+    again = evaluate_folder(*folders, thresholds=[scores.best.threshold]).overall.thresholds[0]
+    assert again.chosen_on is None
+    for field in (*MEASURES, "empty_kept"):
+        assert getattr(again, field) == pytest.approx(getattr(scores.best, field))
+
+
+def test_every_text_of_a_level_gives_that_level(folders):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    write_image(folders[0] / "tumour/ramp.png", levels)
+    for level in (0, 1, 77, 128, 200, 253):
+        write_mask(folders[1] / "tumour/ramp.png", levels > level)
+        best = evaluate_folder(folders[0] / "tumour/ramp.png", folders[1] / "tumour/ramp.png").overall
+        assert (best.best_level, best.best.dice) == (level, 1.0)
+        assert np.array_equal(cam_to_mask(levels / np.float32(255), best.best.threshold), levels > level)
+
+
+def test_thresholds_are_those_of_the_grammar(folders):
+    texts = ["max:0.5", "0.4", "otsu", "max:0.50"]
+    scores = evaluate_folder(*folders, thresholds=texts).overall
+    assert [cut.threshold for cut in scores.thresholds] == ["max:0.5", "0.4", "otsu"]
+    for cut in scores.thresholds:
+        masks = {name: cam_to_mask(levels_of(name) / np.float32(255), cut.threshold) for name in TUMOURS + CLEAN}
+        for name, measure in MEASURES.items():
+            values = [float(measure(mask_counts(masks[image], truth_of(image)))) for image in TUMOURS]
+            assert getattr(cut, name) == pytest.approx(np.mean(values))
+        assert cut.empty_kept == np.mean([not masks[name].any() for name in CLEAN])
+        assert cut.chosen_on is None
+    with pytest.raises(ThresholdError):
+        evaluate_folder(*folders, thresholds=["warm"])
+
+
+def test_classes_are_the_first_folders(folders):
+    write_image(folders[0] / "root.png", levels_of("tumour/a"))
+    write_mask(folders[1] / "root.png", truth_of("tumour/a"))
+    evaluation = evaluate_folder(*folders)
+    assert list(evaluation.classes) == ["clean", "tumour"]
+    assert (evaluation.overall.images, evaluation.classes["tumour"].images) == (4, 3)
+    clean = evaluation.classes["clean"]
+    assert (clean.images, clean.empty_images, clean.dice_curve, clean.best) == (0, 2, (), None)
+    assert clean.mean_dice is clean.mean_dice_interval is clean.binary_cross_entropy is clean.thresholds[0].dice is None
+    assert clean.thresholds[0].empty_kept == 0.5
+    assert [row["class"] for row in evaluation.images] == ["clean", "clean", "", "tumour", "tumour", "tumour"]
+
+
+def test_rows_hold_every_image(folders):
+    rows = {row["name"]: row for row in evaluate_folder(*folders, thresholds=["0.4"]).images}
+    assert set(rows) == set(TUMOURS + CLEAN)
+    row = rows["tumour/deep er/ç"]
+    assert (row["pixels"], row["true_pixels"], row["counted_as_zero"]) == (192, 35, False)
+    assert row["mean_dice"] == mean_dice(levels_of(row["name"]), truth_of(row["name"]))
+    counts = mask_counts(levels_of(row["name"]) > 102, truth_of(row["name"]))
+    assert [row[f"{name} at 0.4"] for name in MEASURES] == [float(measure(counts)) for measure in MEASURES.values()]
+
+
+def test_masks_are_noticed(folders, tmp_path):
+    for name in TUMOURS + CLEAN:
+        write_mask(tmp_path / "out" / f"{name}.png", np.roll(truth_of(name), 1, axis=0))
+    evaluation = evaluate_folder(tmp_path / "out", folders[1], thresholds=["max:0.75", "otsu"])
+    assert evaluation.kind == "masks"
+    scores = evaluation.overall
+    assert [(cut.threshold, cut.chosen_on) for cut in scores.thresholds] == [("none", "not recorded")]
+    assert scores.thresholds[0].dice == pytest.approx(0.8)  # 28 of 35 pixels overlap
+    assert scores.mean_dice == pytest.approx(0.8 * 255 / 256)
+    assert scores.thresholds[0].empty_kept == 1.0
+    assert scores.best is scores.best_level is None
+    with pytest.raises(EvaluationError, match="holds masks already"):
+        save_best_threshold(tmp_path / "t.json", evaluation, name="val")
+    assert evaluate_folder(*folders).kind == "maps"
+
+
+def test_a_chosen_threshold_says_what_chose_it(folders, tmp_path):
+    evaluation = evaluate_folder(*folders)
+    save_best_threshold(tmp_path / "t.json", evaluation, name="val")
+    loaded = load_threshold(tmp_path / "t.json")
+    assert (loaded.value, loaded.source.name, loaded.source.masks) == (evaluation.overall.best_level, "val", 3)
+    for threshold in (str(tmp_path / "t.json"), tmp_path / "t.json", parse_threshold(tmp_path / "t.json")):
+        cut = evaluate_folder(*folders, thresholds=[threshold]).overall.thresholds[0]
+        assert cut.chosen_on == "val (3 masks)"
+        assert cut.dice == pytest.approx(evaluation.overall.best.dice)
+
+
+def test_without_a_filled_truth_there_is_no_threshold_to_choose(folders, tmp_path):
+    evaluation = evaluate_folder(folders[0] / "clean", folders[1] / "clean")
+    with pytest.raises(EvaluationError, match="all 2 true masks are empty"):
+        save_best_threshold(tmp_path / "t.json", evaluation, name="val")
+
+
+def test_missing_predictions_are_listed(folders):
+    for name in ("tumour/a", "tumour/b"):
+        (folders[0] / f"{name}.png").unlink()
+    with pytest.raises(EvaluationError, match="each of the 5 true masks; 2 are missing: tumour/a, tumour/b;"):
+        evaluate_folder(*folders)
+    for i in range(7):
+        write_mask(folders[1] / f"tumour/x{i}.png", truth_of("tumour/a"))
+    with pytest.raises(EvaluationError, match=r"9 are missing: .*x2 and 4 more"):
+        evaluate_folder(*folders)
+
+
+def test_other_sizes_are_listed(folders):
+    write_image(folders[0] / "tumour/a.png", levels_of("tumour/a")[:5, :4])
+    with pytest.raises(EvaluationError, match=r"1 differ .*tumour/a \(4x5 against 16x12\)"):
+        evaluate_folder(*folders)
+
+
+def test_nothing_in_common(folders, tmp_path):
+    with pytest.raises(EvaluationError, match="nothing in common: expected predictions named like clean/a; got cams/"):
+        evaluate_folder(tmp_path, folders[1])
+
+
+def test_two_files_of_one_name_are_refused(folders):
+    write_image(folders[1] / "tumour/a.bmp", levels_of("tumour/a"))
+    with pytest.raises(InputError, match="have the same name but for the suffix"):
+        evaluate_folder(*folders)
+
+
+def test_suffixes_may_differ_and_predictions_without_a_mask_are_reported(folders):
+    (folders[0] / "tumour/a.png").unlink()
+    write_image(folders[0] / "tumour/a.bmp", levels_of("tumour/a"))
+    before = evaluate_folder(*folders)
+    assert before.warnings == ()
+    write_image(folders[0] / "tumour/unmasked.png", levels_of("tumour/a"))
+    after = evaluate_folder(*folders)
+    assert after.warnings == ("1 predictions have no true mask and were left out",)
+    assert after.overall == before.overall
+
+
+def write_manifest(path: Path, entries: list[tuple[str, str | None, str]]) -> None:
+    lines = [json.dumps({"name": name, "class": label, "status": status}) for name, label, status in entries]
+    path.write_text("\n".join([*lines, '{"name": "hal']))
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_class_that_was_no_target_counts_as_a_zero_map(tmp_path, depth):
+    masks, cams = tmp_path / "masks", tmp_path / "out" / "layercam"
+    for name in ("cat/1", "dog/1", "dog/2"):
+        write_mask(masks / f"{name}.png", truth_of("tumour/a"))
+    write_image(cams / "cat/1.png", levels_of("tumour/a"))
+    manifest = [cams, cams.parent][depth] / "manifest.jsonl"
+    write_manifest(manifest, [("1", "cat", "ok"), ("2", None, "ok")])
+    evaluation = evaluate_folder(cams, masks)
+    assert evaluation.classes["dog"].mean_dice == 0.0
+    assert evaluation.classes["cat"].mean_dice > 0.0
+    assert [row["counted_as_zero"] for row in evaluation.images] == [False, True, True]
+    assert evaluation.warnings[0].startswith("2 true masks of classes that were not found")
+
+    write_manifest(manifest, [("1", "cat", "ok"), ("1", "dog", "ok"), ("2", None, "failed")])
+    with pytest.raises(EvaluationError, match="2 are missing: dog/1, dog/2"):
+        evaluate_folder(cams, masks)
+
+
+def test_the_result_is_json_and_repeatable(folders):
+    seen = []
+
+    def progress(items, total, title):
+        for item in items:
+            seen.append((item.name, total, title))
+            yield item
+
+    evaluation = evaluate_folder(*folders, progress=progress)
+    assert seen == [(name, 5, "evaluate") for name in sorted(TUMOURS + CLEAN)]
+    content = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    assert content["overall"]["mean_dice_interval"] == list(evaluation.overall.mean_dice_interval)
+    assert content["overall"]["thresholds"][0]["chosen_on"] is None
+    assert evaluation == evaluate_folder(*folders)
+
+
+def test_table_has_a_row_per_class_and_threshold(folders, tmp_path):
+    evaluation = evaluate_folder(*folders, thresholds=["max:0.75", "otsu"])
+    columns, rows = evaluation_table(evaluation)
+    assert all(len(row) == len(columns) for row in rows)
+    cells = [dict(zip(columns, row, strict=True)) for row in rows]
+    assert [(cell["class"], cell["chosen on"]) for cell in cells] == [
+        *[("all", "no mask")] * 2,
+        ("all", THESE_MASKS),
+        *[("clean", "no mask")] * 2,
+        *[("tumour", "no mask")] * 2,
+        ("tumour", THESE_MASKS),
+    ]
+    assert cells[0]["Dice"] == f"{evaluation.overall.thresholds[0].dice:.3f}"
+    assert (cells[0]["empty kept"], cells[3]["mean-Dice"], cells[5]["empty kept"]) == ("50% of 2", "-", "-")
+    # One class that holds every image says nothing that "all" does not.
+    for name in CLEAN:
+        (folders[1] / f"{name}.png").unlink()
+    assert {row[0] for row in evaluation_table(evaluate_folder(*folders))[1]} == {"all"}

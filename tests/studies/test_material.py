@@ -1,0 +1,77 @@
+"""What studies rest on: masks that are found or refused, and identities that tell two sets of images apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from camseg.base.errors import CheckpointError, EvaluationError, InputError
+from camseg.base.files import Found, sha256
+from camseg.base.progress import silent
+from camseg.data.datasets import load_training_data
+from camseg.data.images import write_image, write_mask
+from camseg.studies import material
+from camseg.studies.material import Labelled, identity, read_labelled, starting_weights
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two images without an object and two with one, and masks of all."""
+    for label in ("clean", "scratch"):
+        for index in range(2):
+            write_image(tmp_path / f"images/{label}/{index}.png", np.zeros((8, 8, 3), np.uint8))
+            write_mask(tmp_path / f"masks/{label}/{index}.png", np.full((8, 8), label == "scratch"))
+    return tmp_path
+
+
+def read(data, negative=()):
+    return read_labelled(load_training_data(data / "images"), data / "masks", negative, ["full"], silent, "test")
+
+
+def test_masks_without_an_object_are_left_out(data):
+    found = read(data)
+    assert dict(found.masks) == {f"scratch/{index}": data / f"masks/scratch/{index}.png" for index in range(2)}
+    assert [sample.name for sample in found.objects] == ["scratch/0", "scratch/1"]
+
+
+def test_masks_that_are_missing_are_refused_but_of_negatives(data):
+    (data / "masks/clean/1.png").unlink()
+    with pytest.raises(EvaluationError, match=r"each of the 4 images .* 1 are missing, the first is clean/1"):
+        read(data)
+    assert len(read(data, negative=["clean"]).masks) == 2
+
+
+def test_two_masks_of_one_image_are_refused(data):
+    write_mask(data / "masks/scratch/0.tif", np.zeros((8, 8), bool))
+    with pytest.raises(InputError, match=r"scratch/0\.png and .*scratch/0\.tif have the same name but for"):
+        read(data)
+
+
+def test_a_folder_of_masks_that_cannot_be_listed_is_refused(data, monkeypatch):
+    files = tuple(sorted((data / "masks").rglob("*.png")))
+    found = Found(root=data / "masks", files=files, failures=((data / "masks/dent", "Permission denied"),))
+    monkeypatch.setattr(material, "find_images", lambda _root: found)
+    with pytest.raises(EvaluationError, match="dent cannot be listed: Permission denied"):
+        read(data)
+
+
+def test_identities_tell_sets_apart(data):
+    before, images = identity(read(data)), load_training_data(data / "images")
+    assert identity(read(data)) == before
+    assert identity(Labelled(data=images), read(data)) != before
+    assert identity(Labelled(data=images)) != before
+    # Two masks change places: the same contents, of other images.
+    for name, filled in (("clean/1", True), ("scratch/1", False)):
+        write_mask(data / f"masks/{name}.png", np.full((8, 8), filled))
+    assert identity(read(data))["samples"] != before["samples"]
+    write_image(data / "images/clean/0.png", np.ones((8, 8, 3), np.uint8))
+    assert identity(Labelled(data=images))["contents"] != before["contents"]
+
+
+def test_what_trainings_start_from(make_classifier, tmp_path):
+    assert [starting_weights(weights) for weights in (None, "none", "imagenet")] == ["none", "none", "imagenet"]
+    make_classifier().save(tmp_path)
+    file = str(tmp_path / "model.safetensors")
+    assert starting_weights(file) == sha256(file)
+    with pytest.raises(CheckpointError):
+        starting_weights(str(Path(tmp_path, "nothing.safetensors")))
