@@ -5,7 +5,6 @@ the border. Sizes are pixels, or a percentage of the image's own size.
 """
 
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,81 +12,21 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import Mask, check_mask
 from camseg.base.errors import InputError
+from camseg.masks.settings import CleaningSettings
 
 
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """A length or an area; ``str`` gives its text back."""
-
-    value: float
-    """Pixels, or a share of the image."""
-    relative: bool = False
-    """Whether the value is a share: of the image's pixels for an area, of its shorter side for a length."""
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
-
-    def of(self, whole: float) -> float:
-        """The size in pixels, where ``whole`` is what a share refers to."""
-        # Rounded, so that 29 % of 100 are the 29 pixels that they are on paper.
-        return round(self.value * whole, 6) if self.relative else self.value
-
-
-def parse_size(text: str | float) -> Size:
-    """The size that ``50`` or ``"50"`` (pixels) or ``"0.1%"`` (of the image) stands for; raises InputError."""
-    word = str(text).strip()
-    try:
-        value = float(word.removesuffix("%"))
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value < math.inf:
-        raise InputError(f"expected a size of 0 or more in pixels, as in 50, or of the image, as in 0.1%; got {word!r}")
-    return Size(value=value / 100, relative=True) if word.endswith("%") else Size(value=value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PostprocessingSettings:
-    """What is done to a mask, in the order of the fields; the defaults leave it as it is.
-
-    Smoothing comes first, because it may open holes or cut islands off; then what the later steps promise
-    holds of the result.
-    """
-
-    smooth: str = "0"
-    """Radius of the disc over which the majority decides: pixels, or percent of the image's shorter side."""
-    fill_holes: str = "none"
-    """``none``, ``all``, or the largest area of a hole that is filled: pixels, or percent of the image."""
-    min_area: str = "0"
-    """Smaller islands are dropped: pixels, or percent of the image."""
-    keep: int | None = None
-    """How many objects stay, the largest; None keeps all."""
-
-    def __post_init__(self) -> None:
-        parse_size(self.smooth)
-        parse_size(self.min_area)
-        if self.fill_holes not in ("none", "all"):
-            try:
-                parse_size(self.fill_holes)
-            except InputError as error:
-                raise InputError(f"fill_holes is none, all or an area: {error}") from None
-        if self.keep is not None:
-            _check_count(self.keep)
-
-
-def postprocess(mask: Mask, settings: PostprocessingSettings) -> Mask:
+def clean(mask: Mask, settings: CleaningSettings) -> Mask:
     """Smooth the mask, fill its holes, drop small islands, and keep the largest objects: what the settings ask for.
 
     ``mask``: bool (H, W). Returns bool (H, W). Raises InputError.
     """
     check_mask(mask)
-    smoothing = parse_size(settings.smooth).of(min(mask.shape))
+    smoothing = settings.smooth.of(min(mask.shape))
     if smoothing > 0:
         mask = smooth(mask, smoothing)
-    if settings.fill_holes == "all":
-        mask = fill_holes(mask)
-    elif settings.fill_holes != "none":
-        mask = fill_holes(mask, parse_size(settings.fill_holes).of(mask.size))
-    area = parse_size(settings.min_area).of(mask.size)
+    if settings.fill_holes != "none":
+        mask = fill_holes(mask, math.inf if settings.fill_holes == "all" else settings.fill_holes.of(mask.size))
+    area = settings.min_area.of(mask.size)
     if area > 1:
         mask = drop_islands(mask, area)
     return mask if settings.keep is None else keep_largest(mask, settings.keep)

@@ -1,44 +1,12 @@
 """Dense conditional random field: mean field with a kernel of likeness and one of nearness between all pixels."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from camseg.propagation.settings import Settings
+from camseg.propagation.parameters import CrfSettings
 
 _LONELY = 1e-12
 """Weights whose sum is smaller say nothing: the pixel has none that is like it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrfSettings(Settings):
-    """The dense conditional random field; widths are standard deviations of the Gaussian kernels."""
-
-    working_size: int = 48
-    """As in Settings, in pixels. All pairs of pixels are compared, so that time and memory grow with its fourth
-    power: a square of 48 takes 20 MiB, one of 128 takes 1 GiB."""
-    rounds: int = 5
-    """Updates of the mean field."""
-    certainty: float = 0.95
-    """The map's values are clipped to [1 - certainty, certainty] before they are taken for probabilities."""
-    appearance_weight: float = 2.0
-    """Weight of the kernel of pixels that are near and alike."""
-    appearance_width: float = 0.15
-    """How far that kernel reaches, as a share of the image's longest side."""
-    color_width: float = 0.05
-    """How unlike colours in [0, 1] may be."""
-    smoothness_weight: float = 1.0
-    """Weight of the kernel of near pixels."""
-    smoothness_width: float = 0.02
-    """How far that kernel reaches, as a share of the image's longest side."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(self.rounds >= 0, "rounds of at least 0")
-        self.check(0.5 < self.certainty < 1, "a certainty above 0.5 and below 1")
-        self.check(min(self.appearance_weight, self.smoothness_weight) >= 0, "weights of at least 0")
-        self.check(min(self.appearance_width, self.color_width, self.smoothness_width) > 0, "widths above 0")
 
 
 def crf(images: Tensor, maps: Tensor, settings: CrfSettings) -> Tensor:

@@ -1,29 +1,10 @@
 """Guided filter: in every window the map becomes the affine function of the colours that fits it best."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camseg.propagation.settings import Settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedSettings(Settings):
-    """The guided filter with a colour guide."""
-
-    working_size: int = 128
-    """As in Settings, in pixels."""
-    radius: float = 0.12
-    """Half the window's side, as a share of the image's longest side."""
-    smoothness: float = 1e-4
-    """The variance of colours in [0, 1] below which a window counts as flat and is only averaged."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(0 < self.radius <= 1, "a radius above 0, up to 1")
-        self.check(self.smoothness > 0, "a smoothness above 0")
+from camseg.propagation.parameters import GuidedSettings
 
 
 def guided(images: Tensor, maps: Tensor, settings: GuidedSettings) -> Tensor:

@@ -2,37 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camseg.propagation.settings import Settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParSettings(Settings):
-    """Pixel-adaptive refinement; the defaults are those of the results table."""
-
-    working_size: int = 192
-    """As in Settings, in pixels."""
-    rounds: int = 20
-    """How often every pixel is averaged with its neighbours."""
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 12)
-    """Distances of the rings of eight neighbours, in pixels of the working grid."""
-    color_width: float = 0.3
-    """Colour differences are divided by this many local standard deviations: smaller keeps to edges more."""
-    position_weight: float = 0.01
-    """Weight of nearness beside likeness of colour."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(self.rounds >= 0, "rounds of at least 0")
-        reach = f"dilations of at least 1 pixel and below the working size of {self.working_size}"
-        self.check(bool(self.dilations) and 1 <= min(self.dilations) <= max(self.dilations) < self.working_size, reach)
-        self.check(self.color_width > 0, "a colour width above 0")
-        self.check(self.position_weight >= 0, "a position weight of at least 0")
+from camseg.propagation.parameters import ParSettings
 
 
 def par(images: Tensor, maps: Tensor, settings: ParSettings) -> Tensor:

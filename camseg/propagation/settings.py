@@ -1,24 +1,33 @@
-"""What the settings of every propagator share."""
+"""Which propagator spreads maps, and with what settings of its own."""
 
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
 
-from camseg.base.errors import InputError
+from camseg.base.registry import choose
+from camseg.base.settings import from_json, settings
+from camseg.propagation.parameters import GridSettings
+from camseg.propagation.registry import METHODS
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The grid on which a map is spread; every propagator adds its own settings and has its own defaults."""
+@settings
+class PropagateSettings:
+    """A propagator by name, with those of its settings that are not the defaults."""
 
-    working_size: int
-    """Longest side of the grid, in cells: a larger guide is averaged down to it, a smaller one keeps its size."""
+    method: str = "par"
+    """par, crf, guided, superpixels or random-walk."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """A setting of the method, such as rounds=5."""
 
     def __post_init__(self) -> None:
-        self.check(self.working_size >= 8, "a working size of at least 8")
-        numbers = [value for value in asdict(self).values() if isinstance(value, float)]
-        self.check(all(math.isfinite(number) for number in numbers), "finite numbers")
+        make_settings(self.method, self.args)
 
-    def check(self, holds: bool, expected: str) -> None:
-        """Raise InputError, which says what was expected and what came, unless the settings hold."""
-        if not holds:
-            raise InputError(f"expected {expected}; got {self}")
+    @property
+    def needs_features(self) -> bool:
+        """Whether the propagator walks over a classifier's features."""
+        return METHODS[self.method].guide == "features"
+
+
+def make_settings(method: str, values: Mapping[str, Any]) -> GridSettings:
+    """A propagator's settings: its defaults, but for the fields named here. Raises InputError."""
+    return from_json(choose("propagation", method, METHODS).settings, values)

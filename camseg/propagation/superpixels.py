@@ -1,29 +1,10 @@
 """Superpixel voting: every superpixel of the image takes the mean of the map over it."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.propagation.settings import Settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuperpixelSettings(Settings):
-    """Voting of SLIC's superpixels."""
-
-    working_size: int = 128
-    """As in Settings, in pixels."""
-    count: int = 100
-    """About how many superpixels an image is cut into."""
-    compactness: float = 10.0
-    """Weight of nearness beside likeness of colour: larger makes superpixels squarer."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(self.count >= 1, "a count of at least 1")
-        self.check(self.compactness > 0, "a compactness above 0")
+from camseg.propagation.parameters import SuperpixelSettings
 
 
 def superpixels(images: Tensor, maps: Tensor, settings: SuperpixelSettings) -> Tensor:

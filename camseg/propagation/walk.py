@@ -1,28 +1,9 @@
 """Random walk on a network's features: places that the classifier sees alike share what the map says of them."""
 
-from dataclasses import dataclass
-
 from torch import Tensor
 from torch.nn import functional
 
-from camseg.propagation.settings import Settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class WalkSettings(Settings):
-    """The random walk."""
-
-    working_size: int = 64
-    """As in Settings, in cells of the features. All pairs are compared: memory grows with its fourth power."""
-    power: float = 4.0
-    """Affinities are raised to this power: larger keeps to what is most alike."""
-    rounds: int = 1
-    """Steps of the walk."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check(self.power > 0, "a power above 0")
-        self.check(self.rounds >= 0, "rounds of at least 0")
+from camseg.propagation.parameters import WalkSettings
 
 
 def random_walk(features: Tensor, maps: Tensor, settings: WalkSettings) -> Tensor:

@@ -1,14 +1,13 @@
 """(Image, Trimap) -> Alpha: the unknown band of a trimap decided from the image.
 
-A refiner is one pure function in a file of its own and one line in ``METHODS``. ``refine`` raises where a
-refiner has nothing to learn from; ``refine_with_report`` falls back instead and says so.
+``refine`` raises where a refiner has nothing to learn from; ``refine_with_report`` falls back instead and says so.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -30,63 +29,16 @@ from camseg.base.errors import (
     AllKnownError,
     EmptyBackgroundError,
     EmptyForegroundError,
-    InputError,
     SolverError,
     TrimapError,
 )
 from camseg.refinement.choosing import clearest, flaw
-from camseg.refinement.closed_form import closed_form
 from camseg.refinement.colors import estimate_colors
-from camseg.refinement.grabcut import grabcut
-from camseg.refinement.laplacians import knn, large_kernel, learning_based, random_walk_matting, random_walker
 from camseg.refinement.nearest import nearest_known
+from camseg.refinement.registry import AUTO, CANDIDATES, METHODS, check_refiner
 
 if TYPE_CHECKING:
     from camseg.refinement.fba import Fba
-
-Refiner: TypeAlias = Callable[[Image, Trimap], Alpha]
-"""Decides the unknown pixels of a trimap that also has foreground and background."""
-
-AUTO: Final = "auto"
-"""The choice among ``CANDIDATES`` and the mask, image by image."""
-CANDIDATES: Final = ("closed-form", "grabcut")
-"""What ``auto`` chooses from."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A refiner and where it comes from."""
-
-    refine: Refiner | None
-    """The pure function; None for a trained network."""
-    paper: str = field(kw_only=True)
-    """Authors, title, venue."""
-    load: Callable[[Path, str], "Fba"] | None = field(default=None, kw_only=True)
-    """For a trained network: (file of its weights, device) -> what refines."""
-
-
-def _load_fba(weights: Path, device: str) -> "Fba":
-    from camseg.refinement.fba import load_fba  # loads torch, which the others do without
-
-    return load_fba(weights, device)
-
-
-METHODS: Final[Mapping[str, Method]] = {
-    "closed-form": Method(
-        closed_form, paper="Levin, Lischinski, Weiss: A Closed-Form Solution to Natural Image Matting, PAMI 2008"
-    ),
-    "grabcut": Method(
-        grabcut, paper="Rother, Kolmogorov, Blake: GrabCut: Interactive Foreground Extraction, SIGGRAPH 2004"
-    ),
-    "random-walker": Method(random_walker, paper="Grady: Random Walks for Image Segmentation, PAMI 2006"),
-    "knn": Method(knn, paper="Chen, Li, Tang: KNN Matting, CVPR 2012"),
-    "lkm": Method(
-        large_kernel, paper="He, Sun, Tang: Fast Matting Using Large Kernel Matting Laplacian Matrices, CVPR 2010"
-    ),
-    "lbdm": Method(learning_based, paper="Zheng, Kambhamettu: Learning Based Digital Matting, ICCV 2009"),
-    "rw": Method(random_walk_matting, paper="Grady et al.: Random Walks for Interactive Alpha-Matting, VIIP 2005"),
-    "fba": Method(None, load=_load_fba, paper="Forte, Pitie: F, B, Alpha Matting, arXiv:2003.07711, 2020"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +106,7 @@ def refine_with_report(
         if method == AUTO:
             decided, alpha, fallback = _auto(image, trimap, mask)
         else:
-            if colors and METHODS[method].load is not None:
+            if colors and METHODS[method].needs_weights:
                 alpha, foreground, background = _network(method, Path(str(weights)), device).matte(image, trimap)
             else:
                 alpha = _refiner(method, weights, device)(image, trimap)
@@ -172,26 +124,12 @@ def refine_with_report(
 def check_inputs(image: Image, trimap: Trimap, method: str, weights: str | Path | None) -> None:
     """Raise InputError for arrays, a method or weights that do not fit."""
     check_same_size(check_image(image), check_trimap(trimap), "image and trimap")
-    check_method(method, weights)
-
-
-def check_method(method: str, weights: str | Path | None) -> None:
-    """Raise InputError for an unknown refiner, a network without weights, or weights for what needs none."""
-    if method != AUTO and method not in METHODS:
-        raise InputError(f"unknown refiner {method!r}; choose among {', '.join((AUTO, *METHODS))}")
-    needed = method != AUTO and METHODS[method].load is not None
-    if needed and weights is None:
-        raise InputError(
-            f"{method} is a trained network and comes without weights: pass --weights FILE (weights=FILE in Python) "
-            "with the published ones, which are for non-commercial use; closed-form needs none"
-        )
-    if weights is not None and not needed:
-        raise InputError(f"{method} takes no weights; leave them out, or choose fba")
+    check_refiner(method, weights)
 
 
 def open_network(method: str, weights: str | Path | None, device: str) -> None:
     """Load a trained network before the first image needs it; raises CheckpointError. Others have nothing to load."""
-    check_method(method, weights)
+    check_refiner(method, weights)
     if weights is not None:
         _network(method, Path(weights), device)
 
@@ -212,17 +150,16 @@ def check_usable(trimap: Trimap) -> None:
         )
 
 
-def _refiner(method: str, weights: str | Path | None, device: str) -> Refiner:
-    refiner = METHODS[method].refine
-    return _network(method, Path(str(weights)), device) if refiner is None else refiner
+def _refiner(method: str, weights: str | Path | None, device: str) -> Callable[[Image, Trimap], Alpha]:
+    refiner = METHODS[method]
+    return _network(method, Path(str(weights)), device) if refiner.needs_weights else refiner.load()
 
 
 @lru_cache(maxsize=1)
 def _network(method: str, weights: Path, device: str) -> "Fba":
     """The network of the last call: a folder of images loads it once."""
-    load = METHODS[method].load
-    assert load is not None
-    return load(weights, device)
+    network: Fba = METHODS[method].load()(weights, device)
+    return network
 
 
 def _auto(image: Image, trimap: Trimap, mask: Mask | None) -> tuple[str | None, Alpha, str | None]:

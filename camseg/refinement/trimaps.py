@@ -16,46 +16,18 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Mask, Trimap, check_mask, check_same_size, check_trimap
 from camseg.base.errors import InputError
+from camseg.base.sizes import Size, parse_size
 from camseg.base.geometry import squared_distance
-
-
-@dataclass(frozen=True, kw_only=True)
-class Radius:
-    """How far a morphological operation reaches; ``str`` gives its text back."""
-
-    value: float
-    """Pixels, or a share of the object's width."""
-    relative: bool = False
-    """Whether the value is a share: of the diameter of the largest disc that fits into the object."""
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
-
-
-def parse_radius(text: str | float) -> Radius:
-    """The radius that ``5`` or ``"5"`` (pixels) or ``"10%"`` (of the object's width) stands for; raises InputError."""
-    word = str(text).strip()
-    try:
-        value = float(word.removesuffix("%"))
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value <= 1e9:
-        raise InputError(
-            f"expected a radius of 0 or more, at most 1e9, in pixels, as in 5, or of the object's width, as in 10%; "
-            f"got {word!r}"
-        )
-    return Radius(value=value / 100, relative=True) if word.endswith("%") else Radius(value=value)
 
 
 def mask_to_trimap(
     mask: Mask,
     *,
-    open: str | float | Radius = 0,
-    close: str | float | Radius = 0,
-    dilate: str | float | Radius = "20%",
-    erode: str | float | Radius = "20%",
+    open: str | float | Size = 0,
+    close: str | float | Size = 0,
+    dilate: str | float | Size = "20%",
+    erode: str | float | Size = "20%",
     sure: Mask | None = None,
-    possible: Mask | None = None,
 ) -> Trimap:
     """The trimap of a mask: it is opened, closed, then dilated and eroded for the two edges of the unknown band.
 
@@ -66,19 +38,15 @@ def mask_to_trimap(
     their word. What opening takes away stays unknown. An empty mask gives background only, a full one foreground
     only; ``unusable`` says what a trimap lacks.
 
-    ``sure`` and ``possible``: bool (H, W), where a map is at hand, what lies above a high and a low threshold of
-    it. What is sure and in the mask is foreground however much is eroded; what is possible is never background.
-    Raises InputError.
+    ``sure``: bool (H, W), where a map is at hand, what lies above a high threshold of it. What is sure and in the
+    mask is foreground however much is eroded. Raises InputError.
     """
-    opening, closing, dilation, erosion = (_radius(radius) for radius in (open, close, dilate, erode))
+    opening, closing, dilation, erosion = (parse_size(radius) for radius in (open, close, dilate, erode))
     window = _window(check_mask(mask), (closing, dilation))
     seen = mask[window]
     cleaned = _close(_open(seen, opening), closing)
     trimap = np.full(mask.shape, BACKGROUND, dtype=np.uint8)
     trimap[window] = masks_to_trimap(inner=_erode(cleaned, erosion), outer=_dilate(seen | cleaned, dilation))
-    if possible is not None:
-        check_same_size(mask, check_mask(possible), "mask and possible pixels")
-        trimap[possible & (trimap == BACKGROUND)] = UNKNOWN
     if sure is not None:
         check_same_size(mask, check_mask(sure), "mask and sure pixels")
         trimap[sure & mask] = FOREGROUND
@@ -119,10 +87,10 @@ def published_trimap(mask: Mask) -> Trimap:
     return cv2.resize(trimap, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-PUBLISHED_CLEANING = Radius(value=7)
-"""Radius of the published recipe's opening and closing, in pixels of 1024."""
-PUBLISHED_BAND = Radius(value=15)
-"""Radius of its dilation and erosion."""
+PUBLISHED_CLEANING = Size(value=7)
+"""Size of the published recipe's opening and closing, in pixels of 1024."""
+PUBLISHED_BAND = Size(value=15)
+"""Size of its dilation and erosion."""
 
 
 def unusable(trimap: Trimap) -> str | None:
@@ -176,7 +144,7 @@ def _find_objects(mask: Mask) -> _Objects:
     return _Objects(labels=labels, boxes=stats[:, :4], depth=depth, deepest=deepest)
 
 
-def _dilate(mask: Mask, radius: Radius) -> Mask:
+def _dilate(mask: Mask, radius: Size) -> Mask:
     if radius.value == 0:
         return mask
     if not radius.relative:
@@ -185,7 +153,7 @@ def _dilate(mask: Mask, radius: Radius) -> Mask:
     return _grow(objects.labels, objects.boxes, objects.reach(radius.value))
 
 
-def _erode(mask: Mask, radius: Radius) -> Mask:
+def _erode(mask: Mask, radius: Size) -> Mask:
     if radius.value == 0:
         return mask
     if not radius.relative:
@@ -194,7 +162,7 @@ def _erode(mask: Mask, radius: Radius) -> Mask:
     return objects.eroded(objects.lossless_reach(radius.value))
 
 
-def _open(mask: Mask, radius: Radius) -> Mask:
+def _open(mask: Mask, radius: Size) -> Mask:
     if radius.value == 0:
         return mask
     if not radius.relative:
@@ -204,12 +172,12 @@ def _open(mask: Mask, radius: Radius) -> Mask:
     return _grow(np.where(objects.eroded(reach), objects.labels, 0), objects.boxes, reach)
 
 
-def _close(mask: Mask, radius: Radius) -> Mask:
+def _close(mask: Mask, radius: Size) -> Mask:
     if radius.value == 0:
         return mask
     if radius.relative:
         reach = radius.value * (2 * float(_find_objects(mask).deepest.max()) - 1)
-        radius = Radius(value=min(max(1.0, reach), sum(mask.shape)))
+        radius = Size(value=min(max(1.0, reach), sum(mask.shape)))
     return _erode(_dilate(mask, radius), radius)
 
 
@@ -248,11 +216,7 @@ def _distance_to(target: Mask) -> NDArray[np.float32]:
     return np.sqrt(away, out=away)
 
 
-def _radius(radius: str | float | Radius) -> Radius:
-    return radius if isinstance(radius, Radius) else parse_radius(radius)
-
-
-def _window(mask: Mask, radii: Sequence[Radius]) -> tuple[slice, slice]:
+def _window(mask: Mask, radii: Sequence[Size]) -> tuple[slice, slice]:
     """The part of the image that dilations of a mask by these radii, one after the other, can reach, and a pixel."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not rows.size:

@@ -1,0 +1,125 @@
+"""Settings: frozen dataclasses whose fields state an option once, with its type, range, default and help.
+
+The command line, ``--config`` files, ``run.json``, the validation and the documentation all read them from there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from functools import cache, wraps
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
+
+from camseg.base.errors import CamsegError, InputError
+
+T = TypeVar("T")
+
+_CONFIG = ConfigDict(
+    use_attribute_docstrings=True,
+    extra="forbid",
+    allow_inf_nan=False,
+    arbitrary_types_allowed=True,
+)
+
+
+@plain_dataclass(frozen=True)
+class Option:
+    """How the command line spells a field, where that does not follow from its name and type."""
+
+    metavar: str | None = None
+    """What stands for the value in the help."""
+    flags: tuple[str, ...] = ()
+    """The flags, instead of the one made from the field's name."""
+    default: str | None = None
+    """What stands for the default in the help, where it depends on the machine."""
+    hidden: bool = False
+    """Whether the command line leaves it out: only Python sets it."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field, field))
+def settings(cls: type[T]) -> type[T]:
+    """Make a class of annotated fields, a docstring under each, a frozen keyword-only dataclass that checks itself.
+
+    Values are converted where that loses nothing (a list to a tuple, the text of a threshold to the threshold). What
+    cannot be, is out of its range or has another name raises InputError, which says what was expected and what came.
+    """
+    made: Any = dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+    unworded = made.__init__
+
+    @wraps(unworded)
+    def checked(self: Any, *given: Any, **named: Any) -> None:
+        try:
+            unworded(self, *given, **named)
+        except ValidationError as error:
+            raise InputError(_words(made, error)) from None
+
+    made.__init__ = checked
+    return made
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """Settings as JSON values, from which ``from_json`` makes equal ones."""
+    return _adapter(type(value)).dump_python(value, mode="json")
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Settings of a class from JSON values by field; those that are left out get their defaults. Raises InputError."""
+    try:
+        return _adapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise InputError(_words(kind, error)) from None
+
+
+def checked(parse: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A parser that raises CamsegErrors, as a validator of a field: its message stays as it is."""
+
+    @wraps(parse)
+    def validate(value: Any) -> T:
+        try:
+            return parse(value)
+        except InputError:
+            raise
+        except CamsegError as error:
+            raise InputError(str(error)) from None
+
+    return validate
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _words(kind: type, error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):
+        return str(cause)
+    place = _fields(kind, [str(part) for part in first["loc"]])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "missing", "missing_keyword_only_argument"):
+        name = first["loc"][-1]
+        known = ", ".join(getattr(kind, "__pydantic_fields__", {}))
+        return f"{kind.__name__} {'needs' if 'missing' in first['type'] else 'has no'} {name!r}; it has {known}"
+    name = ".".join(place).replace("_", " ") or kind.__name__
+    # A field of several types fails once for each of them.
+    same = [one for one in problems if one["loc"][:1] == first["loc"][:1]]
+    wanted = list(dict.fromkeys(_expectation(one["msg"]) for one in same))
+    return f"expected {name}: {' or '.join(wanted)}; got {same[0]['input']!r}"
+
+
+def _expectation(message: str) -> str:
+    for start in ("Input should be a valid ", "Input should be ", "Value error, "):
+        message = message.removeprefix(start)
+    return message[:1].lower() + message[1:]
+
+
+def _fields(kind: Any, place: Sequence[str]) -> list[str]:
+    """The part of an error's place that names fields; behind it pydantic says which of several types it tried."""
+    if not place or place[0] not in getattr(kind, "__pydantic_fields__", {}):
+        return []
+    return [place[0], *_fields(kind.__pydantic_fields__[place[0]].annotation, place[1:])]

@@ -1,0 +1,298 @@
+"""Settings -> options: what settings classes state, spelled out for typer.
+
+A parameter of a command whose type is a settings class becomes one option per field. An option that is left out
+takes the value of ``--config FILE``, else the field's default.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from camseg.base.errors import InputError
+from camseg.base.settings import Option, from_json, to_json
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML or JSON file of options, by name or as in the run.json of an earlier run, which is one; what the "
+        "command line says comes before it.",
+        show_default=False,
+    ),
+]
+
+Given: TypeAlias = dict[str, Any]
+"""Values by field, nested like the settings: only those that somebody gave."""
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """Beside a settings class in ``Annotated``: how its fields are spelled, or that only what was given is wanted."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Options by the path of the field, such as ``refinement.method``; "" leaves a field out."""
+    given: type | None = None
+    """With the type ``Given``: the settings class whose fields are meant."""
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One field that is one option."""
+
+    path: tuple[str, ...]
+    name: str
+    info: FieldInfo
+    default: Any
+
+    @property
+    def option(self) -> Option:
+        """What the field says of its spelling; of an optional one what its type says."""
+        inner = (note for one in get_args(self.info.annotation) for note in getattr(one, "__metadata__", ()))
+        return next((one for one in (*self.info.metadata, *inner) if isinstance(one, Option)), Option())
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each field of its settings; they are made and checked before it runs."""
+    signature = inspect.signature(function, eval_str=True)
+    plain: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type, bool, list[_Leaf]]] = {}
+    for parameter in signature.parameters.values():
+        kind, spelled = _settings_class(parameter.annotation)
+        if kind is None:
+            plain.append(parameter)
+        else:
+            groups[parameter.name] = kind, spelled.given is not None, list(_leaves(kind, spelled.names))
+    leaves = {leaf.name: leaf for _, _, group in groups.values() for leaf in group}
+    options = [_parameter(leaf) for leaf in leaves.values()]
+    if groups:
+        options.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
+    # Required ones first, as Python wants them; the flags and the rest come last, as in the function.
+    required = [one for one in plain if one.default is inspect.Parameter.empty]
+    flags = [one for one in plain if one.default is not inspect.Parameter.empty]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*required, *options, *flags)]
+
+    def run(**values: Any) -> None:
+        file = _read_config(values.pop("config", None)) if groups else {}
+        used: set[str] = set()
+        made = {}
+        for name, (kind, only_given, group) in groups.items():
+            given: Given = {}
+            for leaf in group:
+                used |= _take(file, leaf, given)
+                value = values.pop(leaf.name)
+                if value is not None and value != []:
+                    _put(given, leaf.path, _value(leaf, value))
+            made[name] = given if only_given else _make(kind, given)
+        if unknown := sorted(set(_names(file)) - used):
+            raise InputError(
+                f"the --config file has {unknown[0]!r}, which is no option here; there are {_known(leaves)}"
+            )
+        function(**values, **made)
+
+    run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Comma-separated numbers; a usage error for anything else."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers separated by commas, such as 1,1.5,2; got {text!r}") from None
+
+
+def pairs(texts: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE arguments, values as JSON where they are it (3, true), else as text; else a usage error."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key.isidentifier() or not equals:
+            raise typer.BadParameter(f"expected KEY=VALUE, such as pad_type=same; got {text!r}")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _settings_class(annotation: Any) -> tuple[type | None, Spelled]:
+    spelled = Spelled()
+    if get_origin(annotation) is Annotated:
+        annotation, *notes = get_args(annotation)
+        spelled = next((note for note in notes if isinstance(note, Spelled)), spelled)
+        annotation = spelled.given or annotation
+    return (annotation if hasattr(annotation, "__pydantic_fields__") else None), spelled
+
+
+def _leaves(kind: Any, names: Mapping[str, str], above: tuple[str, ...] = (), default: Any = None) -> Iterator[_Leaf]:
+    """The fields of a settings class that are options, those of settings within it included."""
+    for name, info in kind.__pydantic_fields__.items():
+        path = (*above, name)
+        value = info.get_default(call_default_factory=True) if default is None else getattr(default, name)
+        leaf = _Leaf(path, names.get(".".join(path), _singular(name, info)), info, value)
+        if leaf.option.hidden or not leaf.name:
+            continue
+        if hasattr(info.annotation, "__pydantic_fields__") and leaf.option.metavar is None:
+            yield from _leaves(info.annotation, names, path, value)
+        else:
+            yield leaf
+
+
+def _singular(name: str, info: FieldInfo) -> str:
+    """Fields of several texts are options that repeat, and called like one of them: methods, --method."""
+    return name.removesuffix("s") if _repeats(info) else name
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types that a field may have, None aside."""
+    many = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    bare = (get_args(one)[0] if get_origin(one) is Annotated else one for one in many)
+    return tuple(one for one in bare if one is not type(None))
+
+
+def _is_pairs(info: FieldInfo) -> bool:
+    kind = _members(info.annotation)[0]
+    return get_origin(kind) in (dict, Mapping) or hasattr(kind, "__pydantic_fields__")
+
+
+def _repeats(info: FieldInfo) -> bool:
+    return any(get_origin(one) is tuple and get_args(one)[0] is str for one in _members(info.annotation))
+
+
+def _parameter(leaf: _Leaf) -> inspect.Parameter:
+    members = _members(leaf.info.annotation)
+    kind: Any = members[0] if len(members) == 1 else str
+    if _repeats(leaf.info) or _is_pairs(leaf.info):
+        kind = list[str]
+    elif kind not in (bool, int, float, Path) and get_origin(kind) is not Literal:
+        kind = str
+    long = leaf.name.replace("_", "-")
+    flags = leaf.option.flags or ((f"--{long}/--no-{long}",) if kind is bool else (f"--{long}",))
+    metavar = leaf.option.metavar or ("KEY=VALUE" if _is_pairs(leaf.info) else None)
+    option = typer.Option(*flags, metavar=metavar, help=_help(leaf), show_default=False)
+    return inspect.Parameter(
+        leaf.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _help(leaf: _Leaf) -> str:
+    text = " ".join((leaf.info.description or "").split()).replace("``", "")
+    if _repeats(leaf.info) or _is_pairs(leaf.info):
+        text = f"{text.removesuffix('.')} (repeats)."
+    shown = "" if leaf.info.is_required() else leaf.option.default or _shown(leaf.default)
+    return f"{text} [required]" if leaf.info.is_required() else f"{text} [default: {shown}]" if shown else text
+
+
+def _shown(value: Any) -> str:
+    """A default as the command line would take it."""
+    if value is PydanticUndefined or value is None or value is False or value == () or isinstance(value, dict):
+        return ""
+    if hasattr(value, "__pydantic_fields__"):
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(_shown(one) for one in value)
+    return "on" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _value(leaf: _Leaf, value: Any) -> Any:
+    """What the command line gave, as the field takes it."""
+    if _is_pairs(leaf.info):
+        return pairs(value)
+    takes_numbers = any(
+        get_origin(one) is tuple and get_args(one)[0] is not str for one in _members(leaf.info.annotation)
+    )
+    if (
+        takes_numbers
+        and isinstance(value, str)
+        and not any(value in _words(one) for one in _members(leaf.info.annotation))
+    ):
+        return list(numbers(value))
+    return value
+
+
+def _words(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = _toml().loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not valid {'TOML' if path.suffix.lower() == '.toml' else 'JSON'} ({error})"
+        ) from None
+    if isinstance(content, dict) and "schema_version" in content:
+        content = content.get("settings")
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected options by name, or a run.json of camseg")
+    return content
+
+
+def _toml() -> Any:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib
+
+
+def _take(file: Mapping[str, Any], leaf: _Leaf, given: Given) -> set[str]:
+    """Put what the file says of an option, by its name or by its place, and return what was read."""
+    spellings = {leaf.name, leaf.name.replace("_", "-")} & set(file)
+    for name in spellings:
+        if not (isinstance(file[name], dict) and len(leaf.path) > 1 and leaf.path[0] == name):
+            _put(given, leaf.path, file[name])
+            return spellings
+    value: Any = file
+    for part in leaf.path:
+        if not isinstance(value, dict) or part not in value:
+            return set()
+        value = value[part]
+    _put(given, leaf.path, value)
+    return {".".join(leaf.path)}
+
+
+def _names(file: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in file.items():
+        yield from _names(value, f"{above}{name}.") if isinstance(value, dict) and value else (f"{above}{name}",)
+
+
+def _known(leaves: Mapping[str, _Leaf]) -> str:
+    return ", ".join(name.replace("_", "-") for name in leaves)
+
+
+def _put(values: Given, path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value
+
+
+def _make(kind: Any, given: Given) -> Any:
+    """The settings: their defaults, but for what was given."""
+    values: Given = {}
+    for name, info in kind.__pydantic_fields__.items():
+        default = info.get_default(call_default_factory=True)
+        within = hasattr(info.annotation, "__pydantic_fields__")
+        if within and name in given and isinstance(given[name], dict):
+            values[name] = {**(to_json(default) if default is not PydanticUndefined else {}), **given[name]}
+        elif name in given:
+            values[name] = given[name]
+        elif info.is_required():
+            raise typer.BadParameter(f"missing option --{name.replace('_', '-')}")
+    return from_json(kind, values)
