@@ -1,11 +1,13 @@
 """Write the pages that the code itself says best.
 
-``docs/commands.md`` comes from the command line, ``docs/python.md`` from signatures and docstrings, and the picture
-of the imports in ``docs/architecture.md`` from the import statements. A test holds all three equal to this.
+``docs/commands.md`` comes from the command line, ``docs/python.md`` from signatures and docstrings,
+``docs/manifest.md`` from the record's JSON schema, and the picture of the imports in ``docs/architecture.md`` from the
+import statements. A test holds all of them equal to this.
 """
 
 import ast
 import inspect
+import json
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,46 +15,16 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from typer import Typer
-from typer.models import ArgumentInfo
+from typer.models import ArgumentInfo, ParameterInfo
 
 import camseg
 from camseg.cli import app
+from camseg.runs.record import schema
 
 DOCS = Path(__file__).parent
 PACKAGE = Path(camseg.__file__).parent
 WIDTH = 100
 BEGIN, END = "<!-- imports: begin -->\n", "<!-- imports: end -->"
-BUNDLES = {
-    "camseg.cams.extract": ["CamSettings"],
-    "camseg.pipeline": ["LabelSettings", "TrimapSettings", "Labelled"],
-    "camseg.propagation.propagate": [
-        "Settings",
-        "ParSettings",
-        "CrfSettings",
-        "GuidedSettings",
-        "SuperpixelSettings",
-        "WalkSettings",
-        "make_settings",
-    ],
-    "camseg.refinement.trimaps": ["published_trimap", "unusable"],
-    "camseg.masks.cleaning": ["PostprocessingSettings", "postprocess"],
-    "camseg.refinement.refine": ["Refined"],
-    "camseg.measure.matting_errors": [
-        "sum_of_absolute_differences",
-        "mean_squared_error",
-        "gradient_error",
-        "connectivity_error",
-    ],
-    "camseg.runs.loop": ["FolderOptions", "Report"],
-    "camseg.train.trainer": ["TrainSettings"],
-    "camseg.data.augmentation": ["Augmentation"],
-    "camseg.prepare.rois": ["prepare_rois", "RoiSettings"],
-    "camseg.prepare.slices": ["prepare_slices", "SliceSettings"],
-    "camseg.prepare.dicom": ["prepare_dicom", "DicomSettings"],
-    "camseg.prepare.frames": ["prepare_frames", "FrameSettings"],
-    "camseg.prepare.output": ["Report"],
-}
-"""Settings, results and further functions that users meet, by the module that they are imported from."""
 
 
 def pages() -> dict[Path, str]:
@@ -63,6 +35,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "commands.md": commands_page(),
         DOCS / "python.md": python_page(),
+        DOCS / "manifest.md": manifest_page(),
         architecture: before + BEGIN + imports_picture() + END + after,
     }
 
@@ -101,7 +74,8 @@ def _commands(group: Typer, prefix: str) -> Iterator[tuple[str, Callable]]:
 
 def _entry(parameter: inspect.Parameter) -> tuple[str, str, bool]:
     """How a parameter is spelled, what it says, and whether it is an option."""
-    annotation, info = parameter.annotation.__origin__, parameter.annotation.__metadata__[-1]
+    annotation = parameter.annotation.__origin__
+    info = next(note for note in parameter.annotation.__metadata__ if isinstance(note, ParameterInfo))
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     kind = next(member for member in members if member is not type(None))
     kind = get_args(kind)[0] if get_origin(kind) is list else kind
@@ -136,26 +110,55 @@ def _two_columns(left: str, right: str, indent: int = 30) -> list[str]:
 
 
 def python_page() -> str:
-    """Every public name, and the settings and results that go with them."""
+    """Every public name: functions first, then settings, results and errors."""
     lines = [
         "# Python",
         "",
         "`import camseg` is instant; torch loads when a name is first used. Images are uint8 (H, W, 3) in RGB, maps "
         "and alphas float32 (H, W) in [0, 1], masks bool (H, W), trimaps uint8 (H, W) of 0, 128 and 255. Every error "
-        "that camseg raises on purpose is a `camseg.CamsegError`.",
+        "that camseg raises on purpose is a `camseg.CamsegError`. Settings are frozen and check themselves; what is "
+        "left out takes the default that stands here.",
         "",
         "This page is generated from the docstrings by `make docs`.",
-        "",
-        "## Names of `camseg`",
     ]
-    for name in camseg.__all__:
-        if name != "__version__":
-            module = camseg._HOMES[name]
-            lines += ["", f"### camseg.{name}", "", *_describe(_find(module, name))]
-    lines += ["", "## Settings, results and further functions"]
-    for module, names in BUNDLES.items():
-        for name in names:
-            lines += ["", f"### {module}.{name}", "", *_describe(_find(module, name))]
+    homes = public_homes()
+    found = {name: _find(f"camseg.{home}", name) for name, home in sorted(homes.items())}
+    functions = {name: node for name, node in found.items() if isinstance(node, ast.FunctionDef)}
+    errors = {name: node for name, node in found.items() if homes[name] == "base.errors"}
+    classes = {name: node for name, node in found.items() if name not in functions and name not in errors}
+    for title, names in (("Functions", functions), ("Classes and settings", classes), ("Errors", errors)):
+        lines += ["", f"## {title}"]
+        for name, node in names.items():
+            lines += ["", f"### camseg.{name}", "", *_describe(node)]
+    return "\n".join(lines) + "\n"
+
+
+def public_homes() -> dict[str, str]:
+    """The module of each public name, below camseg, as its stub says."""
+    tree = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = (node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module)
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+def manifest_page() -> str:
+    """The JSON schema of a manifest's lines."""
+    lines = [
+        "# Manifest",
+        "",
+        "Every output folder has a `manifest.jsonl` with one JSON object per image and class. "
+        "`camseg.read_manifest(OUT)` reads it as `camseg.Record`s. This page is generated from the record by "
+        "`make docs`.",
+        "",
+        "| key | type | meaning |",
+        "|---|---|---|",
+    ]
+    described = schema()
+    for name, facts in described["properties"].items():
+        kinds = [one.get("type", "") for one in facts.get("anyOf", [facts])]
+        kind = " or ".join(dict.fromkeys(filter(None, kinds)))
+        lines.append(f"| `{name}` | {kind} | {' '.join(facts.get('description', '').split())} |")
+    text = json.dumps(described, indent=2, ensure_ascii=False)
+    lines += ["", "As JSON schema:", "", "```json", *text.splitlines(), "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -185,7 +188,7 @@ def _describe(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
         note = node.body[node.body.index(field) + 1]
         assert isinstance(note, ast.Expr), f"{node.name}.{ast.unparse(field.target)} has no docstring under it"
         said = " ".join(inspect.cleandoc(ast.literal_eval(note.value)).split()).replace("``", "`")
-        lines.append(f"- `{ast.unparse(field)}`: {said}")
+        lines.append(f"- `{ast.unparse(_Bare().visit(field))}`: {said}")
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
             is_property = any(ast.unparse(mark) == "property" for mark in member.decorator_list)
@@ -194,6 +197,15 @@ def _describe(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
             lines += ["", f"**`{node.name}.{member.name}`** {said}"]
             lines += [] if is_property else ["", "```python", call, "```"]
     return lines
+
+
+class _Bare(ast.NodeTransformer):
+    """Annotations without what they say beside the type."""
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        annotated = ast.unparse(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple)
+        return node.slice.elts[0] if annotated else node
 
 
 def _signature(node: ast.FunctionDef) -> list[str]:
@@ -232,6 +244,7 @@ def imports_picture() -> str:
 def module_imports() -> dict[str, set[str]]:
     """Per module or subpackage of camseg, those that it imports anywhere in its code."""
     imports: dict[str, set[str]] = {}
+    homes = public_homes()
     for path in sorted(PACKAGE.rglob("*.py")):
         module = path.relative_to(PACKAGE).with_suffix("").parts[0]
         if module.startswith("__"):
@@ -240,6 +253,8 @@ def module_imports() -> dict[str, set[str]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("camseg."):
                 used.add(node.module.split(".")[1])
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "camseg" and node.attr in homes:
+                used.add(homes[node.attr].split(".")[0])
         used.discard(module)
     return imports
 

@@ -6,7 +6,7 @@ a leaf of the graph, and no parameter takes part in it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ from camseg.base.arrays import Image
 from camseg.base.errors import InputError, LayerError
 from camseg.cams.hooks import hooked, inference
 from camseg.cams.layers import Layout, checked_layout, find_layer, find_stages
-from camseg.classify.classifier import AnyClassifier, Classifier
+from camseg.cams.settings import Precision, Score
+from camseg.classify.checkpoint import AnyClassifier
+from camseg.classify.classifier import Classifier
 
-Score = Literal["class", "margin"]
-"""``class``: the target's logit. ``margin``: the target's logit minus the best negative class's."""
-Precision = Literal["float32", "bf16", "fp16"]
-"""In what numbers the network runs up to the first chosen layer; from there on always in float32."""
 Views: TypeAlias = Image | Mapping[str, Image]
 """An image, uint8 (H, W, 3); or the same by window, for an ensemble whose members read 16-bit pixels in several."""
 PRECISIONS: Final[dict[str, torch.dtype]] = {
@@ -102,16 +100,22 @@ class Network:
             (slope,) = torch.autograd.grad(total, leaf)
         return slope.float()
 
-    def forward(self, inputs: Tensor, *, gradients: bool = True, features: bool = False) -> "Forward":
+    def forward(
+        self, inputs: Tensor, *, gradients: bool = True, features: bool = False, guide: str | None = None
+    ) -> "Forward":
         """Run a batch (N, 3, H, W), as ``Classifier.preprocess`` gives, through the network once.
 
-        Without ``gradients`` no graph is kept; with ``features`` what the classifying layer reads is. Raises
-        LayerError when a layer is unknown, runs more than once or gives no map, or no one layer classifies.
+        Without ``gradients`` no graph is kept; with ``features`` what the classifying layer reads is, and of a layer
+        ``guide`` its map. Raises LayerError when a layer is unknown, runs more than once or gives no map, or no one
+        layer classifies.
         """
         model = self.classifier.model
         taps = _Taps(self)
         hooks = {name: taps.hook(name) for name in self.layers}
         read: list[Tensor] = []
+        guides: list[Tensor] = []
+        if guide is not None and guide not in hooks:
+            hooks[guide] = lambda _module, _given, output: guides.append(output)
         if features:
             hooks[_classifying_layer(self.classifier)] = lambda _module, given, _output: read.append(given[0])
         with (
@@ -123,6 +127,8 @@ class Network:
         ):
             outputs = model(inputs)
         leaves = taps.once()
+        if guide is not None and guide in self.layers:
+            guides.append(leaves[self.layers.index(guide)])
         return Forward(
             network=self,
             inputs=inputs,
@@ -130,6 +136,7 @@ class Network:
             layouts=taps.layouts,
             outputs=outputs,
             features=read[0].detach().float().flatten(1) if features else None,
+            guide=None if guide is None else checked_layout(guides[0], model, guide).maps(guides[0].detach().float()),
         )
 
     def _autocast(self) -> torch.autocast:
@@ -203,6 +210,8 @@ class Forward:
     """Logits (N, classes), at the end of the graph."""
     features: Tensor | None
     """What the classifying layer read (N, F), float32, without graph; None where it was not asked for."""
+    guide: Tensor | None = None
+    """The map of the layer that was asked for beside the others (N, C, h, w), float32, without graph."""
 
     @property
     def logits(self) -> Tensor:

@@ -1,36 +1,35 @@
-"""Class activation maps: which pixels speak for a class.
-
-A method (``gradient``, ``eigen``, ``scoring``; registered in ``methods``) is a pure function of one
-Capture. ``scales`` runs a batch at every scale and fuses the views; ``compute_cams`` is the way in.
-"""
+"""Images -> class activation maps, in memory: the way in for Python."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from camseg.base.errors import InputError
-from camseg.cams.capture import Precision, Score, Views, view
-from camseg.cams.extract import BatchLimit, CamSettings, Choose, Grids, Plan, extract, plan, stack_inputs, to_image_size
-from camseg.cams.methods.registry import METHODS, Method
-from camseg.classify.classifier import AnyClassifier
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["METHODS", "BatchLimit", "CamSettings", "Grids", "Method", "Plan", "compute_cams", "extract", "plan"]
-__all__ += ["stack_inputs", "to_image_size"]
+from camseg.base.arrays import Image
+from camseg.base.errors import InputError
+from camseg.cams.capture import Network, Views, view
+from camseg.cams.extract import BatchLimit, Choose, extract, stack_inputs
+from camseg.cams.placing import features_over_image, to_image_size
+from camseg.cams.plan import guiding_layer, plan
+from camseg.cams.settings import CamSettings, Precision, Score
+from camseg.classify.checkpoint import AnyClassifier
 
 
 def compute_cams(
     classifier: AnyClassifier,
     images: Sequence[Views],
     targets: Sequence[str | Sequence[str]] | None = None,
-    methods: Sequence[str] = ("layercam",),
+    methods: str | Sequence[str] = CamSettings.methods,
     *,
-    scales: Sequence[float] | Literal["auto"] = (1.0,),
-    flip: bool = False,
-    score: Score = "class",
-    layer: str | Sequence[str] = "auto",
-    score_channels: int | None = None,
-    precision: Precision = "float32",
-    raw: bool = False,
-    gate: bool = True,
+    scales: Sequence[float] | Literal["auto"] = CamSettings.scales,
+    flip: bool = CamSettings.flip,
+    score: Score | Literal["auto"] = CamSettings.score,
+    layer: str | Sequence[str] = CamSettings.layers,
+    score_channels: int | None = CamSettings.score_channels,
+    precision: Precision = CamSettings.precision,
+    raw: bool = CamSettings.raw,
+    gate: bool = CamSettings.gate,
     batch_size: int = 16,
 ) -> dict[str, list]:
     """Class activation maps of images, for any number of methods from the same passes of the network.
@@ -51,7 +50,7 @@ def compute_cams(
     if batch_size < 1:
         raise InputError(f"expected a batch size of at least 1, got {batch_size}")
     settings = CamSettings(
-        methods=tuple([methods] if isinstance(methods, str) else methods),
+        methods=(methods,) if isinstance(methods, str) else tuple(methods),
         scales="auto" if scales == "auto" else tuple(scales),
         flip=flip,
         score=score,
@@ -89,3 +88,16 @@ def _chooser(classifier: AnyClassifier, wanted: Sequence[str | Sequence[str]] | 
     ]
     indices = [[classifier.class_index(name) for name in row] for row in rows]
     return lambda n, _probabilities: indices[n]
+
+
+def classifier_features(classifier: AnyClassifier, image: Image) -> NDArray[np.float32]:
+    """What a classifier sees where in an image, uint8 (H, W, 3): its finer stage's activations, float32 (C, h, w).
+
+    Of an ensemble it is what the first member sees. ``propagate`` with ``random-walk`` walks on it.
+    """
+    first = classifier.members[0]
+    guided = Network(classifier=first, layers=()).forward(
+        first.preprocess([image]), gradients=False, guide=guiding_layer(first)
+    )
+    assert guided.guide is not None
+    return features_over_image(classifier, guided.guide[0].cpu().numpy(), *image.shape[:2])

@@ -4,15 +4,18 @@ import json
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from camseg.classify.classifier import AnyClassifier
+    from camseg.classify.checkpoint import AnyClassifier
     from camseg.data.datasets import Dataset
-    from camseg.runs.loop import FolderOptions, Report
+    from camseg.label.settings import ClassifierOptions
+    from camseg.runs.loop import FolderReport
+    from camseg.runs.settings import FolderOptions
 
 
 def say(line: str) -> None:
@@ -52,9 +55,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     console.print(table)
 
 
-def finish(report: "Report", out: Path, as_json: bool, dry_run: bool) -> None:
+def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> None:
     """Say what became of a folder; exit with 1 when inputs failed."""
-    failed = [record["error"] for record in report.failed]
+    failed = [record.error for record in report.failed]
     kept = f", {report.kept} were there already" if report.kept else ""
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out)}
@@ -88,27 +91,22 @@ def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def folder_options(workers: int | None, overwrite: bool, dry_run: bool) -> "FolderOptions":
+def attached(options: "FolderOptions") -> "FolderOptions":
     """How a folder is worked through, with this terminal's bar and messages."""
-    from camseg.runs.loop import FolderOptions
-
     # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per input.
     for library in ("PIL", "pydicom", "nibabel"):
         warnings.filterwarnings("ignore", module=library)
-    given = {} if workers is None else {"workers": workers}
-    return FolderOptions(**given, overwrite=overwrite, dry_run=dry_run, progress=progress, say=say)
+    return replace(options, progress=progress, say=say)
 
 
-def open_run(
-    classifier: Path, images: Path, device: str, negative: Sequence[str] | None, output_stride: int | None
-) -> tuple["AnyClassifier", "Dataset"]:
+def open_run(run: "ClassifierOptions", images: Path) -> tuple["AnyClassifier", "Dataset"]:
     """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
-    from camseg.classify.classifier import load_classifier
+    from camseg.classify.checkpoint import load_classifier
     from camseg.data.datasets import load_images
 
-    run = load_classifier(classifier, device)
-    if output_stride is not None:
-        run = run.with_output_stride(output_stride)
-    if negative:
-        run = run.with_negative(negative)
-    return run, load_images(images, run.classes)
+    classifier = load_classifier(run.classifier, run.device)
+    if run.output_stride is not None:
+        classifier = classifier.with_output_stride(run.output_stride)
+    if run.negative:
+        classifier = classifier.with_negative(run.negative)
+    return classifier, load_images(images, classifier.classes)

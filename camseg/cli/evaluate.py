@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from camseg.cli import console, options
+from camseg.cli import console, fields, options
+from camseg.measure.settings import EvaluateSettings
 
 
+@fields.command
 def evaluate(
     predictions: Annotated[
         Path, typer.Argument(metavar="PREDICTIONS", help="Folder of one method's maps, or of masks.")
     ],
     masks: Annotated[Path, typer.Option(help="Folder of true masks, of the same relative paths.")],
-    threshold: Annotated[
-        list[str], typer.Option(help="Binarise maps by this, as in camseg masks; also a threshold FILE (repeats).")
-    ] = ["max:0.7"],  # noqa: B006 (typer copies it)
+    settings: EvaluateSettings,
     save_threshold: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the threshold that is best on these masks.")
     ] = None,
@@ -23,7 +23,6 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Plot Dice and IoU over the 256 thresholds.")
     ] = None,
-    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Measure maps or masks against true masks: mean-Dice, Dice, IoU, precision, recall, accuracy."""
@@ -34,7 +33,11 @@ def evaluate(
     if save_threshold and not name:
         raise typer.BadParameter("--save-threshold needs --name, to say later which masks chose it")
     found = evaluate_folder(
-        prediction_root(predictions), masks, thresholds=tuple(threshold), seed=seed, progress=console.progress
+        prediction_root(predictions),
+        masks,
+        thresholds=settings.thresholds,
+        seed=settings.seed,
+        progress=console.progress,
     )
     if save_threshold and name:
         save_best_threshold(save_threshold, found, name=name)

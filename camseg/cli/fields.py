@@ -72,7 +72,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         else:
             groups[parameter.name] = kind, spelled.given is not None, list(_leaves(kind, spelled.names))
     leaves = {leaf.name: leaf for _, _, group in groups.values() for leaf in group}
-    options = [_parameter(leaf) for leaf in leaves.values()]
+    options = [_parameter(leaf) for leaf in leaves.values() if not leaf.option.hidden]
     if groups:
         options.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
     # Required ones first, as Python wants them; the flags and the rest come last, as in the function.
@@ -88,7 +88,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             given: Given = {}
             for leaf in group:
                 used |= _take(file, leaf, given)
-                value = values.pop(leaf.name)
+                value = values.pop(leaf.name, None)
                 if value is not None and value != []:
                     _put(given, leaf.path, _value(leaf, value))
             made[name] = given if only_given else _make(kind, given)
@@ -141,7 +141,7 @@ def _leaves(kind: Any, names: Mapping[str, str], above: tuple[str, ...] = (), de
         path = (*above, name)
         value = info.get_default(call_default_factory=True) if default is None else getattr(default, name)
         leaf = _Leaf(path, names.get(".".join(path), _singular(name, info)), info, value)
-        if leaf.option.hidden or not leaf.name:
+        if not leaf.name:
             continue
         if hasattr(info.annotation, "__pydantic_fields__") and leaf.option.metavar is None:
             yield from _leaves(info.annotation, names, path, value)
@@ -166,24 +166,36 @@ def _is_pairs(info: FieldInfo) -> bool:
     return get_origin(kind) in (dict, Mapping) or hasattr(kind, "__pydantic_fields__")
 
 
+def _elements(info: FieldInfo) -> tuple[Any, ...]:
+    """Of what type the elements of a field of several values are; empty for other fields."""
+    many = (get_args(one)[0] for one in _members(info.annotation) if get_origin(one) is tuple)
+    return tuple(one for inner in many for one in _members(inner))
+
+
 def _repeats(info: FieldInfo) -> bool:
-    return any(get_origin(one) is tuple and get_args(one)[0] is str for one in _members(info.annotation))
+    """Whether the option is given once for each value; numbers stand in one text, with commas between."""
+    return any(kind not in (int, float) for kind in _elements(info))
 
 
 def _parameter(leaf: _Leaf) -> inspect.Parameter:
     members = _members(leaf.info.annotation)
     kind: Any = members[0] if len(members) == 1 else str
+    if all(get_origin(one) is Literal for one in members):
+        kind = Literal[tuple(word for one in members for word in get_args(one))]
     if _repeats(leaf.info) or _is_pairs(leaf.info):
         kind = list[str]
     elif kind not in (bool, int, float, Path) and get_origin(kind) is not Literal:
         kind = str
     long = leaf.name.replace("_", "-")
     flags = leaf.option.flags or ((f"--{long}/--no-{long}",) if kind is bool else (f"--{long}",))
-    metavar = leaf.option.metavar or ("KEY=VALUE" if _is_pairs(leaf.info) else None)
+    metavar = leaf.option.metavar or ("KEY=VALUE" if _is_pairs(leaf.info) else _METAVARS.get(kind))
     option = typer.Option(*flags, metavar=metavar, help=_help(leaf), show_default=False)
     return inspect.Parameter(
         leaf.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+_METAVARS: Mapping[Any, str] = {str: "TEXT", list[str]: "TEXT", int: "INTEGER", float: "NUMBER"}
 
 
 def _help(leaf: _Leaf) -> str:
@@ -209,11 +221,8 @@ def _value(leaf: _Leaf, value: Any) -> Any:
     """What the command line gave, as the field takes it."""
     if _is_pairs(leaf.info):
         return pairs(value)
-    takes_numbers = any(
-        get_origin(one) is tuple and get_args(one)[0] is not str for one in _members(leaf.info.annotation)
-    )
     if (
-        takes_numbers
+        _elements(leaf.info)
         and isinstance(value, str)
         and not any(value in _words(one) for one in _members(leaf.info.annotation))
     ):

@@ -16,7 +16,7 @@ def kernels(
     json: options.Json = False,
 ) -> None:
     """Draw the kernels of involution layers as heat maps: at each pixel the sum of its kernel's weights."""
-    from camseg.classify.classifier import load_network
+    from camseg.classify.checkpoint import load_network
     from camseg.data.images import read_image, write_image
     from camseg.measure.figures import plot_kernels
     from camseg.models import involution_kernels

@@ -18,7 +18,7 @@ def layers(
 ) -> None:
     """List what --layer can name, with the size of the maps, and which of them auto and stages stand for."""
     from camseg.cams.layers import list_layers, stage_layers
-    from camseg.classify.classifier import load_network
+    from camseg.classify.checkpoint import load_network
 
     classifier = load_network(run)
     if output_stride is not None:

@@ -5,39 +5,41 @@ from typing import Annotated
 
 import typer
 
-from camseg.cli import console, options
+import camseg
+from camseg.cli import console, fields, options
+from camseg.propagation.settings import PropagateSettings
+from camseg.runs.settings import FolderOptions
 
 
+@fields.command
 def propagate(
     images: options.ImagesArgument,
     cams: Annotated[Path, typer.Option(help="Folder of one method's maps.")],
     out: options.Out,
-    method: Annotated[str, typer.Option(help="par, crf, guided, superpixels or random-walk.")] = "par",
-    arg: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the method, such as rounds=5 (repeats).")
-    ] = None,
+    settings: PropagateSettings,
+    folder: FolderOptions,
     classifier: Annotated[
         Path | None,
         typer.Option("--classifier", "-c", metavar="RUN", help="For random-walk: whose features it walks on."),
     ] = None,
     window: options.Window = "full",
     device: options.Device = "auto",
-    workers: options.Workers = None,
-    overwrite: options.Overwrite = False,
-    dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Spread maps along the images' own edges: OUT/<method>/<path>.png."""
-    from camseg.classify.classifier import find_device, load_classifier
-    from camseg.data.datasets import load_images
-    from camseg.label.stages import propagate_folder
+    from camseg.base.device import find_device
     from camseg.runs.output import map_root
 
-    folder = console.folder_options(workers, overwrite, dry_run)
-    settings = options.propagation_settings(method, arg)
-    data, maps, where = load_images(images), map_root(cams), str(find_device(device))
-    run = None if classifier is None else load_classifier(classifier, where)
-    report = propagate_folder(
-        data, maps, out, method, device=where, settings=settings, classifier=run, window=window, options=folder
+    where = str(find_device(device))
+    run = None if classifier is None else camseg.load_classifier(classifier, where)
+    report = camseg.propagate_folder(
+        images,
+        map_root(cams),
+        out,
+        settings,
+        device=where,
+        classifier=run,
+        window=window,
+        options=console.attached(folder),
     )
-    console.finish(report, out, json, dry_run)
+    console.finish(report, out, json, folder.dry_run)

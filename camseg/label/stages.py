@@ -1,281 +1,279 @@
-"""One stage at a time over a folder of files: what the commands between ``cams`` and ``evaluate`` do."""
+"""The stages behind the network: files and maps -> masks -> files. They load torch only where propagation needs it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from camseg.base.arrays import Cam, Image, Trimap, dequantise, quantise
-from camseg.base.errors import ImageError, InputError
+from camseg.base.arrays import dequantise, quantise
+from camseg.base.errors import InputError
 from camseg.base.files import sha256
-from camseg.base.workers import Call, worker_processes
-from camseg.classify.classifier import AnyClassifier
-from camseg.data.datasets import Dataset, Sample
-from camseg.data.images import (
-    Window,
-    check_window,
-    find_images,
-    read_cam,
-    read_image,
-    read_mask,
-    read_trimap,
-    relative_name,
-    write_cam,
-    write_image,
-    write_mask,
-)
-from camseg.label.chain import call_refiner, classifier_features, make_trimap, needs_features
-from camseg.label.settings import TrimapSettings, check_choice
-from camseg.masks.cleaning import PostprocessingSettings, postprocess
-from camseg.masks.threshold import cam_to_mask, parse_threshold
-from camseg.propagation.propagate import METHODS as PROPAGATORS
-from camseg.propagation.propagate import check_settings, propagate
-from camseg.propagation.settings import Settings as PropagationSettings
-from camseg.refinement.refine import open_network
-from camseg.refinement.trimaps import unusable
-from camseg.runs.loop import FolderOptions, Report, Steps, run_folder
-from camseg.runs.output import Record, provenance
+from camseg.data.images import read_cam, read_mask, read_trimap, write_cam, write_image, write_mask, write_raw
+from camseg.masks.cleaning import clean
+from camseg.masks.settings import CleaningSettings, MaskSettings
+from camseg.masks.threshold import cam_to_mask
+from camseg.propagation.settings import PropagateSettings, make_settings
+from camseg.refinement.refine import open_network, refine_with_report
+from camseg.refinement.settings import RefineSettings, TrimapSettings
+from camseg.refinement.trimaps import mask_to_trimap, masks_to_trimap, published_trimap, unusable
+from camseg.runs.output import provenance
+from camseg.runs.stage import Item, Place, Stage
+
+READERS: Final[Mapping[str, Callable[[Path], Any]]] = {"cam": read_cam, "mask": read_mask, "trimap": read_trimap}
+"""How files of each kind are read."""
 
 
-def propagate_folder(
-    images: Dataset,
-    cams: Path | str,
-    out: Path | str,
-    method: str,
-    *,
-    device: str,
-    settings: PropagationSettings | None = None,
-    classifier: AnyClassifier | None = None,
-    window: Window = "full",
-    options: FolderOptions | None = None,
-) -> Report:
-    """Spread one method's maps in the folder ``cams`` into ``out/<method>/...``.
+@dataclass(kw_only=True, eq=False)
+class ReadStage(Stage):
+    """Reads what an earlier command wrote: a map, mask or trimap, and what belongs to it in other folders."""
 
-    ``settings``: the method's own; ``classifier``: for methods that walk over its features; ``window``: how 16-bit
-    images become 8-bit, as it was for the classifier.
-    """
-    check_choice("propagation", method, PROPAGATORS)
-    if settings is not None:
-        check_settings(method, settings)
-    if needs_features(method) and classifier is None:
-        raise InputError(f"{method} walks over a classifier's features; name it with --classifier RUN")
-    partner = _partner(images, window)
-    folder = Path(out)
+    name: ClassVar[str] = "files read"
+    kind: str
+    """A key of ``READERS``: what the inputs are."""
+    root: Path
+    """The folder of the inputs."""
+    beside: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of what belongs to each input, by kind; files of the same names."""
 
-    def features(samples: Sequence[Sample], _: Sequence[Cam | None]) -> list[NDArray[np.float32] | None]:
-        if classifier is None or not needs_features(method):
-            return [None] * len(samples)
-        found: list[NDArray[np.float32] | None] = []
-        for sample in samples:
-            try:
-                image = partner(sample)
-            except ImageError:  # which ``write`` meets again, and reports
-                found.append(None)
-            else:
-                found.append(classifier_features(classifier, classifier.members[0].to_input(image), image.shape[:2]))
-        return found
+    def identity(self) -> dict[str, Any]:
+        """With which settings the folders were written: they may be written again under their names."""
+        others = {kind: str(folder.resolve()) for kind, folder in self.beside.items()}
+        runs = {f"{kind} run": provenance(folder) for kind, folder in {self.kind: self.root, **self.beside}.items()}
+        return {**others, **runs}
 
-    def write(sample: Sample, cam: Cam, guide: NDArray[np.float32] | None) -> list[Record]:
-        file = f"{method}/{sample.name}.png"
-        spread = propagate(partner(sample), cam, method, settings=settings, features=guide, device=device)
-        write_cam(folder / file, spread)
-        return [_file_record(sample, files={method: file}, propagation=method)]
-
-    decisive = {
-        "methods": [method],
-        "propagation_settings": None if settings is None else asdict(settings),
-        "classifier": None if classifier is None or not needs_features(method) else classifier.fingerprint(),
-        "images": str(images.root.resolve()),
-        "device": device,
-        "window": window,
-    }
-    return _file_folder("propagate", cams, folder, decisive, read_cam, write, options, infer=features)
+    def each(self, item: Item) -> Item:
+        """The item with what its files hold."""
+        paths = {self.kind: item.sample.path}
+        paths |= {kind: folder / f"{item.sample.name}.png" for kind, folder in self.beside.items()}
+        read = {kind: READERS[kind](path) for kind, path in paths.items()}
+        cams = {"cam": read["cam"]} if "cam" in read else {}
+        return replace(item, cams=cams, mask=read.get("mask"), trimap=read.get("trimap"))
 
 
-def masks_folder(
-    cams: Path | str,
-    out: Path | str,
-    threshold: str,
-    postprocessing: PostprocessingSettings | None = None,
-    *,
-    options: FolderOptions | None = None,
-) -> Report:
-    """Binarise the maps in the folder ``cams`` into ``out``."""
-    rule = parse_threshold(threshold)
-    folder = Path(out)
-    postprocessing = postprocessing or PostprocessingSettings()
+@dataclass(kw_only=True, eq=False)
+class PropagateStage(Stage):
+    """Spreads the map over what looks alike."""
 
-    def write(sample: Sample, cam: Cam, _: None) -> list[Record]:
-        mask = postprocess(cam_to_mask(cam, rule), postprocessing)
-        write_mask(folder / f"{sample.name}.png", mask)
-        return [
-            _file_record(
-                sample, files={"mask": f"{sample.name}.png"}, threshold=str(rule), area=int(np.count_nonzero(mask))
-            )
-        ]
+    name: ClassVar[str] = "propagation"
+    settings: PropagateSettings
+    """Which propagator, and how."""
+    device: str = field(default="cpu", init=False)
 
-    # A threshold file may change under its name: what it says decides, not what it is called.
-    settings = {
-        "threshold": str(threshold),
-        "rule": [rule.kind, rule.value],
-        "postprocessing": asdict(postprocessing),
-    }
-    return _file_folder("masks", cams, folder, settings, read_cam, write, options)
+    def setup(self, device: str) -> None:
+        """Take note of the device."""
+        self.device = device
+
+    def each(self, item: Item) -> Item:
+        """The item with the spread map in place of the map, as the 8-bit map that a file would hold."""
+        method = self.settings.method
+        record = replace(item.record, propagation=method)
+        if method == "none":
+            return replace(item, record=record)
+        from camseg.propagation.propagate import propagate  # loads torch
+
+        image = item.image
+        assert item.cam is not None
+        spread = propagate(
+            image,
+            item.cam,
+            method,
+            settings=make_settings(method, self.settings.args),
+            features=item.features,
+            device=self.device,
+        )
+        cams = {method: dequantise(quantise(spread))}
+        return replace(item, record=record, cams=cams, pixels=image, features=None)
 
 
-def trimap_folder(
-    source: Path | str,
-    out: Path | str,
-    settings: TrimapSettings,
-    *,
-    cams: Path | str | None = None,
-    options: FolderOptions | None = None,
-) -> Report:
-    """Make trimaps of the masks, or by two thresholds of the maps, in the folder ``source``.
+@dataclass(kw_only=True, eq=False)
+class ThresholdStage(Stage):
+    """Binarises the map."""
 
-    ``cams``: the folder of the maps that the masks were made of, for what those are sure of.
-    """
-    folder = Path(out)
-    from_maps = settings.low is not None
-    if cams is not None and not Path(cams).is_dir():
-        raise InputError(f"expected the folder of the masks' maps; {cams} is none")
+    name: ClassVar[str] = "masks"
+    settings: MaskSettings
+    """The threshold."""
 
-    def write(sample: Sample, levels: NDArray, _: None) -> list[Record]:
-        if from_maps:
-            trimap = make_trimap(None, levels, settings)
+    def each(self, item: Item) -> Item:
+        """The item with its mask."""
+        assert item.cam is not None
+        threshold = self.settings.threshold
+        record = replace(item.record, threshold=str(threshold))
+        return replace(item, record=record, mask=cam_to_mask(item.cam, threshold))
+
+
+@dataclass(kw_only=True, eq=False)
+class TrimapStage(Stage):
+    """Makes a trimap of the mask, with what a map is sure of, or of the map by two thresholds."""
+
+    name: ClassVar[str] = "trimap"
+    settings: TrimapSettings
+    """The recipe."""
+
+    def each(self, item: Item) -> Item:
+        """The item with its trimap, and what that lacks as its fallback."""
+        chosen, cam, mask = self.settings, item.cam, item.mask
+        if chosen.low is not None and chosen.high is not None:
+            if cam is None:
+                raise InputError("two thresholds cut a trimap from a map; a mask has none")
+            trimap = masks_to_trimap(cam_to_mask(cam, chosen.high), cam_to_mask(cam, chosen.low))
+        elif mask is None:
+            raise InputError("morphology makes a trimap from a mask; give one, or a low and a high threshold")
+        elif chosen.recipe == "published":
+            trimap = published_trimap(mask)
         else:
-            cam = None if cams is None else read_cam(Path(cams, f"{sample.name}.png"))
-            trimap = make_trimap(levels, cam, settings)
-        write_image(folder / f"{sample.name}.png", trimap)
-        return [_file_record(sample, files={"trimap": f"{sample.name}.png"}, fallback=unusable(trimap))]
-
-    decisive = {
-        **asdict(settings),
-        "cams": None if cams is None else str(Path(cams).resolve()),
-        "cams_run": None if cams is None else provenance(cams),
-    }
-    return _file_folder("trimap", source, folder, decisive, read_cam if from_maps else read_mask, write, options)
+            sure = None if cam is None or chosen.sure is None else cam_to_mask(cam, chosen.sure)
+            trimap = mask_to_trimap(
+                mask, open=chosen.open, close=chosen.close, dilate=chosen.dilate, erode=chosen.erode, sure=sure
+            )
+        return replace(item, record=replace(item.record, fallback=unusable(trimap)), trimap=trimap)
 
 
-def refine_folder(
-    images: Dataset,
-    trimaps: Path | str,
-    out: Path | str,
-    method: str,
-    *,
-    masks: Path | str | None = None,
-    weights: str | None = None,
-    device: str = "cpu",
-    postprocessing: PostprocessingSettings | None = None,
-    save: Sequence[str] = (),
-    window: Window = "full",
-    options: FolderOptions | None = None,
-) -> Report:
-    """Refine every trimap into ``out/masks``, on request also ``alphas`` and ``foregrounds`` (RGBA).
+@dataclass(kw_only=True, eq=False)
+class RefineStage(Stage):
+    """Decides the trimap's unknown band from the image, or keeps the mask where that would harm."""
 
-    ``masks``: the folder of what an unusable trimap or a worse mask falls back to; ``weights`` and ``device``: for a
-    trained network; ``window`` as in ``propagate_folder``.
-    """
-    open_network(method, weights, device)
-    if masks is not None and not Path(masks).is_dir():
-        raise InputError(f"expected the folder of the masks to fall back to; {masks} is none")
-    partner = _partner(images, window)
-    folder = Path(out)
-    postprocessing = postprocessing or PostprocessingSettings()
+    name: ClassVar[str] = "refinement"
+    settings: RefineSettings
+    """Which refiner."""
+    colors: bool = False
+    """Whether the object's colours are wanted too."""
+    device: str = field(default="cpu", init=False)
 
-    def write(sample: Sample, trimap: Trimap, _: None, call: Call) -> list[Record]:
-        mask = None if masks is None else read_mask(Path(masks, f"{sample.name}.png"))
-        colors = "foregrounds" in save
-        refined = call_refiner(
-            call, partner(sample), trimap, method, mask, colors=colors, weights=weights, device=device
+    @property
+    def place(self) -> Place:
+        """In worker processes; a trained network stays here, for its weights are loaded once and there may be one
+        device only."""
+        return "thread" if self.settings.method == "none" or self.settings.weights is not None else "process"
+
+    def setup(self, device: str) -> None:
+        """Load a trained network's weights; compile what others need, before worker processes would each do so."""
+        self.device = device if self.settings.weights is not None else "cpu"
+        if self.settings.method != "none":
+            open_network(self.settings.method, self.settings.weights, self.device)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings, and what the file of weights holds."""
+        weights = self.settings.weights
+        return super().identity() | ({} if weights is None else {"weights_sha256": sha256(weights)})
+
+    def each(self, item: Item) -> Item:
+        """The item with its alpha, the mask that follows from it, and which refiner decided or why none did."""
+        method = self.settings.method
+        if method == "none":
+            return replace(item, record=replace(item.record, refiner=method))
+        image, trimap = item.image, item.trimap
+        assert trimap is not None
+        refined = refine_with_report(
+            image, trimap, method, item.mask, self.colors, weights=self.settings.weights, device=self.device
         )
         alpha = dequantise(quantise(refined.alpha))
-        final = postprocess(alpha > 0.5, postprocessing)
-        files = {"mask": f"masks/{sample.name}.png"}
-        write_mask(folder / files["mask"], final)
-        if "alphas" in save:
-            files["alpha"] = f"alphas/{sample.name}.png"
-            write_cam(folder / files["alpha"], alpha)
-        if refined.foreground is not None:
-            files["foreground"] = f"foregrounds/{sample.name}.png"
-            write_image(folder / files["foreground"], np.dstack([quantise(refined.foreground), quantise(alpha)]))
-        area = int(np.count_nonzero(final))
-        refiner = refined.method or method
-        return [_file_record(sample, files=files, refiner=refiner, fallback=refined.fallback, area=area)]
-
-    settings = {
-        "refiner": method,
-        "weights": None if weights is None else sha256(weights),
-        "device": device if weights is not None else "cpu",
-        "postprocessing": asdict(postprocessing),
-        "images": str(images.root.resolve()),
-        "masks": None if masks is None else str(Path(masks).resolve()),
-        "masks_run": None if masks is None else provenance(masks),
-        "save": sorted(save),
-        "window": window,
-    }
-    with worker_processes() as call:
-        return _file_folder("refine", trimaps, folder, settings, read_trimap, partial(write, call=call), options)
+        # Where the trimap is to blame, what it lacks tells more.
+        fallback = refined.fallback and (unusable(trimap) or refined.fallback)
+        record = replace(item.record, refiner=refined.method or method, fallback=fallback)
+        return replace(item, record=record, alpha=alpha, mask=alpha > 0.5, foreground=refined.foreground)
 
 
-def _file_folder(
-    command: str,
-    source: Path | str,
-    out: Path,
-    settings: Record,
-    read: Callable[[Path], Any],
-    write: Callable[[Sample, Any, Any], list[Record]],
-    options: FolderOptions | None,
-    infer: Callable[[Sequence[Sample], Sequence[Any]], Sequence[Any]] = lambda batch, _: [None] * len(batch),
-) -> Report:
-    """The folder loop over the files below ``source``; ``infer`` as in ``Steps``."""
-    found = find_images(source)
-    samples = tuple(Sample(path=path, name=relative_name(path, found.root)) for path in found.files)
-    files = Dataset(root=found.root, samples=samples, classes=(), multi_label=False, failures=found.failures)
-    steps = Steps(read=lambda sample: read(sample.path), infer=infer, write=write)
-    # A folder of maps may be written again under its name: with which settings decides too.
-    decisive = {**settings, "source": str(Path(source).resolve()), "source_run": provenance(source)}
-    return run_folder(command, files, out, decisive, steps, batch_size=16, options=options)
+@dataclass(kw_only=True, eq=False)
+class CleanStage(Stage):
+    """Smooths the mask, fills its holes, drops islands: what the settings ask for."""
+
+    name: ClassVar[str] = "cleaning"
+    settings: CleaningSettings
+    """What is done."""
+
+    def each(self, item: Item) -> Item:
+        """The item with its final mask and its area."""
+        assert item.mask is not None
+        mask = clean(item.mask, self.settings)
+        return replace(item, record=replace(item.record, area=int(np.count_nonzero(mask))), mask=mask)
 
 
-def _partner(images: Dataset, window: Window) -> Callable[[Sample], Image]:
-    """Find the image of a map or trimap: of the same name, or of its name without the class folder in front."""
-    check_window(window)
-    paths = {sample.name: sample.path for sample in images.samples}
-
-    def image_of(sample: Sample) -> Image:
-        name = sample.name if sample.name in paths else sample.name.partition("/")[2]
-        if name not in paths:
-            raise ImageError(f"{sample.path}: no image {sample.name} in {images.root}")
-        return read_image(paths[name], window)
-
-    return image_of
+def _write_mask(path: Path, item: Item) -> None:
+    assert item.mask is not None
+    write_mask(path, item.mask)
 
 
-def _file_record(
-    sample: Sample,
-    *,
-    files: dict[str, str],
-    propagation: str | None = None,
-    threshold: str | None = None,
-    refiner: str | None = None,
-    fallback: str | None = None,
-    area: int | None = None,
-) -> Record:
-    return {
-        "input": sample.input,
-        "name": sample.name,
-        "class": None,
-        "files": files,
-        "propagation": propagation,
-        "threshold": threshold,
-        "refiner": refiner,
-        "fallback": fallback,
-        "area": area,
-        "status": "ok",
-        "error": None,
-    }
+def _write_cam(path: Path, item: Item) -> None:
+    assert item.cam is not None
+    write_cam(path, item.cam)
+
+
+def _write_trimap(path: Path, item: Item) -> None:
+    assert item.trimap is not None
+    write_image(path, item.trimap)
+
+
+def _write_alpha(path: Path, item: Item) -> None:
+    assert item.alpha is not None
+    write_cam(path, item.alpha)
+
+
+def _write_overlay(path: Path, item: Item) -> None:
+    from camseg.measure.figures import overlay_mask
+
+    assert item.mask is not None
+    write_image(path, overlay_mask(item.image, item.mask))
+
+
+def _write_foreground(path: Path, item: Item) -> None:
+    assert item.foreground is not None
+    assert item.alpha is not None
+    write_image(path, np.dstack([quantise(item.foreground), quantise(item.alpha)]))
+
+
+WRITERS: Final[Mapping[str, Callable[[Path, Item], None]]] = {
+    "mask": _write_mask,
+    "cam": _write_cam,
+    "trimap": _write_trimap,
+    "alpha": _write_alpha,
+    "overlay": _write_overlay,
+    "foreground": _write_foreground,
+}
+"""How each kind of file is written."""
+
+
+@dataclass(kw_only=True, eq=False)
+class WriteStage(Stage):
+    """Writes what was made of an item."""
+
+    name: ClassVar[str] = "files"
+    folder: Path
+    """The output folder."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Keys of ``WRITERS``, with the subfolder of each; "" is the folder itself."""
+
+    def identity(self) -> dict[str, Any]:
+        """What is written."""
+        return {"save": sorted(self.kinds)}
+
+    def each(self, item: Item) -> Item:
+        """The item with its files in the manifest; a kind of which nothing was made is left out."""
+        made = {"trimap": item.trimap is not None, "alpha": item.alpha is not None}
+        made["foreground"] = item.foreground is not None
+        files = {}
+        for kind, subfolder in self.kinds.items():
+            if made.get(kind, True):
+                files[kind] = f"{subfolder}/{item.name}.png".removeprefix("/")
+                WRITERS[kind](self.folder / files[kind], item)
+        return replace(item, record=replace(item.record, files=files))
+
+
+@dataclass(kw_only=True, eq=False)
+class WriteCamsStage(Stage):
+    """Writes each method's map into a folder of its own."""
+
+    name: ClassVar[str] = "files"
+    folder: Path
+    """The output folder."""
+    raw: bool = False
+    """As float32 TIFF, unnormalised, instead of 8-bit PNG."""
+
+    def each(self, item: Item) -> Item:
+        """The item with its files in the manifest."""
+        suffix, write = (".tif", write_raw) if self.raw else (".png", write_cam)
+        files = {method: f"{method}/{item.name}{suffix}" for method in item.cams}
+        for method, file in files.items():
+            write(self.folder / file, item.cams[method])
+        return replace(item, record=replace(item.record, files=files))

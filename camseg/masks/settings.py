@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -38,8 +38,8 @@ class Threshold:
     """One rule of the grammar; ``str`` gives its text back."""
 
     kind: str
-    """``absolute``, ``max`` (a share of the map's maximum), ``area`` (a share of its pixels), ``level`` (of the 8-bit map,
-    from a file), or one of ``AUTOMATIC``."""
+    """``absolute``, ``max`` (a share of the map's maximum), ``area`` (a share of its pixels), ``level`` (of the 8-bit
+    map, from a file), or one of ``AUTOMATIC``."""
     value: float = 0.0
     """The number, share or level; the automatic rules (otsu, li, triangle) have none and ignore it."""
     source: ThresholdSource | None = None
@@ -172,5 +172,3 @@ class MaskSettings:
     threshold: ThresholdText = parse_threshold("max:0.7")
     """What lies above is object: 0.4, max:0.7 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold
     file."""
-    cleaning: CleaningSettings = field(default_factory=CleaningSettings)
-    """What is done to the mask then."""

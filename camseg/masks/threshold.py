@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from camseg.base.arrays import Cam, Mask, check_cam, quantise
-from camseg.masks.settings import AUTOMATIC, Threshold, parse_threshold
+from camseg.masks.settings import AUTOMATIC, MaskSettings, Threshold, parse_threshold
 
 
-def cam_to_mask(cam: Cam, threshold: str | Path | float | Threshold = "max:0.7") -> Mask:
+def cam_to_mask(cam: Cam, threshold: str | Path | float | Threshold = MaskSettings.threshold) -> Mask:
     """The pixels of a map that lie above a threshold.
 
     ``cam``: float (H, W) in [0, 1]. Returns bool (H, W). A file's level and the automatic rules work on the

@@ -18,7 +18,8 @@ from camseg.base.arrays import Image, dequantise
 from camseg.base.errors import EvaluationError
 from camseg.base.progress import Progress, silent
 from camseg.data.images import by_relative_name, find_images, read_levels, read_mask
-from camseg.masks.threshold import Threshold, cam_to_mask, parse_threshold, save_threshold
+from camseg.masks.settings import Threshold, parse_threshold, save_threshold
+from camseg.masks.threshold import cam_to_mask
 from camseg.measure.figures import plot_threshold_curves
 from camseg.measure.metrics import (
     THRESHOLDS,
@@ -33,6 +34,7 @@ from camseg.measure.metrics import (
     recall,
     threshold_counts,
 )
+from camseg.measure.settings import EvaluateSettings
 from camseg.runs.output import network_records
 
 MEASURES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "pixel_accuracy": pixel_accuracy}
@@ -131,10 +133,10 @@ def evaluate_folder(
     predictions: Path | str,
     masks: Path | str,
     *,
-    thresholds: Sequence[str | Path | float | Threshold] = ("max:0.7",),
+    thresholds: Sequence[str | Path | float | Threshold] = EvaluateSettings.thresholds,
     confidence: float = 0.95,
     resamples: int = 2000,
-    seed: int = 0,
+    seed: int = EvaluateSettings.seed,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score a folder of one method's 8-bit maps, or of masks, against a folder of true masks.
@@ -148,8 +150,7 @@ def evaluate_folder(
     the grammar, ImageError for a file that cannot be read.
     """
     predictions, masks = Path(predictions), Path(masks)
-    parsed = (item if isinstance(item, Threshold) else parse_threshold(item) for item in thresholds)
-    cuts = list(dict.fromkeys(parsed))
+    cuts = list(dict.fromkeys(parse_threshold(one) for one in thresholds))
     pairs, warnings = _match(predictions, masks)
     # In a folder of maps this search ends at the first map with a level between 0 and 255.
     already_masks = all(_is_binary(read_levels(pair.prediction)) for pair in pairs if pair.prediction)
@@ -326,12 +327,12 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
     return pairs, tuple(f"{count} {note}" for count, note in notes if count)
 
 
-def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str]]]:
+def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str | None]]]:
     """The images that were processed, and the (image, class) targets, by the network's manifest; empty without one."""
     records = network_records(predictions)
     return (
-        {record["name"] for record in records if record["status"] == "ok"},
-        {(record["name"], record["class"]) for record in records},
+        {record.name for record in records if not record.failed},
+        {(record.name, record.class_name) for record in records},
     )
 
 

@@ -15,12 +15,13 @@ from camseg.base.errors import InputError
 from camseg.base.registry import choose
 from camseg.propagation.parameters import GridSettings
 from camseg.propagation.registry import METHODS
+from camseg.propagation.settings import PropagateSettings
 
 
 def propagate(
     image: Image,
     cam: Cam,
-    method: str = "par",
+    method: str = PropagateSettings.method,
     *,
     settings: GridSettings | None = None,
     features: NDArray[np.float32] | None = None,

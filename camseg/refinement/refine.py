@@ -36,6 +36,7 @@ from camseg.refinement.choosing import clearest, flaw
 from camseg.refinement.colors import estimate_colors
 from camseg.refinement.nearest import nearest_known
 from camseg.refinement.registry import AUTO, CANDIDATES, METHODS, check_refiner
+from camseg.refinement.settings import RefineSettings
 
 if TYPE_CHECKING:
     from camseg.refinement.fba import Fba
@@ -60,7 +61,7 @@ class Refined:
 def refine(
     image: Image,
     trimap: Trimap,
-    method: str = "closed-form",
+    method: str = RefineSettings.method,
     *,
     weights: str | Path | None = None,
     device: str = "cpu",
@@ -82,7 +83,7 @@ def refine(
 def refine_with_report(
     image: Image,
     trimap: Trimap,
-    method: str = "closed-form",
+    method: str = RefineSettings.method,
     mask: Mask | None = None,
     colors: bool = False,
     *,

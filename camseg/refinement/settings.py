@@ -1,6 +1,5 @@
 """How the unknown band of a trimap is made, and how it is decided."""
 
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +8,7 @@ from pydantic import BeforeValidator
 from camseg.base.errors import InputError
 from camseg.base.settings import Option, settings
 from camseg.base.sizes import SizeText, parse_size
-from camseg.masks.settings import CleaningSettings, ThresholdText, parse_threshold
+from camseg.masks.settings import ThresholdText, parse_threshold
 from camseg.refinement.registry import check_refiner
 
 
@@ -60,14 +59,16 @@ class TrimapSettings:
 
 @settings
 class RefineSettings:
-    """How a trimap's unknown band is decided, and the refined mask cleaned."""
+    """How a trimap's unknown band is decided."""
 
     method: str = "closed-form"
-    """auto (the clearest outline, image by image), closed-form, grabcut, knn, lkm, or fba with weights."""
+    """auto (the clearest outline, image by image), closed-form, grabcut, knn, lkm, or fba with weights; in a chain none
+    leaves the mask as it is."""
     weights: Annotated[Path | None, Option(metavar="FILE")] = None
     """Weights of the refiner fba: .pth or .safetensors."""
-    cleaning: CleaningSettings = field(default_factory=CleaningSettings)
-    """What is done to the refined mask."""
 
     def __post_init__(self) -> None:
-        check_refiner(self.method, self.weights)
+        if self.method != "none":
+            check_refiner(self.method, self.weights)
+        elif self.weights is not None:
+            raise InputError("weights for a refiner, but no refiner; choose fba, or leave them out")

@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Mask, Trimap, check_mask, check_same_size, check_trimap
 from camseg.base.errors import InputError
 from camseg.base.sizes import Size, parse_size
+from camseg.refinement.settings import TrimapSettings
 from camseg.base.geometry import squared_distance
 
 
 def mask_to_trimap(
     mask: Mask,
     *,
-    open: str | float | Size = 0,
-    close: str | float | Size = 0,
-    dilate: str | float | Size = "20%",
-    erode: str | float | Size = "20%",
+    open: str | float | Size = TrimapSettings.open,
+    close: str | float | Size = TrimapSettings.close,
+    dilate: str | float | Size = TrimapSettings.dilate,
+    erode: str | float | Size = TrimapSettings.erode,
     sure: Mask | None = None,
 ) -> Trimap:
     """The trimap of a mask: it is opened, closed, then dilated and eroded for the two edges of the unknown band.

@@ -12,27 +12,28 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
 from camseg.base.errors import CamsegError, InputError, OutputError
 from camseg.base.files import read_json, write_json, write_text
+from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.jsonl"
 RUN = "run.json"
-
-Record: TypeAlias = dict[str, Any]
-"""One line of the manifest. ``name``, ``class`` and ``status`` (``ok``, ``failed``) are always there."""
+_NETWORK = ("cams", "label")
+"""Commands whose inputs are images, not files of another command."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a folder was written with; two runs may share a folder only if these are equal."""
+    """What a folder was written with; two runs may share a folder only if command and identity are equal."""
 
     command: str
     """``cams``, ``masks``, ``label``, ..."""
     settings: Mapping[str, Any]
+    """What was asked for, JSON values only: ``--config`` takes it."""
+    identity: Mapping[str, Any]
     """Everything that decides the bytes of the outputs, JSON values only."""
 
 
@@ -70,7 +71,7 @@ def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
     if earlier.get("command") != run.command:
         raise OutputError(f"{folder} holds outputs of camseg {earlier.get('command')}; choose another --out")
     # Compared as JSON has them: tuples are lists there.
-    mine, theirs = json.loads(json.dumps(run.settings)), earlier["settings"]
+    mine, theirs = json.loads(json.dumps(run.identity)), earlier["identity"]
     changed = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     if changed:
         changes = "; ".join(f"{key} was {_shown(theirs.get(key))}, now {_shown(mine.get(key))}" for key in changed)
@@ -97,7 +98,7 @@ class Output:
             self._clear(parts)
         # As text, which takes a fraction of the memory of the records.
         self._lines = {
-            name: "".join(map(_line, records)) for name, records in group_records(read_manifest(self.folder)).items()
+            name: "".join(map(to_line, records)) for name, records in group_records(read_manifest(self.folder)).items()
         }
         if not (self.folder / RUN).exists():
             self.write_run({})
@@ -111,10 +112,10 @@ class Output:
 
     def add(self, records: Sequence[Record]) -> None:
         """Append the lines of one input; they replace what an earlier run said of it, and the files it wrote."""
-        name = records[0]["name"]
+        name = records[0].name
         for old in _files(self._records(name)) - _files(records):
             (self.folder / old).unlink(missing_ok=True)
-        self._lines[name] = "".join(map(_line, records))
+        self._lines[name] = "".join(map(to_line, records))
         with (self.folder / MANIFEST).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(self._lines[name])
 
@@ -137,13 +138,14 @@ class Output:
                 "schema_version": SCHEMA_VERSION,
                 "command": self.run.command,
                 "settings": self.run.settings,
+                "identity": self.run.identity,
                 "versions": versions(),
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             },
         )
 
     def _records(self, name: str) -> list[Record]:
-        return [json.loads(line) for line in self._lines.get(name, "").split("\n") if line]
+        return [from_line(line) for line in self._lines.get(name, "").split("\n") if line]
 
     def _clear(self, parts: Sequence[str]) -> None:
         earlier = _try_run(self.folder)
@@ -169,14 +171,10 @@ def read_manifest(folder: Path | str, *, damaged_too: bool = False) -> list[Reco
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         if not line.endswith(b"\n") and not damaged_too:
-            return [record for record in records if record["name"] != records[-1]["name"]]
+            return [record for record in records if record.name != records[-1].name]
         try:
-            record = json.loads(line)
-            record = {**record, "class": record.get("class"), "files": record.get("files", {})}
-            if not (record["name"] and record["status"] and all(map(_is_inside, record["files"].values()))):
-                raise ValueError("files outside the folder")
-            records.append(record)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            records.append(from_line(line))
+        except ValueError:
             if damaged_too:
                 continue
             raise OutputError(
@@ -189,8 +187,8 @@ def group_records(records: Iterable[Record]) -> dict[str, list[Record]]:
     """The lines of each input, by its name; where a killed run had begun to replace them, the later ones."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        group = groups.setdefault(record["name"], [])
-        if any(record["class"] == earlier["class"] for earlier in group):
+        group = groups.setdefault(record.name, [])
+        if any(record.class_name == earlier.class_name for earlier in group):
             group.clear()
         group.append(record)
     return groups
@@ -198,8 +196,8 @@ def group_records(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 def is_finished(folder: Path, records: Sequence[Record], labels: Sequence[str] | None = None) -> bool:
     """Whether all lines of an input say ``ok`` of the labels it has now, and every file of it is there."""
-    known = None if labels is None else list(labels)
-    return all(record["status"] == "ok" and record.get("labels") == known for record in records) and all(
+    known = None if labels is None else tuple(labels)
+    return all(not record.failed and record.labels == known for record in records) and all(
         (folder / file).is_file() for file in _files(records)
     )
 
@@ -213,7 +211,8 @@ def map_root(folder: Path | str) -> Path:
     if not (folder / RUN).is_file():
         return folder
     run = _read_run(folder)
-    methods = run["settings"].get("methods")
+    settings = run["settings"]
+    methods = settings.get("methods", [settings.get("method")])
     if run.get("command") not in ("cams", "propagate") or not isinstance(methods, list) or not methods:
         return folder
     if len(methods) > 1:
@@ -230,12 +229,12 @@ def prediction_root(folder: Path | str) -> Path:
 
 
 def provenance(folder: Path | str) -> str | None:
-    """SHA-256 of the command and settings that wrote the files in a folder; None where no ``run.json`` tells."""
+    """SHA-256 of the command and identity that wrote the files in a folder; None where no ``run.json`` tells."""
     place = _nearest(Path(folder), RUN)
     run = None if place is None else _try_run(place)
     if run is None:
         return None
-    return hashlib.sha256(json.dumps([run.get("command"), run["settings"]], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([run.get("command"), run.get("identity")], sort_keys=True).encode()).hexdigest()
 
 
 def network_records(folder: Path | str) -> list[Record]:
@@ -249,9 +248,18 @@ def network_records(folder: Path | str) -> list[Record]:
     while place is not None and place not in seen:
         seen.add(place)
         records = read_manifest(place, damaged_too=True)
-        source = (_try_run(place) or {"settings": {}})["settings"].get("source")
-        place = _nearest(Path(source), MANIFEST) if isinstance(source, str) else None
+        run = _try_run(place) or {}
+        source = run.get("identity", {}).get("inputs")
+        behind = run.get("command") not in _NETWORK and isinstance(source, str)
+        place = _nearest(Path(source), MANIFEST) if behind else None
     return records
+
+
+def records_by_file(folder: Path | str) -> dict[Path, Record]:
+    """The manifest lines of the files in a folder that camseg wrote, by the files' absolute paths without suffix."""
+    place = _nearest(Path(folder), MANIFEST)
+    records = [] if place is None else read_manifest(place, damaged_too=True)
+    return {(place / file).with_suffix(""): record for record in records for file in record.files.values() if place}
 
 
 def versions() -> dict[str, str]:
@@ -287,18 +295,9 @@ def _nearest(folder: Path, name: str) -> Path | None:
 
 
 def _files(records: Iterable[Record]) -> set[str]:
-    return {file for record in records for file in record["files"].values()}
-
-
-def _is_inside(file: str) -> bool:
-    # A manifest may come from anywhere; --overwrite must not follow it out of its folder.
-    return not PurePath(file).is_absolute() and ".." not in PurePath(file).parts
+    return {file for record in records for file in record.files.values()}
 
 
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:20]}...{text[-20:]}"
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"

@@ -9,16 +9,8 @@ from skimage import filters
 
 from camseg.base.arrays import dequantise, quantise
 from camseg.base.errors import InputError, OutputError, ThresholdError
-from camseg.masks.threshold import (
-    AUTOMATIC,
-    GRAMMAR,
-    RULES,
-    Threshold,
-    cam_to_mask,
-    load_threshold,
-    parse_threshold,
-    save_threshold,
-)
+from camseg.masks.settings import AUTOMATIC, GRAMMAR, Threshold, load_threshold, parse_threshold, save_threshold
+from camseg.masks.threshold import RULES, cam_to_mask
 
 EXAMPLES = {
     "absolute": "0.4",

@@ -1,17 +1,18 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from skimage.segmentation import slic
 
 from camseg.base.errors import InputError
-from camseg.propagation.crf import CrfSettings, crf
-from camseg.propagation.guided import GuidedSettings, guided
-from camseg.propagation.par import ParSettings, par
-from camseg.propagation.propagate import METHODS, check_settings, make_settings, propagate
-from camseg.propagation.superpixels import SuperpixelSettings, superpixels
-from camseg.propagation.walk import WalkSettings, random_walk
+from camseg.propagation.crf import crf
+from camseg.propagation.guided import guided
+from camseg.propagation.par import par
+from camseg.propagation.parameters import CrfSettings, GuidedSettings, ParSettings, SuperpixelSettings, WalkSettings
+from camseg.propagation.propagate import propagate
+from camseg.propagation.registry import METHODS
+from camseg.propagation.settings import PropagateSettings, make_settings
+from camseg.propagation.superpixels import superpixels
+from camseg.propagation.walk import random_walk
 
 
 def naive_par(image, cam, settings):
@@ -133,14 +134,14 @@ def test_a_propagator_is_its_formula(function, naive, settings, make_images):
     assert np.abs(got - want).max() < 1e-4
     # An image or features no larger than the working size are worked as they are.
     features = np.ascontiguousarray((image / 255.0).transpose(2, 0, 1), dtype=np.float32)
-    method = next(name for name, found in METHODS.items() if found.function is function)
+    method = next(name for name, found in METHODS.items() if found.load() is function)
     got = propagate(image, cam, method, settings=settings, features=features)
     assert np.abs(got - want / want.max()).max() < 2e-4
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_maps_and_guides_of_a_batch_do_not_meet(name, make_images):
-    function, settings = METHODS[name].function, METHODS[name].settings()
+    function, settings = METHODS[name].load(), METHODS[name].settings()
     guides = torch.from_numpy(np.stack(make_images((8, 10), (8, 10))) / 255.0).permute(0, 3, 1, 2).float()
     maps = torch.rand(2, 3, 8, 10, generator=torch.Generator().manual_seed(0))
     kept = guides.clone(), maps.clone()
@@ -255,7 +256,7 @@ def test_the_working_size_bounds_the_grid(method, make_images, monkeypatch):
         return maps
 
     known = METHODS[method]
-    monkeypatch.setattr("camseg.propagation.propagate.METHODS", {method: dataclasses.replace(known, function=function)})
+    monkeypatch.setattr(type(known), "load", lambda _: function)
     (image,) = make_images((100, 200))
     features = np.full((7, 40, 80), 3.0, np.float32)
     settings = known.settings(working_size=50)
@@ -319,20 +320,20 @@ def test_settings_are_made_of_names_and_values():
     made = make_settings("par", {"rounds": 3, "dilations": [1, 5], "color_width": 1})
     assert made == ParSettings(rounds=3, dilations=(1, 5), color_width=1.0)
     assert isinstance(made.color_width, float)
-    check_settings("par", made)
     for method, values, message in (
-        ("guided", {"rounds": 3}, "guided has no setting 'rounds'; it has working_size, radius, smoothness"),
-        ("par", {"rounds": 2.5}, "expected a whole number for par's rounds, got 2.5"),
-        ("par", {"rounds": True}, "expected a whole number"),
-        ("crf", {"color_width": "wide"}, "expected a number for crf's color_width, got 'wide'"),
-        ("par", {"dilations": 4}, "expected a list of whole numbers"),
-        ("par", {"dilations": [1.5]}, "list of whole numbers"),
+        ("guided", {"rounds": 3}, "GuidedSettings has no 'rounds'; it has working_size, radius, smoothness"),
+        ("par", {"rounds": 2.5}, "expected rounds: integer.*; got 2.5"),
+        ("crf", {"color_width": "wide"}, "expected color width: number.*; got 'wide'"),
+        ("par", {"dilations": 4}, "expected dilations: tuple; got 4"),
+        ("par", {"dilations": [1.5]}, "expected dilations: integer"),
         ("nearest", {}, "unknown propagation"),
     ):
         with pytest.raises(InputError, match=message):
             make_settings(method, values)
-    with pytest.raises(InputError, match="unknown propagation"):
-        check_settings("nearest", made)
+        with pytest.raises(InputError, match=message):
+            PropagateSettings(method=method, args=values)
+    assert PropagateSettings(method="random-walk").needs_features
+    assert not PropagateSettings(method="none").needs_features
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from scipy import ndimage
 
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN
 from camseg.base.errors import InputError
+from camseg.base.sizes import Size, parse_size
 from camseg.refinement import trimaps
-from camseg.refinement.trimaps import Radius, mask_to_trimap, masks_to_trimap, parse_radius, published_trimap, unusable
+from camseg.refinement.trimaps import mask_to_trimap, masks_to_trimap, published_trimap, unusable
 
 OFF = {"open": 0, "close": 0, "dilate": 0, "erode": 0}
 
@@ -31,23 +32,23 @@ def blobs(seed: int, shape: tuple[int, int] = (60, 70)) -> np.ndarray:
 @pytest.mark.parametrize(
     ("text", "radius"),
     [
-        ("5", Radius(value=5)),
-        (5, Radius(value=5)),
-        (" 2.5 ", Radius(value=2.5)),
-        ("0", Radius(value=0)),
-        ("10%", Radius(value=0.1, relative=True)),
-        ("150%", Radius(value=1.5, relative=True)),
+        ("5", Size(value=5)),
+        (5, Size(value=5)),
+        (" 2.5 ", Size(value=2.5)),
+        ("0", Size(value=0)),
+        ("10%", Size(value=0.1, relative=True)),
+        ("150%", Size(value=1.5, relative=True)),
     ],
 )
 def test_radii(text, radius):
-    assert parse_radius(text) == radius
-    assert parse_radius(str(radius)) == radius
+    assert parse_size(text) == radius
+    assert parse_size(str(radius)) == radius
 
 
 @pytest.mark.parametrize("text", ["", "%", "-1", "-1%", "nan", "inf", "10 px", "10%%", None, True])
 def test_no_radius(text):
     with pytest.raises(InputError, match="radius"):
-        parse_radius(text)
+        parse_size(text)
     with pytest.raises(InputError, match="radius"):
         mask_to_trimap(np.ones((3, 3), bool), erode=text)
 
@@ -247,19 +248,15 @@ def test_views_are_taken_as_they_are():
     assert np.array_equal(mask_to_trimap(mask[::-2, ::-2]), mask_to_trimap(mask[::-2, ::-2].copy()))
 
 
-def test_two_thresholds_of_a_map_beside_the_mask():
+def test_what_a_map_is_sure_of_is_foreground_however_much_is_eroded():
     cam = np.array([[0.1, 0.3, 0.7, 0.9, 0.7, 0.5, 0.1, 0.1, 0.3, 0.9]])
     mask = np.array([[0, 0, 1, 1, 1, 1, 0, 0, 0, 0]], bool)
     radii = OFF | {"erode": 2}
     assert mask_to_trimap(mask, **radii, sure=cam > 0.8).tolist() == [[0, 0, 128, 255, 128, 128, 0, 0, 0, 0]]
-    assert mask_to_trimap(mask, **radii, possible=cam > 0.2).tolist() == [[0, *[128] * 5, 0, 0, 128, 128]]
-    both = mask_to_trimap(mask, **radii, sure=cam > 0.6, possible=cam > 0.2)
-    assert both.tolist() == [[0, 128, 255, 255, 255, 128, 0, 0, 128, 128]]
-    for name in ("sure", "possible"):
-        with pytest.raises(InputError, match="differ in size"):
-            mask_to_trimap(mask, **{name: mask.T})
-        with pytest.raises(InputError, match="expected a mask"):
-            mask_to_trimap(mask, **{name: cam})
+    with pytest.raises(InputError, match="differ in size"):
+        mask_to_trimap(mask, sure=mask.T)
+    with pytest.raises(InputError, match="expected a mask"):
+        mask_to_trimap(mask, sure=cam)
 
 
 def test_two_masks():

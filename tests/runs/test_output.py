@@ -16,14 +16,22 @@ from camseg.runs.output import (
     provenance,
     read_manifest,
 )
+from camseg.runs.record import Record
 
-RUN_A = Run(command="cams", settings={"methods": ("layercam",), "scales": (1.0, 1.5), "classifier": "a" * 64})
-RUN_B = Run(command="cams", settings={"methods": ("layercam",), "scales": (1.0,), "classifier": "b" * 64})
+
+def make_run(command="cams", settings=None, **identity):
+    return Run(
+        command=command, settings={"methods": ("layercam",)} if settings is None else settings, identity=identity
+    )
+
+
+RUN_A = make_run(scales=(1.0, 1.5), classifier="a" * 64)
+RUN_B = make_run(scales=(1.0,), classifier="b" * 64)
 SECONDS = {"total": 1.23456}
 
 
 def line(name, class_name=None, status="ok", files=None, **more):
-    return {"input": f"{name}.jpg", "name": name, "class": class_name, "files": files or {}, "status": status, **more}
+    return Record(input=f"{name}.jpg", name=name, class_name=class_name, files=files or {}, status=status, **more)
 
 
 def write(folder, name):
@@ -46,9 +54,10 @@ def test_a_fresh_folder_says_what_it_was_written_with(tmp_path):
     out = Output(tmp_path / "deep/out", RUN_A)
     out.close([], SECONDS)
     run = json.loads((out.folder / RUN).read_text())
-    assert list(run) == ["schema_version", "command", "settings", "versions", "seconds"]
+    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds"]
     assert run["command"] == "cams"
-    assert run["settings"] == {"methods": ["layercam"], "scales": [1.0, 1.5], "classifier": "a" * 64}
+    assert run["settings"] == {"methods": ["layercam"]}
+    assert run["identity"] == {"scales": [1.0, 1.5], "classifier": "a" * 64}
     assert {"camseg", "torch", "numpy", "python"} <= run["versions"].keys()
     assert "unknown" not in run["versions"].values()
     assert run["seconds"] == {"total": 1.235}
@@ -58,9 +67,9 @@ def test_lines_are_appended_as_work_goes_and_sorted_at_its_end(tmp_path):
     out = Output(tmp_path, RUN_A)
     for name in "ba":
         out.add([line(name, "x"), line(name, "y")])
-        assert read_manifest(tmp_path)[-1]["name"] == name
+        assert read_manifest(tmp_path)[-1].name == name
     out.close(["a", "b"], SECONDS)
-    assert [(one["name"], one["class"]) for one in read_manifest(tmp_path)] == [
+    assert [(one.name, one.class_name) for one in read_manifest(tmp_path)] == [
         *[("a", "x"), ("a", "y")],
         *[("b", "x"), ("b", "y")],
     ]
@@ -75,7 +84,7 @@ def test_finished_means_every_line_ok_every_file_there_and_the_same_labels(tmp_p
     assert not out.finished("a")
     out.add([line("b", "x"), line("b", "y", "failed")])
     assert not out.finished("b")
-    out.add([line("c", labels=["cat"])])
+    out.add([line("c", labels=("cat",))])
     assert out.finished("c", ("cat",))
     assert not out.finished("c", ("dog",))
     assert not out.finished("c")
@@ -114,7 +123,7 @@ def test_an_input_whose_lines_were_cut_is_taken_up_again(tmp_path):
     out.add([line("b", "x"), line("b", "y")])
     path = tmp_path / MANIFEST
     path.write_bytes(path.read_bytes()[:-5])
-    assert [one["name"] for one in read_manifest(tmp_path)] == ["a"]
+    assert [one.name for one in read_manifest(tmp_path)] == ["a"]
 
 
 def test_replaced_lines_survive_a_second_kill(tmp_path):
@@ -144,7 +153,7 @@ def test_lines_of_other_inputs_stay_while_they_tell_of_files(tmp_path):
     out.add([line("/locked", status="failed")])
     out.add([write(tmp_path, "a")])
     out.close(["a"], SECONDS)
-    assert [one["name"] for one in read_manifest(tmp_path)] == ["a", "gone"]
+    assert [one.name for one in read_manifest(tmp_path)] == ["a", "gone"]
 
 
 def test_names_of_any_bytes_go_to_the_manifest_and_back(tmp_path):
@@ -152,7 +161,7 @@ def test_names_of_any_bytes_go_to_the_manifest_and_back(tmp_path):
     out = Output(tmp_path, RUN_A)
     for name in names:
         out.add([line(name)])
-    assert [one["name"] for one in read_manifest(tmp_path)] == names
+    assert [one.name for one in read_manifest(tmp_path)] == names
     assert all(Output(tmp_path, RUN_A).finished(name) for name in names)
     assert "Häschen" in (tmp_path / MANIFEST).read_text(encoding="utf-8")
 
@@ -222,7 +231,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
         ('{"settings": 3}', "was not written by camseg"),
         ('{"settings": {}}', "another version"),
         ('{"schema_version": 99, "settings": {}}', "another version"),
-        ('{"schema_version": 1, "command": "masks", "settings": {}}', "holds outputs of camseg masks"),
+        ('{"schema_version": 2, "command": "masks", "settings": {}, "identity": {}}', "holds outputs of camseg masks"),
     ],
 )
 def test_another_run_json_is_refused(tmp_path, content, message):
@@ -239,7 +248,7 @@ def test_overwrite_removes_what_the_earlier_run_wrote_and_nothing_else(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     Output(tmp_path, RUN_B, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", RUN]
-    assert json.loads((tmp_path / RUN).read_text())["settings"]["scales"] == [1.0]
+    assert json.loads((tmp_path / RUN).read_text())["identity"]["scales"] == [1.0]
 
 
 @pytest.mark.parametrize("earlier", [None, "{}", '{"command": "masks", "settings": {}}', "[]"])
@@ -260,10 +269,10 @@ def test_the_maps_of_one_method_are_found_below_what_cams_wrote(tmp_path):
     assert map_root(tmp_path) == tmp_path
     Output(tmp_path / "one", RUN_A)
     assert map_root(tmp_path / "one") == tmp_path / "one/layercam"
-    Output(tmp_path / "two", Run(command="cams", settings={"methods": ["gradcam", "layercam"]}))
+    Output(tmp_path / "two", make_run(settings={"methods": ["gradcam", "layercam"]}))
     with pytest.raises(InputError, match=r"maps of 2 methods; name one, such as .*gradcam"):
         map_root(tmp_path / "two")
-    Output(tmp_path / "masks", Run(command="masks", settings={}))
+    Output(tmp_path / "masks", make_run("masks", {}))
     assert map_root(tmp_path / "masks") == tmp_path / "masks"
 
 
@@ -285,10 +294,10 @@ def test_the_network_s_run_is_found_behind_the_later_stages(tmp_path):
     cams = Output(tmp_path / "cams", RUN_A)
     cams.add([line("a", "cat")])
     assert network_records(tmp_path / "cams/layercam") == network_records(tmp_path / "cams") == [line("a", "cat")]
-    later = Output(tmp_path / "masks", Run(command="masks", settings={"source": str(tmp_path / "cams/layercam")}))
+    later = Output(tmp_path / "masks", make_run("masks", {}, inputs=str(tmp_path / "cams/layercam")))
     later.add([line("cat/a")])
     assert network_records(tmp_path / "masks") == [line("a", "cat")]
-    circle = Output(tmp_path / "circle", Run(command="masks", settings={"source": str(tmp_path / "circle")}))
+    circle = Output(tmp_path / "circle", make_run("masks", {}, inputs=str(tmp_path / "circle")))
     circle.add([line("x")])
     assert network_records(tmp_path / "circle") == [line("x")]
     foreign = tmp_path / "a/b/foreign"

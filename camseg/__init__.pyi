@@ -1,0 +1,81 @@
+from .base.errors import (
+    AllKnownError as AllKnownError,
+    CamsegError as CamsegError,
+    CheckpointError as CheckpointError,
+    DatasetError as DatasetError,
+    EmptyBackgroundError as EmptyBackgroundError,
+    EmptyForegroundError as EmptyForegroundError,
+    EvaluationError as EvaluationError,
+    ImageError as ImageError,
+    InputError as InputError,
+    LayerError as LayerError,
+    OutputError as OutputError,
+    SolverError as SolverError,
+    ThresholdError as ThresholdError,
+    TrimapError as TrimapError,
+    WeightsUnavailableError as WeightsUnavailableError,
+    WorkerError as WorkerError,
+)
+from .cams.compute import classifier_features as classifier_features
+from .cams.compute import compute_cams as compute_cams
+from .cams.settings import CamSettings as CamSettings
+from .classify.checkpoint import load_classifier as load_classifier
+from .classify.classifier import Classifier as Classifier
+from .classify.ensemble import Ensemble as Ensemble
+from .data.datasets import Dataset as Dataset
+from .data.datasets import Sample as Sample
+from .data.datasets import load_images as load_images
+from .data.datasets import load_training_data as load_training_data
+from .data.images import read_cam as read_cam
+from .data.images import read_image as read_image
+from .data.images import read_mask as read_mask
+from .data.images import read_trimap as read_trimap
+from .data.images import write_cam as write_cam
+from .data.images import write_image as write_image
+from .data.images import write_mask as write_mask
+from .label.chain import Labelled as Labelled
+from .label.chain import label_image as label_image
+from .label.folder import cams_folder as cams_folder
+from .label.folder import label_folder as label_folder
+from .label.folder import masks_folder as masks_folder
+from .label.folder import propagate_folder as propagate_folder
+from .label.folder import refine_folder as refine_folder
+from .label.folder import trimap_folder as trimap_folder
+from .label.settings import LabelSettings as LabelSettings
+from .masks.cleaning import clean as clean
+from .masks.settings import CleaningSettings as CleaningSettings
+from .masks.settings import MaskSettings as MaskSettings
+from .masks.settings import Threshold as Threshold
+from .masks.settings import load_threshold as load_threshold
+from .masks.settings import parse_threshold as parse_threshold
+from .masks.settings import save_threshold as save_threshold
+from .masks.threshold import cam_to_mask as cam_to_mask
+from .measure.evaluate import evaluate_folder as evaluate_folder
+from .measure.matting_errors import connectivity_error as connectivity_error
+from .measure.matting_errors import gradient_error as gradient_error
+from .measure.matting_errors import mean_squared_error as mean_squared_error
+from .measure.matting_errors import sum_of_absolute_differences as sum_of_absolute_differences
+from .measure.metrics import mean_dice as mean_dice
+from .propagation.parameters import CrfSettings as CrfSettings
+from .propagation.parameters import GuidedSettings as GuidedSettings
+from .propagation.parameters import ParSettings as ParSettings
+from .propagation.parameters import SuperpixelSettings as SuperpixelSettings
+from .propagation.parameters import WalkSettings as WalkSettings
+from .propagation.propagate import propagate as propagate
+from .propagation.settings import PropagateSettings as PropagateSettings
+from .refinement.refine import Refined as Refined
+from .refinement.refine import refine as refine
+from .refinement.refine import refine_with_report as refine_with_report
+from .refinement.settings import RefineSettings as RefineSettings
+from .refinement.settings import TrimapSettings as TrimapSettings
+from .refinement.trimaps import mask_to_trimap as mask_to_trimap
+from .refinement.trimaps import masks_to_trimap as masks_to_trimap
+from .refinement.trimaps import published_trimap as published_trimap
+from .refinement.trimaps import unusable as unusable
+from .runs.loop import FolderReport as FolderReport
+from .runs.output import read_manifest as read_manifest
+from .runs.record import Record as Record
+from .runs.settings import FolderOptions as FolderOptions
+from .train.trainer import train_classifier as train_classifier
+
+__version__: str

@@ -1,0 +1,53 @@
+"""Fused maps in the layout of a network's input -> a map over the image."""
+
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.base.arrays import Cam
+from camseg.classify.checkpoint import AnyClassifier
+from camseg.classify.classifier import Classifier
+
+Grids: TypeAlias = tuple[NDArray[np.float32], ...]
+"""Each member's fused map: float32 (S, S), >= 0, unnormalised, in the layout of that network's input."""
+
+
+def to_image_size(classifier: AnyClassifier, grids: Grids, height: int, width: int, raw: bool) -> Cam:
+    """Fused maps in the layout of the networks' inputs -> float32 (height, width) over the image.
+
+    Each is scaled so that the smallest value is 0 and the largest 1, unless ``raw``; a constant map, which says
+    nothing of place, becomes all zero. Of several members it is the mean, weighted by their shares.
+    """
+    total = np.zeros((height, width), np.float32)
+    for member, share, grid in zip(classifier.members, classifier.shares, grids, strict=True):
+        total += np.float32(share) * _over_image(member, grid, height, width, raw)
+    return total if raw else np.minimum(total, 1.0, out=total)  # rounded, shares may sum up to a little more
+
+
+def features_over_image(
+    classifier: AnyClassifier, maps: NDArray[np.float32], height: int, width: int
+) -> NDArray[np.float32]:
+    """What the first network sees in the layout of its input (C, h, w) -> the part over an image of that size."""
+    top, left, tall, wide = classifier.members[0].content_box(height, width)
+    rows, columns = (
+        slice(round(start * side), max(round((start + length) * side), round(start * side) + 1))
+        for start, length, side in ((top, tall, maps.shape[1]), (left, wide, maps.shape[2]))
+    )
+    return maps[:, rows, columns]
+
+
+def _over_image(classifier: Classifier, grid: NDArray[np.float32], height: int, width: int, raw: bool) -> Cam:
+    side = len(grid)
+    top, left, tall, wide = (round(share * side) for share in classifier.content_box(height, width))
+    content = grid[top : top + max(1, tall), left : left + max(1, wide)]
+    cam = cv2.resize(content, (width, height), interpolation=cv2.INTER_LINEAR)
+    if raw:
+        return cam
+    low, high = float(cam.min()), float(cam.max())
+    if high - low <= 1e-6 * high or high <= 0.0:
+        return np.zeros((height, width), np.float32)
+    cam -= low
+    cam /= high - low
+    return cam

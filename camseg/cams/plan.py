@@ -1,0 +1,120 @@
+"""Settings made ready for a classifier: layers found, scales tried."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from camseg.base.arrays import Image
+from camseg.base.errors import InputError
+from camseg.cams.capture import Network, network
+from camseg.cams.layers import find_stages
+from camseg.cams.methods.registry import METHODS
+from camseg.cams.settings import AUTO_SCALES, CamSettings
+from camseg.classify.checkpoint import AnyClassifier
+from camseg.classify.classifier import Classifier
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MemberPlan:
+    """Settings made ready for one network: its layers found, its scales tried."""
+
+    network: Network
+    """The network toward the settings' score and layers."""
+    settings: CamSettings
+    """What was asked for."""
+    scales: tuple[float, ...]
+    """The scales whose maps are fused."""
+    guide: str | None = None
+    """The layer whose activations at scale 1 guide propagation, where that walks over them."""
+
+    @property
+    def input_scales(self) -> tuple[float, ...]:
+        """The scales at which inputs are needed: scale 1 first, where scores are read, then the others."""
+        return (1.0, *(scale for scale in self.scales if scale != 1.0))
+
+    @property
+    def gradients(self) -> bool:
+        """Whether a method needs the gradients of the score."""
+        return any(METHODS[name].needs == "gradients" for name in self.settings.methods)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Settings made ready for a classifier: for its one network, or for each member of an ensemble."""
+
+    classifier: AnyClassifier
+    """What decides."""
+    settings: CamSettings
+    """What was asked for."""
+    members: tuple[MemberPlan, ...]
+    """In the order of the classifier's."""
+
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """In which windows ``inputs`` needs an image."""
+        return tuple(dict.fromkeys(member.window for member in self.classifier.members))
+
+    def inputs(self, views: Mapping[str, Image]) -> list[Image]:
+        """The squares of one image, for each member and each of its input scales; ``views``: the image by window."""
+        return [
+            classifier.to_input(views[classifier.window], scale)
+            for classifier, member in zip(self.classifier.members, self.members, strict=True)
+            for scale in member.input_scales
+        ]
+
+
+def plan(classifier: AnyClassifier, settings: CamSettings, *, guided: bool = False) -> Plan:
+    """Find the layers, and see that the network takes inputs of every scale; ``auto`` leaves out those it does not.
+
+    Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
+    for propagation that walks over features. Raises InputError or LayerError for a layer, scale or
+    score that cannot be had.
+    """
+    first, *others = (_plan_member(member, settings) for member in classifier.members)
+    if guided:
+        first = replace(first, guide=guiding_layer(first.network.classifier))
+    return Plan(classifier=classifier, settings=settings, members=(first, *others))
+
+
+def guiding_layer(classifier: Classifier) -> str:
+    """The layer whose activations say what is alike: the finer one of ``stages``. Raises LayerError without any."""
+    return find_stages(classifier)[0]
+
+
+def _plan_member(classifier: Classifier, settings: CamSettings) -> MemberPlan:
+    score = settings.score
+    if score == "auto":
+        score = "margin" if classifier.negative else "class"
+    chosen = network(classifier, layers=settings.layers, score=score, precision=settings.precision)
+    given = AUTO_SCALES if settings.scales == "auto" else settings.scales
+    ready = MemberPlan(network=chosen, settings=settings, scales=given)
+    refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}
+    for scale, problem in refused.items():
+        if scale == 1.0 or settings.scales != "auto":
+            raise InputError(problem)
+    return replace(ready, scales=tuple(scale for scale in given if scale not in refused))
+
+
+_REFUSALS: WeakKeyDictionary[nn.Module, dict[tuple, str | None]] = WeakKeyDictionary()
+
+
+def _refusal(ready: MemberPlan, scale: float) -> str | None:
+    """Why the network cannot take inputs of a scale, found by a dry run once; None when it can."""
+    classifier = ready.network.classifier
+    side = max(1, round(scale * classifier.image_size))
+    known = _REFUSALS.setdefault(classifier.model, {})
+    key = (side, ready.network.layers, tuple(ready.network.rivals), ready.gradients)
+    if key not in known:
+        blank = classifier.normalise(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        try:
+            ready.network.forward(blank, gradients=ready.gradients).toward([0])
+            known[key] = None
+        except torch.OutOfMemoryError:
+            raise  # which says something of the device at this moment, not of the network
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            words = " ".join(str(error).split())[:200]
+            known[key] = f"{classifier.arch} cannot take inputs of {side} pixels ({words}); choose other --scales"
+    return known[key]

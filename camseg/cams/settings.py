@@ -1,0 +1,51 @@
+"""How maps are extracted from a classifier."""
+
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field
+
+from camseg.base.errors import InputError
+from camseg.base.settings import Option, settings
+from camseg.cams.methods.registry import check_methods
+
+Score: TypeAlias = Literal["class", "margin"]
+"""``class``: the target's logit. ``margin``: the target's logit minus the best negative class's."""
+Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
+"""In what numbers the network runs up to the first chosen layer; from there on always in float32."""
+Scales: TypeAlias = tuple[Annotated[float, Field(ge=0.1, le=8.0)], ...] | Literal["auto"]
+"""Sides of the network's input, relative to the classifier's image size, or ``auto``."""
+AUTO_SCALES: Final = (0.75, 1.0, 1.5, 2.0)
+"""What ``auto`` weighs, as far as the network takes inputs of these sizes."""
+
+
+@settings
+class CamSettings:
+    """How maps are extracted."""
+
+    methods: Annotated[tuple[str, ...], BeforeValidator(check_methods)] = ("layercam",)
+    """CAM method, as camseg methods lists them; all stands for those that need no further library."""
+    score: Literal["auto"] | Score = "class"
+    """What gradients are taken of: the class's score, its margin over the best negative class, or auto: margin where
+    there is a negative class."""
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
+    """Layer of the network, as camseg layers lists them, maps of several are fused; auto: the last one whose map the
+    scores depend on; stages: that and the last with a finer map."""
+    scales: Scales = (1.0,)
+    """Input sizes relative to the classifier's, such as 1,1.5,2, whose maps are averaged; auto weighs 0.75, 1, 1.5 and
+    2 by the object's size."""
+    flip: bool = False
+    """Also look at mirrored images and average."""
+    score_channels: Annotated[int, Field(ge=1)] | None = None
+    """Channels of every image that scorecam tries, those that vary most over it; default: all."""
+    precision: Precision = "float32"
+    """Numbers that the network calculates with up to the layer."""
+    raw: bool = False
+    """Unnormalised maps as float32 TIFF, whose values compare across images."""
+    gate: Annotated[bool, Option(hidden=True)] = True
+    """Give targets that are negative classes all-zero maps."""
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise InputError("expected at least one scale between 0.1 and 8, or auto")
+        if self.scales != "auto" and len(set(self.scales)) < len(self.scales):
+            raise InputError(f"expected different scales, got {list(self.scales)}")

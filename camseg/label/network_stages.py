@@ -1,0 +1,201 @@
+"""The stages that run a network: images -> maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.base.arrays import dequantise, quantise
+from camseg.base.errors import InputError
+from camseg.base.progress import Say, unheard
+from camseg.base.settings import to_json
+from camseg.cams.capture import Network
+from camseg.cams.extract import BatchCams, BatchLimit, extract, stack_inputs
+from camseg.cams.placing import features_over_image, to_image_size
+from camseg.cams.plan import Plan, guiding_layer
+from camseg.classify.checkpoint import AnyClassifier
+from camseg.classify.targets import TargetRule
+from camseg.data.images import read_image
+from camseg.runs.stage import Item, Place, Stage, failed_item
+
+_KEPT_PIXELS = 4_000_000
+"""Larger images are not kept while they wait for the network, but read again for the later stages."""
+
+
+@dataclass(kw_only=True, eq=False)
+class LoadStage(Stage):
+    """Reads an image and makes the networks' inputs of it."""
+
+    name: ClassVar[str] = "images"
+    plan: Plan
+    """Says of which sizes, in which windows."""
+
+    def each(self, item: Item) -> Item:
+        """The item with its inputs, and with its pixels unless they are too many to wait."""
+        views = {
+            window: read_image(item.sample.path, window) if item.pixels is None else item.pixels
+            for window in self.plan.windows
+        }
+        image = views[self.plan.classifier.window]
+        height, width = image.shape[:2]
+        kept = image if item.pixels is not None or height * width <= _KEPT_PIXELS else None
+        return replace(item, squares=tuple(self.plan.inputs(views)), size=(height, width), pixels=kept)
+
+
+@dataclass(kw_only=True, eq=False)
+class CamStage(Stage):
+    """Runs the network: one item per target class, with its fused maps."""
+
+    name: ClassVar[str] = "cams"
+    plan: Plan
+    """The classifier and settings, made ready."""
+    rule: TargetRule
+    """For which classes an image gets maps."""
+    batch_size: int
+    """How many images a batch holds, whose last bits depend on it."""
+    say: Say = unheard
+    """Hears when memory is short."""
+    limit: BatchLimit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limit = BatchLimit(self.say)
+
+    @property
+    def place(self) -> Place:
+        """With all images of a batch at once."""
+        return "batch"
+
+    def setup(self, device: str) -> None:
+        """Bring the networks to the device."""
+        for member in self.plan.classifier.members:
+            member.model.to(device)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings, the classifier with its negative classes, the targets and the batches."""
+        return {
+            **to_json(self.plan.settings),
+            "targets": list(self.rule.given),
+            "classifier": self.plan.classifier.fingerprint(),
+            "batch_size": self.batch_size,
+        }
+
+    def __call__(self, batch: Sequence[Item]) -> list[Item]:
+        """One item per image and target; of images that could not be read blanks take part in the batch."""
+        blank = self.plan.inputs(dict.fromkeys(self.plan.windows, np.zeros((1, 1, 3), np.uint8)))
+        inputs = stack_inputs([blank if item.done else item.squares for item in batch])
+
+        def choose(n: int, probabilities: NDArray[np.float32]) -> Sequence[int]:
+            item = batch[n]
+            return [] if item.done else self.rule.targets(self.plan.classifier, item.sample, probabilities)
+
+        found = extract(self.plan, inputs, choose, self.limit)
+        return [one for n, item in enumerate(batch) for one in ([item] if item.done else self._classes(item, n, found))]
+
+    def _classes(self, item: Item, n: int, found: BatchCams) -> list[Item]:
+        classifier, probabilities = self.plan.classifier, found.probabilities[n]
+        if not np.isfinite(probabilities).all():
+            error = InputError("the classifier's scores of it are not finite numbers; train it again")
+            return [failed_item(item, error)]
+        record = replace(
+            item.record,
+            method=",".join(self.plan.settings.methods),
+            # Members' layers stand one after the other.
+            layer=";".join(",".join(member.network.layers) for member in self.plan.members),
+            scales=tuple(sorted({scale for member in self.plan.members for scale in member.scales})),
+        )
+        features = None
+        if found.guides is not None:
+            features = features_over_image(classifier, found.guides[n], *item.size)
+        base = replace(item, record=record, squares=(), features=features)
+        empty = self.rule.is_empty(classifier, item.sample)
+        items = []
+        for k, target in enumerate(found.targets[n]):
+            name = classifier.classes[target]
+            items.append(
+                replace(
+                    base,
+                    name=f"{name}/{item.name}" if self.rule.per_class else item.name,
+                    record=replace(record, class_name=name, score=round(float(probabilities[target]), 6)),
+                    grids={} if empty else {method: maps[n][k] for method, maps in found.maps.items()},
+                )
+            )
+        # Without a folder per class an image without any class has a mask too, an empty one.
+        return items or [replace(base, done=self.rule.per_class)]
+
+
+@dataclass(kw_only=True, eq=False)
+class PlaceStage(Stage):
+    """Brings fused maps to the image's size; unless they are raw, as the 8-bit maps that files hold."""
+
+    name: ClassVar[str] = "placing"
+    plan: Plan
+    """Says where an image lies in the networks' inputs."""
+
+    def each(self, item: Item) -> Item:
+        """The item with its maps; all zero where the image is known to hold no object."""
+        settings, cams = self.plan.settings, {}
+        for method in settings.methods:
+            cam = np.zeros(item.size, np.float32)
+            if item.grids:
+                cam = to_image_size(self.plan.classifier, item.grids[method], *item.size, settings.raw)
+            cams[method] = cam if settings.raw else dequantise(quantise(cam))
+        return replace(item, cams=cams, grids={})
+
+
+@dataclass(kw_only=True, eq=False)
+class SquareStage(Stage):
+    """Makes the first network's input of the image that a map belongs to, for ``FeatureStage``."""
+
+    name: ClassVar[str] = "images"
+    classifier: AnyClassifier
+    """Whose first member is meant."""
+
+    def each(self, item: Item) -> Item:
+        """The item with its input and its pixels."""
+        image = item.image
+        square = self.classifier.members[0].to_input(image)
+        return replace(item, squares=(square,), size=image.shape[:2], pixels=image)
+
+
+@dataclass(kw_only=True, eq=False)
+class FeatureStage(Stage):
+    """Runs the first network for what it sees where, in one pass per batch."""
+
+    name: ClassVar[str] = "features"
+    classifier: AnyClassifier
+    """Whose first member is meant."""
+    batch_size: int
+    """As in CamStage."""
+
+    @property
+    def place(self) -> Place:
+        """With all images of a batch at once."""
+        return "batch"
+
+    def setup(self, device: str) -> None:
+        """Bring the network to the device."""
+        self.classifier.members[0].model.to(device)
+
+    def identity(self) -> dict[str, Any]:
+        """The classifier and the batches."""
+        return {"classifier": self.classifier.fingerprint(), "batch_size": self.batch_size}
+
+    def __call__(self, batch: Sequence[Item]) -> list[Item]:
+        """The items with their features; of images that could not be read blanks take part in the batch."""
+        first = self.classifier.members[0]
+        blank = first.to_input(np.zeros((1, 1, 3), np.uint8))
+        (squares,) = stack_inputs([[blank] if item.done else item.squares for item in batch])
+        layer = guiding_layer(first)
+        guide = (
+            Network(classifier=first, layers=()).forward(first.normalise(squares), gradients=False, guide=layer).guide
+        )
+        assert guide is not None
+        maps = guide.cpu().numpy()
+        return [
+            item
+            if item.done
+            else replace(item, squares=(), features=features_over_image(self.classifier, maps[n], *item.size))
+            for n, item in enumerate(batch)
+        ]

@@ -1,0 +1,18 @@
+"""How predictions are measured."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from camseg.base.settings import settings
+from camseg.masks.settings import MaskSettings, ThresholdText
+
+
+@settings
+class EvaluateSettings:
+    """How predictions are compared with true masks."""
+
+    thresholds: Annotated[tuple[ThresholdText, ...], Field(min_length=1)] = (MaskSettings.threshold,)
+    """Binarise maps by this, as in camseg masks; also a threshold FILE."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Start of the random choices of the bootstrap intervals."""

@@ -1,0 +1,94 @@
+"""Stages on this machine: threads that read and finish, the network between them, and worker processes beside them.
+
+At most two batches are read ahead and two wait to be finished, so memory is bounded.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
+
+from camseg.base.errors import CamsegError
+from camseg.base.workers import Call, call_here, worker_processes
+from camseg.runs.record import Record
+from camseg.runs.stage import Item, Stage, failed_item, run_stages
+
+Note = Callable[[str, float], None]
+"""Takes the seconds that a part (``read``, ``network``, ``write``) took."""
+
+
+def run_local(
+    stages: Sequence[Stage], batches: Sequence[Sequence[Item]], finished: set[str], workers: int, note: Note
+) -> Iterator[list[Record]]:
+    """The manifest lines of every input that is not finished, in order.
+
+    An input that fails in a thread, whatever the error, gets a ``failed`` line. What is finished already takes part in
+    batch stages, whose bytes depend on the batch, and goes no further. An error of a batch stage is a CamsegError.
+    """
+    place = next((n for n, stage in enumerate(stages) if stage.place == "batch"), None)
+    before, together, after = (
+        (stages[:1], (), stages[1:])
+        if place is None
+        else (stages[:place], stages[place : place + 1], stages[place + 1 :])
+    )
+    apart: AbstractContextManager[Call] = nullcontext(call_here)
+    if any(stage.place == "process" for stage in after):
+        apart = worker_processes()
+    waiting = deque(batches)
+    reading: deque[list[Future[tuple[list[Item], float]]]] = deque()
+    writing: deque[list[Future[tuple[list[Item], float]]]] = deque()
+    with apart as call:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="camseg")
+        try:
+            while waiting or reading or writing:
+                while waiting and len(reading) < 2:
+                    reading.append([pool.submit(_each, before, [item], call_here) for item in waiting.popleft()])
+                if reading and len(writing) < 2:
+                    read = [_settle(future, "read", note) for future in reading.popleft()]
+                    groups = _together(together, [item for items in read for item in items], note)
+                    writing.append(
+                        [pool.submit(_each, after, groups[name], call) for name in groups if name not in finished]
+                    )
+                elif writing:
+                    for future in writing.popleft():
+                        yield [item.record for item in _settle(future, "write", note)]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _each(stages: Sequence[Stage], items: list[Item], call: Call) -> tuple[list[Item], float]:
+    """One input's items through stages, and the seconds it took; where one fails the input has failed."""
+    clock = time.perf_counter()
+    try:
+        for stage in stages:
+            run = call if stage.place == "process" else call_here
+            items = run(run_stages, [stage], items)
+    except Exception as error:
+        items = [failed_item(items[0], error)]
+    return items, time.perf_counter() - clock
+
+
+def _settle(future: "Future[tuple[list[Item], float]]", part: str, note: Note) -> list[Item]:
+    items, seconds = future.result()
+    note(part, seconds)
+    return items
+
+
+def _together(stages: Sequence[Stage], items: Sequence[Item], note: Note) -> Mapping[str, list[Item]]:
+    """A batch through its stage, grouped by input."""
+    clock = time.perf_counter()
+    try:
+        for stage in stages:
+            items = stage(items)
+    except CamsegError:
+        raise
+    except Exception as error:  # what libraries and devices raise, such as too little memory
+        words = " ".join(str(error).split())[:300]
+        raise CamsegError(
+            f"the network failed on the batch of {len(items)} images from {items[0].sample.path} on "
+            f"({type(error).__name__}: {words}); if memory is short, a smaller --batch-size helps"
+        ) from error
+    note("network", time.perf_counter() - clock)
+    return {name: list(group) for name, group in groupby(items, key=lambda item: item.sample.name)}

@@ -1,0 +1,81 @@
+"""One line of a manifest: what became of one image and class."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import PurePath
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+SCHEMA_VERSION: Final = 2
+"""Of manifests and run.json; folders of another version are not continued."""
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True, validate_by_name=True))
+class Record:
+    """What became of one image and class. Stages fill in what they decide; what has not been decided is null."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    """Version of this schema."""
+    input: str
+    """The input's path below the folder of inputs, with its suffix."""
+    name: str
+    """That path without suffix: what the lines of one input share."""
+    labels: tuple[str, ...] | None = None
+    """The labels that the input had; [] = none of the classes, null = not known."""
+    class_name: Annotated[str | None, Field(alias="class")] = None
+    """The class that the map or mask is of; null where no network chose one."""
+    files: dict[str, str] = field(default_factory=dict)
+    """The files written, by their kind (or the method, for maps), as paths below the output folder."""
+    score: float | None = None
+    """The class's probability."""
+    method: str | None = None
+    """CAM methods, joined by commas."""
+    layer: str | None = None
+    """Layers, joined by commas; those of an ensemble's members by semicolons."""
+    scales: tuple[float, ...] | None = None
+    """Input sizes, relative to the classifier's, whose maps were fused."""
+    propagation: str | None = None
+    """The propagator; none where maps were left as they were."""
+    threshold: str | None = None
+    """The threshold, as a text or the file that holds it."""
+    refiner: str | None = None
+    """The refiner that decided, or that was to."""
+    fallback: str | None = None
+    """Why no refiner decided, if one was to."""
+    area: int | None = None
+    """Pixels of the mask."""
+    status: Literal["ok", "failed"] = "ok"
+    """failed: nothing of it was written, and error says why."""
+    error: str | None = None
+    """One line that names the file."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing was written."""
+        return self.status == "failed"
+
+
+_ADAPTER: Final = TypeAdapter(Record)
+
+
+def to_line(record: Record) -> str:
+    """A record as a line of JSON."""
+    values = _ADAPTER.dump_python(record, mode="json", by_alias=True)
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_line(line: bytes | str) -> Record:
+    """The record of a line; raises ValueError for one that is damaged or whose files lie outside the folder."""
+    record: Record = _ADAPTER.validate_python(json.loads(line))  # whose texts may hold bytes that are no UTF-8
+    # A manifest may come from anywhere; --overwrite must not follow it out of its folder.
+    if any(PurePath(file).is_absolute() or ".." in PurePath(file).parts for file in record.files.values()):
+        raise ValueError("files outside the folder")
+    return record
+
+
+def schema() -> Mapping[str, Any]:
+    """The JSON schema of a line."""
+    return _ADAPTER.json_schema(by_alias=True, mode="serialization")
