@@ -81,16 +81,35 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     """Write ``data`` under a temporary name beside ``path``, then move it there with ``os.replace``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise naming(error, path) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         # mkstemp makes files that only their owner may read; these get the usual rights.
         os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise naming(error, path) from None
         raise
+
+
+def append_text(path: Path | str, text: str) -> None:
+    """Add UTF-8 text at the end of a file."""
+    try:
+        with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        raise naming(error, path) from None
+
+
+def naming(error: OSError, path: Path | str) -> OSError:
+    """The error with the file that it is about; a full disk's, for one, says none."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def remove_unfinished(folder: Path) -> None:

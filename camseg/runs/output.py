@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from camseg.base.errors import CamsegError, InputError, OutputError
-from camseg.base.files import read_json, write_json, write_text
+from camseg.base.files import append_text, read_json, write_json, write_text
 from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
 
 MANIFEST = "manifest.jsonl"
@@ -116,8 +116,7 @@ class Output:
         for old in _files(self._records(name)) - _files(records):
             (self.folder / old).unlink(missing_ok=True)
         self._lines[name] = "".join(map(to_line, records))
-        with (self.folder / MANIFEST).open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(self._lines[name])
+        append_text(self.folder / MANIFEST, self._lines[name])
 
     def close(self, names: Sequence[str], seconds: Mapping[str, float]) -> None:
         """Put the manifest into the order of ``names``, and the seconds per stage into ``run.json``.

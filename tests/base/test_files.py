@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -84,3 +85,28 @@ def test_linked_folders_are_entered_by_every_way_that_is_no_circle(tmp_path):
         "linked/store.v",
         "store/store.v",
     ]
+
+
+def test_a_full_disk_says_which_file_did_not_fit(tmp_path, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    opened = os.fdopen
+
+    def fdopen(*arguments):
+        file = opened(*arguments)
+
+        class Full:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                file.close()
+
+            def write(self, _):
+                raise full
+
+        return Full()
+
+    monkeypatch.setattr(os, "fdopen", fdopen)
+    with pytest.raises(OSError, match=r"No space left on device: '.*deep/mask\.png'"):
+        write_bytes(tmp_path / "deep/mask.png", b"x")
+    assert not list((tmp_path / "deep").iterdir())
