@@ -14,11 +14,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from typer import Typer
 from typer.models import ArgumentInfo, ParameterInfo
 
 import camseg
-from camseg.cli import app
+from camseg.cli import commands
 from camseg.runs.record import schema
 
 DOCS = Path(__file__).parent
@@ -51,7 +50,8 @@ def commands_page() -> str:
         "",
         "This page is generated from the command line by `make docs`.",
     ]
-    for name, callback in _commands(app, "camseg"):
+    for words, callback in commands():
+        name = f"camseg {words}"
         lines += ["", f"## {name}", "", inspect.getdoc(callback) or ""]
         entries = [_entry(parameter) for parameter in inspect.signature(callback).parameters.values()]
         arguments = " ".join(spelling for spelling, _, is_option in entries if not is_option)
@@ -60,16 +60,6 @@ def commands_page() -> str:
             lines += _two_columns(spelling, text)
         lines += ["```"]
     return "\n".join(lines) + "\n"
-
-
-def _commands(group: Typer, prefix: str) -> Iterator[tuple[str, Callable]]:
-    """The words that call each command and what it runs; those of groups within the group come last."""
-    for command in group.registered_commands:
-        assert command.callback is not None
-        yield f"{prefix} {command.name or command.callback.__name__.replace('_', '-')}", command.callback
-    for inner in group.registered_groups:
-        assert inner.typer_instance is not None
-        yield from _commands(inner.typer_instance, f"{prefix} {inner.typer_instance.info.name}")
 
 
 def _entry(parameter: inspect.Parameter) -> tuple[str, str, bool]:
