@@ -56,6 +56,8 @@ from .measure.matting_errors import gradient_error as gradient_error
 from .measure.matting_errors import mean_squared_error as mean_squared_error
 from .measure.matting_errors import sum_of_absolute_differences as sum_of_absolute_differences
 from .measure.metrics import mean_dice as mean_dice
+from .models.building import create_model as create_model
+from .models.building import normalisation as normalisation
 from .propagation.parameters import CrfSettings as CrfSettings
 from .propagation.parameters import GuidedSettings as GuidedSettings
 from .propagation.parameters import ParSettings as ParSettings

@@ -165,10 +165,6 @@ class Capture:
     score_channels: int | None = None
     """How many channels of an image a method of one pass per channel may try; None for all."""
 
-    def rescore(self, images: Tensor, n: int) -> Tensor:
-        """The score (M,) of other images (M, 3, H, W) for input n's target."""
-        return self.network.scores(images, self.targets[n].expand(len(images)))
-
     def rescore_activations(self, activations: Tensor, n: int) -> Tensor:
         """The score (M,) of input n for its target, if the layer gave these activations (M, C, h, w) instead."""
         return self.network.scores_after(self.layer, activations, self.inputs[n], self.targets[n])
