@@ -7,7 +7,6 @@ the values of interest (a table, or window centre and width), and are inverted f
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,27 +17,21 @@ from numpy.typing import NDArray
 from camseg.base.arrays import quantise
 from camseg.base.errors import ImageError
 from camseg.base.files import find_files
-from camseg.data.images import Window, check_window
-from camseg.prepare.output import Picture, Report, Skipped, Source, require, source_name, write_pictures
+from camseg.data.images import Window
+from camseg.prepare.output import (
+    Picture,
+    PreparationInput,
+    PreparationReport,
+    Skipped,
+    require,
+    source_name,
+    write_pictures,
+)
+from camseg.prepare.settings import DicomSettings
 from camseg.prepare.windows import find_limits
-from camseg.runs.loop import FolderOptions
+from camseg.runs.settings import FolderOptions
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DicomSettings:
-    """How DICOM files become images."""
-
-    window: Window = "file"
-    """``file`` (what the file says, else ``percentile``), ``percentile`` (0.5 to 99.5) or ``full`` (least to greatest
-    value), both of the frame itself, or ``LOW,HIGH`` in the modality's units, such as Hounsfield's."""
-    keep_ids: bool = False
-    """Write patients' IDs and file names as they are, instead of pseudonyms where they tell of the patient."""
-
-    def __post_init__(self) -> None:
-        if self.window != "file":
-            check_window(self.window)
 
 
 def prepare_dicom(
@@ -46,7 +39,7 @@ def prepare_dicom(
     out: Path | str,
     settings: DicomSettings | None = None,
     options: FolderOptions | None = None,
-) -> Report:
+) -> PreparationReport:
     """Write ``OUT/<path>.png``, of several frames ``OUT/<path>/<frame>.png``, and ``OUT/labels.csv``, without labels.
 
     ``folder``: DICOM files, told by their content or their suffix, or one file. The group is the patient, by the
@@ -61,7 +54,7 @@ def prepare_dicom(
     found = find_files(folder, _is_dicom, "DICOM files")
     return write_pictures(
         "prepare dicom",
-        [Source(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],
+        [PreparationInput(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],
         partial(_images, pydicom=pydicom, pixels=pixels, settings=settings),
         out,
         root=found.root,
@@ -83,7 +76,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _images(one: Source, pydicom: Any, pixels: Any, settings: DicomSettings) -> Iterator[Picture | Skipped]:
+def _images(one: PreparationInput, pydicom: Any, pixels: Any, settings: DicomSettings) -> Iterator[Picture | Skipped]:
     # Files of old devices lack the preamble, so pydicom reads anything; a class is what all DICOM objects have.
     data = pydicom.dcmread(one.path, force=True)
     if "SOPClassUID" not in data and "DirectoryRecordSequence" not in data:
@@ -111,7 +104,7 @@ def _images(one: Source, pydicom: Any, pixels: Any, settings: DicomSettings) -> 
         )
 
 
-def _show(values: NDArray, kind: str, data: Any, frame: int, pixels: Any, window: Window) -> NDArray[np.uint8]:
+def _show(values: NDArray[Any], kind: str, data: Any, frame: int, pixels: Any, window: Window) -> NDArray[np.uint8]:
     """A decoded frame as 8-bit grey (H, W) or RGB (H, W, 3)."""
     if kind == "PALETTE COLOR":
         bits = int(data.RedPaletteColorLookupTableDescriptor[2])
@@ -126,13 +119,14 @@ def _show(values: NDArray, kind: str, data: Any, frame: int, pixels: Any, window
     return quantise(1.0 - shown if kind == "MONOCHROME1" else shown)
 
 
-def _windowed(levels: NDArray, data: Any, frame: int, pixels: Any, window: Window) -> NDArray:
+def _windowed(levels: NDArray[Any], data: Any, frame: int, pixels: Any, window: Window) -> NDArray[Any]:
     """Values of the modality in [0, 1]."""
     if window == "file":
         interest = _part(data, frame, "FrameVOILUTSequence", ("WindowCenter", "VOILUTSequence"))
         if interest.get("VOILUTSequence"):
             bits = int(interest.VOILUTSequence[0].LUTDescriptor[2])
-            return pixels.apply_voi(np.rint(levels).astype(np.int32), interest) / (2.0**bits - 1.0)
+            values: NDArray[Any] = pixels.apply_voi(np.rint(levels).astype(np.int32), interest)
+            return values / (2.0**bits - 1.0)
         center, width = _first(interest.get("WindowCenter")), _first(interest.get("WindowWidth"))
         if center is not None and width is not None:
             return _interest(levels, center, width, str(interest.get("VOILUTFunction") or "LINEAR"))
@@ -140,7 +134,7 @@ def _windowed(levels: NDArray, data: Any, frame: int, pixels: Any, window: Windo
     return (levels - low) / (high - low)
 
 
-def _interest(levels: NDArray, center: float, width: float, function: str) -> NDArray:
+def _interest(levels: NDArray[Any], center: float, width: float, function: str) -> NDArray[Any]:
     """Window centre and width applied as DICOM PS3.3, C.11.2.1 defines their three functions; [0, 1] when clipped."""
     if width <= 0.0 or (width < 1.0 and function == "LINEAR"):
         raise ImageError(f"the file's window has a width of {width:g}; choose the window percentile or LOW,HIGH")

@@ -1,35 +1,17 @@
 """Videos -> frames."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
-from camseg.base.errors import ImageError, InputError
+from camseg.base.errors import ImageError
 from camseg.base.files import find_files
-from camseg.prepare.output import Picture, Report, Source, source_name, write_pictures
-from camseg.runs.loop import FolderOptions
+from camseg.prepare.output import Picture, PreparationInput, PreparationReport, source_name, write_pictures
+from camseg.prepare.settings import FrameSettings
+from camseg.runs.settings import FolderOptions
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameSettings:
-    """Which frames are taken."""
-
-    every: int = 1
-    """Every N-th frame, from the first on."""
-    fps: float | None = None
-    """Instead, so many frames per second of the video; all, where it has no more."""
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"expected to take every 1st frame or every N-th; got {self.every}")
-        if self.fps is not None and not 0.0 < self.fps < float("inf"):
-            raise InputError(f"expected more than 0 frames per second; got {self.fps}")
-        if self.fps is not None and self.every != 1:
-            raise InputError(f"expected frames per second, or every n-th frame; got both, {self.fps} and {self.every}")
 
 
 def prepare_frames(
@@ -37,7 +19,7 @@ def prepare_frames(
     out: Path | str,
     settings: FrameSettings | None = None,
     options: FolderOptions | None = None,
-) -> Report:
+) -> PreparationReport:
     """Write ``OUT/<video>/<frame>.png``, numbered as in the video from 0, and ``OUT/labels.csv``, without labels.
 
     ``videos``: a folder of videos, or one. The group is the video. Raises InputError, OutputError.
@@ -46,7 +28,7 @@ def prepare_frames(
     found = find_files(videos, lambda path: path.suffix.lower() in SUFFIXES, f"videos ({', '.join(SUFFIXES)})")
     return write_pictures(
         "prepare frames",
-        [Source(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],
+        [PreparationInput(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],
         lambda one: _frames(one, settings),
         out,
         root=found.root,
@@ -56,7 +38,7 @@ def prepare_frames(
     )
 
 
-def _frames(one: Source, settings: FrameSettings) -> Iterator[Picture]:
+def _frames(one: PreparationInput, settings: FrameSettings) -> Iterator[Picture]:
     # By FFmpeg alone: other backends take a name with digits for a sequence of images.
     video = cv2.VideoCapture(str(one.path.resolve()), cv2.CAP_FFMPEG)
     try:

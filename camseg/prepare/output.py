@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,16 @@ from camseg.base.errors import InputError, OutputError, failure_line
 from camseg.base.files import write_csv
 from camseg.base.progress import Say
 from camseg.data.images import write_image, write_mask
-from camseg.runs.loop import FolderOptions, check_files_apart
+from camseg.prepare.settings import MASKS
+from camseg.runs.loop import check_files_apart
 from camseg.runs.output import check_empty, check_names
+from camseg.runs.settings import FolderOptions
 
-LABELS = "labels.csv"
-MASKS = "masks"
+LABELS: Final = "labels.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PreparationInput:
     """One input file."""
 
     path: Path
@@ -65,7 +66,7 @@ class Skipped:
 
 
 @dataclass(kw_only=True)
-class Report:
+class PreparationReport:
     """What became of the inputs."""
 
     planned: int = 0
@@ -80,20 +81,20 @@ class Report:
     """What went wrong, one line for each input that failed."""
 
 
-AnySource = TypeVar("AnySource", bound=Source)
+AnyInput = TypeVar("AnyInput", bound=PreparationInput)
 
 
 def write_pictures(
     title: str,
-    inputs: Sequence[AnySource],
-    make: Callable[[AnySource], Iterable[Picture | Skipped]],
+    inputs: Sequence[AnyInput],
+    make: Callable[[AnyInput], Iterable[Picture | Skipped]],
     out: Path | str,
     *,
     root: Path,
     labelled: bool,
     options: FolderOptions | None = None,
     failures: Sequence[tuple[Path, str]] = (),
-) -> Report:
+) -> PreparationReport:
     """Write what ``make`` makes of every input, then ``labels.csv`` with ``image[,label],group,source``.
 
     An input that fails, whatever the error, becomes a line of the report; images that it gave before stay, as do
@@ -110,10 +111,10 @@ def write_pictures(
     check_empty(out, overwrite=options.overwrite)
     earlier = _written(out)
     if options.dry_run:
-        return Report(planned=len(inputs))
+        return PreparationReport(planned=len(inputs))
     _remove(out, earlier)
 
-    report = Report()
+    report = PreparationReport()
     for path, reason in failures:
         _note_failure(report, f"{path}: {reason}", options.say)
     rows: list[Picture] = []
@@ -142,13 +143,6 @@ def source_name(path: Path, root: Path, suffixes: Iterable[str]) -> str:
     return name[: len(name) - len(ending)]
 
 
-def check_class(name: str) -> str:
-    """Return a class name that can be a folder and a cell of ``labels.csv``; raise InputError for others."""
-    if name != name.strip() or name.casefold() in ("", ".", "..", MASKS) or any(mark in name for mark in "/\\;"):
-        raise InputError(f"expected a class name without / \\ ; or spaces around it, and not {MASKS}; got {name!r}")
-    return name
-
-
 def require(module: str, extra: str) -> Any:
     """Import an optional library; raise InputError that says how to install it."""
     try:
@@ -168,7 +162,7 @@ class _Result:
 _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 
-def _take(one: AnySource, make: Callable[[AnySource], Iterable[Picture | Skipped]], out: Path, stop: Event) -> _Result:
+def _take(one: AnyInput, make: Callable[[AnyInput], Iterable[Picture | Skipped]], out: Path, stop: Event) -> _Result:
     result = _Result()
     try:
         for made in make(one):
@@ -196,7 +190,7 @@ def _check_encodable(name: str) -> None:
         raise InputError("the file name is no UTF-8, which labels.csv is; rename it") from None
 
 
-def _note_failure(report: Report, error: str, say: Say) -> None:
+def _note_failure(report: PreparationReport, error: str, say: Say) -> None:
     report.failed.append(error)
     say(f"failed: {error}")
 
@@ -211,7 +205,7 @@ def _write_labels(path: Path, pictures: Iterable[Picture], labelled: bool) -> No
     write_csv(path, columns, rows)
 
 
-def _check_names(inputs: Sequence[Source]) -> None:
+def _check_names(inputs: Sequence[PreparationInput]) -> None:
     """Raise InputError when two inputs would write one file, or one among the masks."""
     check_names((one.name, one.path) for one in inputs)
     for one in inputs:

@@ -19,42 +19,13 @@ from camseg.base.arrays import Image, Mask, check_same_size
 from camseg.base.errors import DatasetError, ImageError, InputError
 from camseg.base.files import by_name
 from camseg.data.datasets import Dataset, Sample, load_images
-from camseg.data.images import Window, by_relative_name, check_window, find_images, read_image, read_mask
-from camseg.prepare.output import Picture, Report, Skipped, Source, check_class, write_pictures
-from camseg.runs.loop import FolderOptions
+from camseg.data.images import Window, by_relative_name, find_images, read_image, read_mask
+from camseg.prepare.output import Picture, PreparationInput, PreparationReport, Skipped, write_pictures
+from camseg.prepare.settings import RoiSettings, check_class
+from camseg.runs.settings import FolderOptions
 
 POSITIVE = "positive"
 """The class of crops around objects where their image has no label."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoiSettings:
-    """What is cut out."""
-
-    per: Literal["object", "image"] = "object"
-    """One crop for each object, an 8-connected piece of the mask, or one around all objects of an image."""
-    padding: tuple[float, float] = (0.1, 0.3)
-    """Least and greatest padding of each side, as a share of the box's height or width."""
-    min_area: int = 1
-    """Objects of fewer pixels get no crop."""
-    negative: str = "negative"
-    """Class of the crops from paired images; images of this class have no object, and need no mask."""
-    mirror: bool = False
-    """Take the mirrored place of the paired image, as when it shows the other side of the body."""
-    window: Window = "full"
-    """How 16-bit and float pixels become 8-bit."""
-    seed: int = 0
-    """Start of the random padding, which depends on this and the image's name alone."""
-
-    def __post_init__(self) -> None:
-        check_window(self.window)
-        check_class(self.negative)
-        if self.per not in ("object", "image"):
-            raise InputError(f"expected crops per object or per image; got {self.per!r}")
-        if not 0.0 <= self.padding[0] <= self.padding[1] < np.inf:
-            raise InputError(f"expected the least padding, at least 0, then the greatest, not less; got {self.padding}")
-        if self.min_area < 1:
-            raise InputError(f"expected a least area of 1 pixel or more; got {self.min_area}")
 
 
 class Box(NamedTuple):
@@ -80,7 +51,7 @@ class _Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Input(Source):
+class _Input(PreparationInput):
     label: str
     sample: Sample
     mask: Path | None
@@ -94,7 +65,7 @@ def prepare_rois(
     out: Path | str,
     settings: RoiSettings | None = None,
     options: FolderOptions | None = None,
-) -> Report:
+) -> PreparationReport:
     """Write crops ``OUT/<class>/<path>_<number>.png``, their masks ``OUT/masks/...`` and ``OUT/labels.csv``.
 
     ``images``: a folder of class folders, an image, or a CSV ``image[,label][,pair][,group]``, where ``pair`` is the
@@ -189,7 +160,7 @@ def _crops(one: _Input, settings: RoiSettings) -> Iterator[Picture | Skipped]:
     if not boxes:
         yield Skipped("images without an object that is large enough")
         return
-    low, high = settings.padding
+    low, high = settings.padding.low, settings.padding.high
     chance = _generator(settings.seed, one.sample.name)
     boxes = [pad_box(box, mask.shape, low + (high - low) * chance.random(4)) for box in boxes]
     ends = [f"_{number}" for number in range(1, len(boxes) + 1)] if settings.per == "object" else [""]

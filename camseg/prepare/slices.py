@@ -6,11 +6,10 @@ top and the front on the left. Voxels become pixels as they are; nothing is resa
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,49 +17,26 @@ from numpy.typing import NDArray
 from camseg.base.arrays import Mask, quantise
 from camseg.base.errors import ImageError, InputError
 from camseg.base.files import by_name, find_files
-from camseg.data.images import Window, check_window
-from camseg.prepare.output import Picture, Report, Skipped, Source, check_class, require, source_name, write_pictures
+from camseg.prepare.output import (
+    Picture,
+    PreparationInput,
+    PreparationReport,
+    Skipped,
+    require,
+    source_name,
+    write_pictures,
+)
+from camseg.prepare.settings import SliceSettings
 from camseg.prepare.windows import find_limits
-from camseg.runs.loop import FolderOptions
+from camseg.runs.settings import FolderOptions
 
 SUFFIXES = (".nii", ".nii.gz")
-AXES = MappingProxyType({"sagittal": 0, "coronal": 1, "axial": 2})
+AXES: Final[Mapping[str, int]] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis of a volume in canonical orientation (right, anterior, superior) that a slice is perpendicular to."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SliceSettings:
-    """How volumes are cut."""
-
-    axis: str = "axial"
-    """``axial``, ``coronal`` or ``sagittal``."""
-    window: Window = "percentile"
-    """``percentile`` (0.5 to 99.5), ``full`` (least to greatest value), both of the whole volume, or ``LOW,HIGH``."""
-    channel: int | None = None
-    """Which of a 4D volume's volumes is cut; None: there is only one."""
-    classes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"positive": ()})
-    """The label values that make each class's mask; () = any but 0. With several classes, a slice may show several."""
-    negative: str = "negative"
-    """Label of slices without the class, where there is one class; with several, they have an empty label."""
-    min_area: int = 1
-    """Slices that show fewer pixels of a class than this, but some, are left out: they are neither."""
-    skip_empty: bool = False
-    """Leave out slices whose pixels are all equal after the window."""
-
-    def __post_init__(self) -> None:
-        check_window(self.window)
-        for name in (*self.classes, self.negative):
-            check_class(name)
-        if self.axis not in AXES:
-            raise InputError(f"expected an axis {', '.join(AXES)}; got {self.axis!r}")
-        if not self.classes or self.negative in self.classes:
-            raise InputError(f"expected one class or more, and none of the negative's name {self.negative!r}")
-        if self.min_area < 1:
-            raise InputError(f"expected a least area of 1 pixel or more; got {self.min_area}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Volume(Source):
+class _Volume(PreparationInput):
     labels: Path | None
 
 
@@ -71,7 +47,7 @@ def prepare_slices(
     *,
     labels: Path | str | None = None,
     options: FolderOptions | None = None,
-) -> Report:
+) -> PreparationReport:
     """Write ``OUT/<volume>/<slice>.png`` and ``OUT/labels.csv``; with ``labels`` also ``OUT/masks/<volume>/...``.
 
     ``volumes``: a folder of NIfTI files, or one. ``labels``: label volumes of the same names, on the same grid. With
@@ -153,7 +129,7 @@ def _load(path: Path, nibabel: Any) -> Any:
     return nibabel.as_closest_canonical(image)
 
 
-def _one_volume(values: NDArray, channel: int | None) -> NDArray:
+def _one_volume(values: NDArray[Any], channel: int | None) -> NDArray[Any]:
     """The 3D volume (X, Y, Z) of a 3D or 4D array."""
     while values.ndim > 4 and values.shape[-1] == 1:
         values = values[..., 0]
@@ -184,9 +160,10 @@ def _read_masks(
     whole = np.rint(values)
     if not np.array_equal(whole, values):
         raise ImageError(f"{one.labels}: expected whole numbers as labels; it holds others")
-    return {name: np.isin(whole, wanted) if wanted else whole != 0 for name, wanted in settings.classes.items()}
+    return {one.name: np.isin(whole, one.values) if one.values else whole != 0 for one in settings.classes}
 
 
-def _cut(volume: NDArray, axis: str, index: int) -> NDArray:
+def _cut(volume: NDArray[Any], axis: str, index: int) -> NDArray[Any]:
     """A slice (H, W) of a canonical volume (X, Y, Z): both of its axes point the other way in an image."""
-    return np.take(volume, index, axis=AXES[axis])[::-1, ::-1].T
+    cut: NDArray[Any] = np.take(volume, index, axis=AXES[axis])
+    return cut[::-1, ::-1].T

@@ -1,5 +1,7 @@
 """(values, window) -> the values that become black and white."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,7 +9,7 @@ from camseg.base.errors import ImageError
 from camseg.data.images import Window, window_limits
 
 
-def find_limits(values: NDArray, window: Window) -> tuple[float, float]:
+def find_limits(values: NDArray[Any], window: Window) -> tuple[float, float]:
     """LOW and HIGH, LOW the lesser, of a window ``percentile`` (0.5 to 99.5) or ``full`` (least to greatest value).
 
     ``values``: of any shape; those that are not finite do not count. ``LOW,HIGH`` are what they say. Raises

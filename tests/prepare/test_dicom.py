@@ -11,7 +11,8 @@ from PIL import Image as PilImage
 from camseg.base.errors import InputError
 from camseg.data.datasets import load_images
 from camseg.data.images import read_image, read_levels
-from camseg.prepare.dicom import DicomSettings, prepare_dicom
+from camseg.prepare.dicom import prepare_dicom
+from camseg.prepare.settings import DicomSettings
 
 pydicom = pytest.importorskip("pydicom")
 

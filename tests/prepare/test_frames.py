@@ -7,7 +7,8 @@ import pytest
 from camseg.base.errors import InputError
 from camseg.data.datasets import load_images
 from camseg.data.images import read_image
-from camseg.prepare.frames import FrameSettings, prepare_frames
+from camseg.prepare.frames import prepare_frames
+from camseg.prepare.settings import FrameSettings
 
 
 def film(path, count=20, rate=10):

@@ -10,15 +10,16 @@ from camseg.base.errors import ImageError, InputError, OutputError
 from camseg.base.files import by_name
 from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_mask
-from camseg.prepare.output import Picture, Skipped, Source, check_class, require, source_name, write_pictures
-from camseg.runs.loop import FolderOptions
+from camseg.prepare.output import Picture, PreparationInput, Skipped, require, source_name, write_pictures
+from camseg.prepare.settings import check_class
+from camseg.runs.settings import FolderOptions
 
 
 def sources(folder, *names):
     folder.mkdir(exist_ok=True)
     for name in names:
         (folder / name).touch()
-    return [Source(path=folder / name, name=Path(name).stem) for name in names]
+    return [PreparationInput(path=folder / name, name=Path(name).stem) for name in names]
 
 
 def make(one):
@@ -156,7 +157,7 @@ def test_inputs_and_outputs_do_not_mix(tmp_path):
 @pytest.mark.parametrize("names", [("a.x", "a.y"), ("A.x", "a.x"), ("masks.x",)])
 def test_inputs_that_would_write_one_file_are_refused(tmp_path, names):
     if len({name.lower() for name in names}) < len(names) and len(set(names)) == len(names):
-        inputs = [Source(path=tmp_path / name, name=Path(name).stem) for name in names]
+        inputs = [PreparationInput(path=tmp_path / name, name=Path(name).stem) for name in names]
     else:
         inputs = sources(tmp_path / "in", *names)
     with pytest.raises(InputError, match="rename"):
@@ -165,7 +166,7 @@ def test_inputs_that_would_write_one_file_are_refused(tmp_path, names):
 
 def test_odd_names_come_back_from_the_table(tmp_path):
     names = [" lead", 'a,"b";c', "ümläut", "two\nlines", "1.2.840"]
-    inputs = [Source(path=tmp_path / "in" / name, name=name) for name in names]
+    inputs = [PreparationInput(path=tmp_path / "in" / name, name=name) for name in names]
     write_pictures("t", inputs, make, tmp_path / "out", root=tmp_path / "in", labelled=True)
     found = load_images(tmp_path / "out/labels.csv").samples
     assert sorted(sample.name for sample in found) == sorted(f"{name}/{n}" for name in names for n in (0, 1))
@@ -173,7 +174,7 @@ def test_odd_names_come_back_from_the_table(tmp_path):
 
 
 def test_a_name_that_is_no_text_fails_alone(tmp_path):
-    inputs = [Source(path=tmp_path / "a.x", name=name) for name in ("ok", "bad\udcff")]
+    inputs = [PreparationInput(path=tmp_path / "a.x", name=name) for name in ("ok", "bad\udcff")]
     report = write_pictures("t", inputs[1:] + inputs[:1], make, tmp_path / "out", root=tmp_path / "in", labelled=True)
     assert report.images == 2
     assert "no UTF-8" in report.failed[0]

@@ -8,8 +8,9 @@ import pytest
 from camseg.base.errors import DatasetError, InputError
 from camseg.data.datasets import load_images, load_training_data, split
 from camseg.data.images import read_image, read_mask, write_image, write_mask
-from camseg.prepare.rois import Box, RoiSettings, find_boxes, pad_box, prepare_rois
-from camseg.runs.loop import FolderOptions
+from camseg.prepare.rois import Box, find_boxes, pad_box, prepare_rois
+from camseg.prepare.settings import Padding, RoiSettings
+from camseg.runs.settings import FolderOptions
 
 
 def ramp(height=40, width=60, seed=0):
@@ -216,7 +217,9 @@ def test_crops_split_by_group_for_training(data):
 
 def test_one_crop_per_image_keeps_the_images_name(data):
     data("t/a", blocks((10, 10, 12, 14), (20, 30, 24, 40), (0, 0, 1, 1)))
-    prepare_rois(data.images, data.masks, data.out, RoiSettings(per="image", padding=(0, 0), min_area=2))
+    prepare_rois(
+        data.images, data.masks, data.out, RoiSettings(per="image", padding=Padding(low=0, high=0), min_area=2)
+    )
     assert place(read_image(data.out / "t/a.png")) == Box(10, 10, 24, 40)
 
 
@@ -269,7 +272,16 @@ def test_two_images_whose_crops_would_have_one_name_are_refused(data):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"padding": (0.3, 0.1)}, {"padding": (-0.1, 0.1)}, {"min_area": 0}, {"window": "x"}, {"per": "x"}]
+    "settings",
+    [
+        {"padding": "30,10"},
+        {"padding": "-10,10"},
+        {"padding": "10"},
+        {"padding": (0.1, 0.3)},
+        {"min_area": 0},
+        {"window": "x"},
+        {"per": "x"},
+    ],
 )
 def test_settings_are_checked(settings):
     with pytest.raises(InputError):

@@ -9,7 +9,8 @@ import pytest
 from camseg.base.errors import InputError
 from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_levels, read_mask
-from camseg.prepare.slices import SliceSettings, prepare_slices
+from camseg.prepare.settings import LabelClass, SliceSettings
+from camseg.prepare.slices import prepare_slices
 
 nibabel = pytest.importorskip("nibabel")
 RAS = np.eye(4)
@@ -135,12 +136,12 @@ def test_label_values_make_one_class_or_several(folders, tmp_path):
     truth[0, 0, 1], truth[1, 0, 1], truth[0, 0, 2], truth[0, 0, 3] = 1, 2, 4, 3
     save(volumes / "a.nii", numbered())
     save(labels / "a.nii", truth)
-    labelled(folders, SliceSettings(classes={"tumour": (1, 4)}, negative="clean"))
+    labelled(folders, SliceSettings(classes=(LabelClass(name="tumour", values=(1, 4)),), negative="clean"))
     assert [sample.labels for sample in load_images(out / "labels.csv").samples] == [
         (name,) for name in ("clean", "tumour", "tumour", "clean", "clean", "clean")
     ]
     several = tmp_path / "several"
-    classes = {"core": (1, 4), "edema": (2,)}
+    classes = (LabelClass(name="core", values=(1, 4)), LabelClass(name="edema", values=(2,)))
     prepare_slices(volumes, several, SliceSettings(classes=classes), labels=labels)
     dataset = load_training_data(several / "labels.csv")
     assert dataset.multi_label
@@ -220,8 +221,11 @@ def test_unusable_inputs_are_refused(folders, tmp_path):
     [
         {"axis": "x"},
         {"window": "9,1"},
-        {"classes": {}},
-        {"classes": {"negative": ()}},
+        {"classes": ()},
+        {"classes": ("negative",)},
+        {"classes": ("a=1", "a=2")},
+        {"classes": ("a=x",)},
+        {"classes": ("a/b",)},
         {"min_area": 0},
         {"negative": "/"},
     ],
