@@ -30,10 +30,12 @@ import torch
 from torch import Tensor, nn
 
 from camseg.base.arrays import Image
+from camseg.base.device import find_device
 from camseg.cams.capture import PRECISIONS, Network, Precision, network
 from camseg.cams.compute import compute_cams
 from camseg.cams.methods.registry import METHODS
-from camseg.classify.classifier import Classifier, find_device, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.data.images import find_images, read_image
 
 ARCHITECTURES = ("resnet50", "legacy_xception", "efficientnet_b0", "convnext_tiny", "vit_small_patch16_224")

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from camseg.base.arrays import dequantise, quantise
-from camseg.classify.classifier import Classifier, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.data.images import find_images, read_cam, read_image, read_mask, relative_name
 from camseg.label.chain import classifier_features, make_trimap, needs_features
 from camseg.label.settings import LabelSettings

@@ -20,7 +20,8 @@ from camseg.base.errors import InputError
 from camseg.base.files import read_json, write_json
 from camseg.cams.extract import CamSettings
 from camseg.cams.methods.registry import METHODS
-from camseg.classify.classifier import Classifier, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Dataset, load_images, load_training_data, split
 from camseg.data.images import read_image
 from camseg.label.folder import cams_folder

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from camseg.cams.capture import capture
 from camseg.cams.methods.scoring import scorecam
-from camseg.classify.classifier import load_classifier
+from camseg.classify.checkpoint import load_classifier
 from camseg.data.images import read_image
 
 COUNTS = (16, 64, 256)

@@ -1,7 +1,9 @@
-"""Files of weights -> named tensors, and never the code that a PyTorch file may hold."""
+"""Files of weights <-> named tensors, and never the code that a PyTorch file may hold."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -42,3 +44,10 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         for name, value in state.items()
     }
     return tensors, metadata
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> bytes:
+    """Tensors of any device and layout as the content of a safetensors file, with ``facts`` as its metadata."""
+    # Cloned, for tensors that share memory, as tied weights do, are refused.
+    plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    return safetensors.torch.save(plain, facts)

@@ -3,24 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any
 
 import cv2
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import camseg
 from camseg.base.arrays import Image, check_image
-from camseg.base.errors import CheckpointError, InputError
-from camseg.base.files import read_json, write_bytes, write_json
-from camseg.classify.ensemble import Ensemble, member_folder, read_rule
+from camseg.base.errors import InputError
+from camseg.base.files import write_bytes, write_json
+from camseg.base.tensors import tensor_bytes
+from camseg.classify.settings import Resize
 from camseg.data.images import Window, check_window
 from camseg.models import (
     ModelArgs,
@@ -38,24 +36,10 @@ from camseg.models import (
     resampled,
     split_name,
 )
+from camseg.models.names import DEFAULT_ARCH
 
-Resize = Literal["stretch", "pad"]
-DEFAULT_ARCH = "mobilenetv2_100"
-"""Small, quick on a CPU, and what the results table was measured with."""
 LARGEST = 16_384
 """Most pixels along a side of the input."""
-RUN_FILES: Final = (
-    "classifier.json",
-    "metrics.json",
-    "training.safetensors",
-    "model.safetensors",
-    "rule.safetensors",
-    "history.csv",
-    "curves.png",
-    "reliability.png",
-    "confusion.png",
-)
-"""Every file that a training or an ensemble writes into its run, beside an ensemble's members."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +134,7 @@ class Classifier:
             calm_head(model)
         stated_mean, stated_std = normalisation(model)
         return Classifier(
-            model=_channels_last(model.eval()),
+            model=channels_last(model.eval()),
             arch=arch,
             model_args=args,
             classes=tuple(classes),
@@ -267,7 +251,7 @@ class Classifier:
             raise InputError(
                 f"{self.arch} has no output stride of {stride}; leave --output-stride out ({words})"
             ) from None
-        return replace(self, model=_channels_last(model.eval()).to(self.device), model_args=args)
+        return replace(self, model=channels_last(model.eval()).to(self.device), model_args=args)
 
     def save(self, run: Path | str) -> None:
         """Write ``model.safetensors`` and ``classifier.json`` into the folder ``run``."""
@@ -287,105 +271,7 @@ class Classifier:
         return digest.hexdigest()
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> bytes:
-    """Tensors of any device and layout as the content of a safetensors file, with ``facts`` as its metadata."""
-    # Cloned, for tensors that share memory, as tied weights do, are refused.
-    plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    return safetensors.torch.save(plain, facts)
-
-
-AnyClassifier: TypeAlias = Classifier | Ensemble
-"""What decides on images: one network, or several of them."""
-
-
-def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyClassifier:
-    """Load a classifier run: the folder that ``train-cls``, ``ensemble`` or a ``save`` wrote.
-
-    Raises CheckpointError when a file is missing or damaged, or the weights do not fit; InputError for a
-    device that is not there.
-    """
-    run = Path(run)
-    settings = _read_settings(run)
-    if "members" not in settings:
-        return load_network(run, device)
-    try:
-        return Ensemble(
-            members=tuple(load_network(member_folder(run, n), device) for n in range(settings["members"])),
-            shares=tuple(settings["shares"]),
-            method=settings["method"],
-            rule=None if settings["method"] == "soft" else read_rule(run),
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{run / 'classifier.json'} is not an ensemble's settings ({error!r})") from None
-    except InputError as error:
-        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
-
-
-def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
-    """Load a classifier run that is one network, as ``load_classifier`` does; InputError for an ensemble."""
-    run = Path(run)
-    settings = _read_settings(run)
-    if "members" in settings:
-        raise InputError(f"{run} is an ensemble, and one network is needed; name a member, such as {run}/members/0")
-    try:
-        settings.pop("version", None)
-        for name in ("classes", "negative", "mean", "std"):
-            settings[name] = tuple(settings[name])
-        model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
-        model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
-        classifier = Classifier(model=_channels_last(model.eval()), **settings)
-    except InputError as error:
-        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
-    except (OSError, RuntimeError, SafetensorError) as error:
-        message = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{run / 'model.safetensors'} cannot be loaded into {settings['arch']}: {message}"
-        ) from None
-    classifier.model.to(find_device(device))
-    return classifier
-
-
-def clear_run(run: Path | str) -> None:
-    """Remove a run's files and members from the folder ``run``, so that those of the next one stand there alone."""
-    for name in RUN_FILES:
-        Path(run, name).unlink(missing_ok=True)
-    members = [path for path in Path(run, "members").glob("[0-9]*") if path.is_dir()]
-    for member in members:
-        clear_run(member)
-    for folder in (*members, Path(run, "members")):
-        with suppress(OSError):  # it is not there, or holds something else
-            folder.rmdir()
-
-
-def _read_settings(run: Path) -> dict[str, Any]:
-    if not run.is_dir():
-        raise CheckpointError(f"expected the folder of a classifier run; {run} does not exist")
-    settings = read_json(run / "classifier.json", CheckpointError)
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings")
-    return settings
-
-
-def find_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto`` (CUDA, else MPS, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` as a device that is there.
-
-    Raises InputError for a device that does not exist here.
-    """
-    if device == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
-    try:
-        torch.zeros(1, device=device).item()  # which the meta device cannot
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device} cannot be used here ({reason}); try --device auto") from None
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
+def channels_last(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
 

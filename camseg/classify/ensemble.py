@@ -6,25 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import get_args
 
 import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 import camseg
-from camseg.base.errors import CheckpointError, InputError
+from camseg.base.errors import InputError
 from camseg.base.files import write_bytes, write_json
-
-if TYPE_CHECKING:
-    from camseg.classify.classifier import Classifier
-
-Method = Literal["soft", "logistic", "svm"]
-"""``soft``: the weighted mean of the members' calibrated probabilities, which is not itself calibrated; the others: a
-linear rule over the members' features."""
+from camseg.classify.classifier import Classifier
+from camseg.classify.settings import Voting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,11 +51,11 @@ class Ensemble:
     Raises InputError for members that do not know the same classes.
     """
 
-    members: tuple["Classifier", ...]
+    members: tuple[Classifier, ...]
     """The classifiers, each with its own preprocessing. Classes are in the order of the first one's."""
     shares: tuple[float, ...]
     """How much each member counts in means, of maps and, for ``soft``, of probabilities; at least 0, their sum 1."""
-    method: Method = "soft"
+    method: Voting = "soft"
     """How it decides."""
     rule: LinearRule | None = None
     """What ``logistic`` and ``svm`` decide by; calibrated."""
@@ -88,7 +82,7 @@ class Ensemble:
             raise InputError(
                 f"expected {len(self.members)} shares of at least 0 with a sum of 1, got {list(self.shares)}"
             )
-        if self.method not in ("soft", "logistic", "svm") or (self.method == "soft") != (self.rule is None):
+        if self.method not in get_args(Voting) or (self.method == "soft") != (self.rule is None):
             raise InputError(f"expected soft without a rule, logistic or svm with one; got {self.method!r}")
 
     @property
@@ -174,12 +168,3 @@ class Ensemble:
 def member_folder(run: Path | str, number: int) -> Path:
     """Where an ensemble's run keeps a member."""
     return Path(run, "members", str(number))
-
-
-def read_rule(run: Path) -> LinearRule:
-    """The rule that ``Ensemble.save`` wrote; CheckpointError where it is missing or damaged."""
-    path = run / "rule.safetensors"
-    try:
-        return LinearRule(**safetensors.torch.load_file(path))
-    except (OSError, SafetensorError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the rule of an ensemble ({' '.join(str(error).split())[:200]})") from None

@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from camseg.base.arrays import Cam, Image, Mask
+from camseg.base.device import find_device
 from camseg.base.errors import EvaluationError, InputError
 from camseg.base.files import read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.cams.compute import compute_cams
 from camseg.cams.methods.registry import check_methods
-from camseg.classify.classifier import Classifier, find_device, load_network
+from camseg.classify.checkpoint import load_network
+from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Dataset, Sample, load_training_data, split
 from camseg.data.images import read_image, read_mask, write_image
 from camseg.measure.faithfulness import (

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.arrays import Cam, Image, quantise
+from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError, OutputError
 from camseg.base.files import read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
 from camseg.cams.extract import CamSettings, plan
-from camseg.classify.classifier import AnyClassifier, find_device, load_classifier
+from camseg.classify.checkpoint import AnyClassifier, load_classifier
 from camseg.data.datasets import Dataset, Sample, check_disjoint, load_training_data
 from camseg.data.images import read_image, read_mask
 from camseg.measure.faithfulness import confidence_drop, filter_image

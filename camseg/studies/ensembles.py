@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.base.files import read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.cams.capture import Network
-from camseg.classify.classifier import RUN_FILES, Classifier, clear_run, find_device, load_network
-from camseg.classify.ensemble import Ensemble, LinearRule, Method
+from camseg.classify.checkpoint import RUN_FILES, clear_run, load_network
+from camseg.classify.classifier import Classifier
+from camseg.classify.ensemble import Ensemble, LinearRule
+from camseg.classify.settings import Voting
 from camseg.data.augmentation import NONE
 from camseg.data.datasets import Dataset, image_places
 from camseg.data.images import write_image
@@ -40,7 +43,7 @@ def make_ensemble(
     runs: Sequence[Path | str],
     out: Path | str,
     *,
-    method: Method = "soft",
+    method: Voting = "soft",
     weights: Weights = "equal",
     train: Dataset | None = None,
     val: Dataset | None = None,
@@ -63,8 +66,8 @@ def make_ensemble(
     that not all members can read.
     """
     out = Path(out)
-    if method not in get_args(Method):
-        raise InputError(f"expected the method {', '.join(get_args(Method))}; got {method!r}")
+    if method not in get_args(Voting):
+        raise InputError(f"expected the method {', '.join(get_args(Voting))}; got {method!r}")
     if len(runs) < 2:
         raise InputError(f"expected at least two runs to join, got {len(runs)}")
     if method != "soft" and (train is None or val is None):
@@ -214,7 +217,7 @@ class _Passes:
         )
 
 
-def _fit_rule(method: Method, train: _Seen, val: _Seen, ensemble: Ensemble) -> tuple[LinearRule, dict[str, float]]:
+def _fit_rule(method: Voting, train: _Seen, val: _Seen, ensemble: Ensemble) -> tuple[LinearRule, dict[str, float]]:
     """The rule with the least cross-entropy on the validation images, with its C and temperature.
 
     Its scores become probabilities by a softmax (multi-label: sigmoid) of them divided by the temperature, which the
@@ -243,7 +246,7 @@ def _fit_rule(method: Method, train: _Seen, val: _Seen, ensemble: Ensemble) -> t
 
 
 def _fit(
-    method: Method, x: NDArray[np.float64], truth: NDArray, strength: float, classes: Sequence[str]
+    method: Voting, x: NDArray[np.float64], truth: NDArray, strength: float, classes: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (classes, F) and intercepts (classes,); rare classes count as much as frequent ones."""
     from sklearn.exceptions import ConvergenceWarning

@@ -11,7 +11,7 @@ from camseg.base.arrays import check_same_size
 from camseg.base.errors import DatasetError, EvaluationError, InputError
 from camseg.base.files import contents_sha256, sha256
 from camseg.base.progress import Progress
-from camseg.classify.classifier import AnyClassifier
+from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Dataset, Sample, image_places
 from camseg.data.images import by_relative_name, find_images, read_image, read_mask
 from camseg.measure.metrics import bootstrap_interval

@@ -11,10 +11,12 @@ import torch
 from camseg.base.errors import CamsegError, CheckpointError, InputError
 from camseg.base.files import read_json, sha256
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.classify.classifier import DEFAULT_ARCH, Classifier, Resize
+from camseg.classify.classifier import Classifier
+from camseg.classify.settings import Resize
 from camseg.data.augmentation import Augmentation
 from camseg.data.datasets import Dataset, check_disjoint, image_places, load_training_data, samples_sha256, split
 from camseg.models import ModelArgs, split_name
+from camseg.models.names import DEFAULT_ARCH
 from camseg.runs.loop import check_apart
 from camseg.train.recipes import RECIPES
 from camseg.train.trainer import TrainSettings, train_classifier

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from camseg.classify.classifier import Resize
+from camseg.classify.settings import Resize
 from camseg.data.augmentation import NONE, Augmentation
 from camseg.train.trainer import TrainSettings
 

@@ -25,10 +25,13 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
+from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError, OutputError
 from camseg.base.files import remove_unfinished, write_bytes, write_csv, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.classify.classifier import Classifier, clear_run, find_device, tensor_bytes
+from camseg.base.tensors import tensor_bytes
+from camseg.classify.checkpoint import clear_run
+from camseg.classify.classifier import Classifier
 from camseg.data.augmentation import NONE, Augmentation
 from camseg.data.datasets import Dataset
 from camseg.data.images import write_image

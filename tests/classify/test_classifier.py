@@ -12,9 +12,12 @@ import timm
 import torch
 
 import camseg
+from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError, WeightsUnavailableError
-from camseg.classify.classifier import DEFAULT_ARCH, Classifier, find_device, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.models import create_model, head_parameters, normalisation, read_weights
+from camseg.models.names import DEFAULT_ARCH
 
 WEIGHTS = Path(__file__).parents[2] / "shared/weights/mobilenetv2_100_imagenet.safetensors"
 ARCH = "test_resnet"

@@ -17,7 +17,7 @@ from camseg import compute_cams, label_folder, label_image
 from camseg.base.errors import CheckpointError, DatasetError, InputError, LayerError, OutputError
 from camseg.cams.capture import Network, predict
 from camseg.cams.extract import CamSettings
-from camseg.classify.classifier import RUN_FILES, load_classifier, load_network
+from camseg.classify.checkpoint import RUN_FILES, load_classifier, load_network
 from camseg.classify.ensemble import Ensemble, LinearRule
 from camseg.cli import app
 from camseg.data.datasets import load_images, load_training_data, split

@@ -17,9 +17,11 @@ from PIL import Image as PilImage
 
 from camseg.cams.capture import capture
 from camseg.cams.methods.registry import METHODS
-from camseg.classify.classifier import DEFAULT_ARCH, Classifier, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.cli import app
 from camseg.data.images import read_image, read_levels, read_mask, write_image, write_mask
+from camseg.models.names import DEFAULT_ARCH
 from camseg.propagation.propagate import METHODS as PROPAGATORS
 from camseg.refinement.refine import METHODS as REFINERS
 from camseg.runs.output import MANIFEST, RUN, read_manifest

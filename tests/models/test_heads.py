@@ -11,7 +11,8 @@ from torch import nn
 from camseg.base.errors import CheckpointError, InputError
 from camseg.cams.compute import compute_cams
 from camseg.cams.layers import find_stages
-from camseg.classify.classifier import Classifier, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.models import HEADS, create_model, head_parameters, normalisation, pretrained_classes
 from camseg.models.heads import MixedAttention, ResidualPath, SpatialBoundary
 

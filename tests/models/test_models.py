@@ -10,7 +10,8 @@ import torch
 from camseg.base.errors import InputError, WeightsUnavailableError
 from camseg.cams.compute import compute_cams
 from camseg.cams.layers import find_layer, list_layers
-from camseg.classify.classifier import Classifier, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.data.datasets import load_training_data, split
 from camseg.data.images import read_image
 from camseg.models import ARCHITECTURES, canonical_name, create_model, default_image_size, normalisation

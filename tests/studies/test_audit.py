@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from camseg.base.errors import CheckpointError, DatasetError, EvaluationError, InputError, OutputError
 from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
-from camseg.classify.classifier import load_network
+from camseg.classify.checkpoint import load_network
 from camseg.cli import app
 from camseg.data.datasets import load_training_data, split
 from camseg.data.images import read_image, read_levels, read_mask, write_image, write_mask

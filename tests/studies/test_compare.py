@@ -15,7 +15,7 @@ from camseg.base.errors import CheckpointError, DatasetError, EvaluationError, I
 from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
 from camseg.cams.extract import CamSettings
-from camseg.classify.classifier import load_classifier
+from camseg.classify.checkpoint import load_classifier
 from camseg.classify.ensemble import Ensemble
 from camseg.cli import app
 from camseg.data.datasets import load_training_data, split

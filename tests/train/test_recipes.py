@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 
 from camseg.base.errors import CamsegError, CheckpointError, InputError
-from camseg.classify.classifier import load_network
+from camseg.classify.checkpoint import load_network
 from camseg.data.augmentation import NONE, Augmentation
 from camseg.models import create_model
 from camseg.train.plan import Training, plan_training, prepare_training, read_training, run_training, trained_on

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
-from camseg.classify.classifier import Classifier, load_classifier
+from camseg.classify.checkpoint import load_classifier
+from camseg.classify.classifier import Classifier
 from camseg.data.augmentation import NONE, Augmentation
 from camseg.data.datasets import load_training_data, split
 from camseg.data.images import read_image

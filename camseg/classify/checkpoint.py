@@ -1,0 +1,110 @@
+"""Run folders: what ``save`` wrote -> the classifier or ensemble that it was."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from camseg.base.device import find_device
+from camseg.base.errors import CheckpointError, InputError
+from camseg.base.files import read_json
+from camseg.classify.classifier import Classifier, channels_last
+from camseg.classify.ensemble import Ensemble, LinearRule, member_folder
+from camseg.models import create_model
+
+RUN_FILES: Final = (
+    "classifier.json",
+    "metrics.json",
+    "training.safetensors",
+    "model.safetensors",
+    "rule.safetensors",
+    "history.csv",
+    "curves.png",
+    "reliability.png",
+    "confusion.png",
+)
+"""Every file that a training or an ensemble writes into its run, beside an ensemble's members."""
+AnyClassifier: TypeAlias = Classifier | Ensemble
+"""What decides on images: one network, or several of them."""
+
+
+def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyClassifier:
+    """Load a classifier run: the folder that ``train-cls``, ``ensemble`` or a ``save`` wrote.
+
+    Raises CheckpointError when a file is missing or damaged, or the weights do not fit; InputError for a
+    device that is not there.
+    """
+    run = Path(run)
+    settings = _read_settings(run)
+    if "members" not in settings:
+        return load_network(run, device)
+    try:
+        return Ensemble(
+            members=tuple(load_network(member_folder(run, n), device) for n in range(settings["members"])),
+            shares=tuple(settings["shares"]),
+            method=settings["method"],
+            rule=None if settings["method"] == "soft" else _read_rule(run),
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{run / 'classifier.json'} is not an ensemble's settings ({error!r})") from None
+    except InputError as error:
+        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
+
+
+def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
+    """Load a classifier run that is one network, as ``load_classifier`` does; InputError for an ensemble."""
+    run = Path(run)
+    settings = _read_settings(run)
+    if "members" in settings:
+        raise InputError(f"{run} is an ensemble, and one network is needed; name a member, such as {run}/members/0")
+    try:
+        settings.pop("version", None)
+        for name in ("classes", "negative", "mean", "std"):
+            settings[name] = tuple(settings[name])
+        model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
+        model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
+        classifier = Classifier(model=channels_last(model.eval()), **settings)
+    except InputError as error:
+        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{run / 'model.safetensors'} cannot be loaded into {settings['arch']}: {message}"
+        ) from None
+    classifier.model.to(find_device(device))
+    return classifier
+
+
+def clear_run(run: Path | str) -> None:
+    """Remove a run's files and members from the folder ``run``, so that those of the next one stand there alone."""
+    for name in RUN_FILES:
+        Path(run, name).unlink(missing_ok=True)
+    members = [path for path in Path(run, "members").glob("[0-9]*") if path.is_dir()]
+    for member in members:
+        clear_run(member)
+    for folder in (*members, Path(run, "members")):
+        with suppress(OSError):  # it is not there, or holds something else
+            folder.rmdir()
+
+
+def _read_settings(run: Path) -> dict[str, Any]:
+    if not run.is_dir():
+        raise CheckpointError(f"expected the folder of a classifier run; {run} does not exist")
+    settings = read_json(run / "classifier.json", CheckpointError)
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings")
+    return settings
+
+
+def _read_rule(run: Path) -> LinearRule:
+    """The rule that ``Ensemble.save`` wrote; CheckpointError where it is missing or damaged."""
+    path = run / "rule.safetensors"
+    try:
+        return LinearRule(**safetensors.torch.load_file(path))
+    except (OSError, SafetensorError, TypeError) as error:
+        raise CheckpointError(f"{path}: not the rule of an ensemble ({' '.join(str(error).split())[:200]})") from None
