@@ -211,7 +211,7 @@ def _write_alpha(path: Path, item: Item) -> None:
 
 
 def _write_overlay(path: Path, item: Item) -> None:
-    from camseg.measure.figures import overlay_mask
+    from camseg.measure.overlays import overlay_mask
 
     assert item.mask is not None
     write_image(path, overlay_mask(item.image, item.mask))

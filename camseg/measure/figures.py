@@ -1,4 +1,4 @@
-"""Every plot, overlay and contact sheet, as an RGB image; writing it is for ``images``.
+"""Every plot, as an RGB image; writing it is for ``images``.
 
 Plots are drawn on a canvas of their own, without ``pyplot``: no window system is asked for, and
 nothing global is changed or kept.
@@ -7,165 +7,22 @@ nothing global is changed or kept.
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image as PillowImage
-from PIL import ImageDraw, ImageFont
 
-from camseg.base.arrays import Cam, Image, Mask, check_cam, check_image, check_mask, check_same_size, quantise
+from camseg.base.arrays import Image, check_image
 from camseg.base.errors import InputError
+from camseg.measure.overlays import GRID, INK, PAPER
 
-if TYPE_CHECKING:  # matplotlib is loaded by the first plot, not by those who only draw on images
+if TYPE_CHECKING:  # matplotlib is loaded by the first plot
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MASK_COLOR = (0, 200, 255)
-_HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1]  # (256, 3), RGB
-_INK, _FAINT, _PAPER, _GRID = "#24292f", "#6e7781", "#ffffff", "#e4e7eb"
 _LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")  # Okabe and Ito
 _STYLES = ("-", "--", ":", "-.")
 _DPI = 150
-
-
-# ---- on an image ---------------------------------------------------------------------------------
-
-
-def colorize(cam: Cam) -> Image:
-    """The map in colour, dark for 0 and bright for 1, equal steps looking equal (the colour map inferno).
-
-    ``cam`` is float (H, W) in [0, 1]; the result is uint8 (H, W, 3). Raises InputError otherwise.
-    """
-    return _HEAT[quantise(check_cam(cam))]
-
-
-def overlay_cam(image: Image, cam: Cam, opacity: float = 0.7) -> Image:
-    """The map in colour over the image: the higher the map, the less of the image shows.
-
-    Where the map is 0 the image is unchanged; where it is 1 the colour covers it by ``opacity``,
-    in [0, 1]. Raises InputError for other arrays, sizes that differ or another opacity.
-    """
-    colors = colorize(cam)
-    check_same_size(check_image(image), cam, "image and map")
-    return _mix(image, colors, _check_opacity(opacity) * np.sqrt(cam))
-
-
-def overlay_mask(image: Image, mask: Mask, *, color: tuple[int, int, int] = MASK_COLOR, opacity: float = 0.3) -> Image:
-    """The image with the mask tinted by ``opacity`` and outlined; outside the mask it is unchanged.
-
-    The outline lies inside the mask, 1 pixel wide for every 160 pixels of the image's shorter side.
-    Raises InputError for other arrays, sizes that differ, an opacity outside [0, 1] or a colour
-    that is not three numbers from 0 to 255.
-    """
-    check_same_size(check_image(image), check_mask(mask), "image and mask")
-    if len(color) != 3 or not all(0 <= channel <= 255 for channel in color):
-        raise InputError(f"expected a colour of three numbers from 0 to 255; got {color}")
-    width = max(1, round(min(mask.shape) / 160))
-    # cv2 takes what lies beyond the image as part of the mask: an object that leaves it stays open there.
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    inner = cv2.erode(mask.astype(np.uint8), disc).astype(bool)
-    alpha = np.where(inner, _check_opacity(opacity), 1.0) * mask
-    return _mix(image, np.asarray(color, np.uint8), alpha)
-
-
-def _mix(below: Image, above: NDArray[np.uint8], alpha: NDArray[np.floating]) -> Image:
-    return np.rint(below + (above.astype(np.float32) - below) * alpha.astype(np.float32)[..., None]).astype(np.uint8)
-
-
-def _check_opacity(opacity: float) -> float:
-    if not 0 <= opacity <= 1:
-        raise InputError(f"expected an opacity from 0 to 1; got {opacity}")
-    return opacity
-
-
-# ---- contact sheet -------------------------------------------------------------------------------
-
-
-def contact_sheet(
-    rows: Sequence[Sequence[NDArray]],
-    titles: Sequence[str],
-    *,
-    captions: Sequence[str] | None = None,
-    cell: int = 192,
-) -> Image:
-    """Rows of pictures under column titles, each fitted into a square of ``cell`` pixels.
-
-    A picture is an Image, a map (coloured), a mask (black and white) or any other uint8 (H, W), such
-    as a trimap (grey). ``captions`` are written below the rows, one each. Text too long for its
-    place is cut. Raises InputError if there is nothing to show, a row is not as long as ``titles``,
-    an array is none of these or ``cell`` is below 32.
-    """
-    if not rows or not titles:
-        raise InputError(f"expected at least one row and one column; got {len(rows)} rows and {len(titles)} titles")
-    if wrong := [len(row) for row in rows if len(row) != len(titles)]:
-        raise InputError(f"expected {len(titles)} pictures in each row, one for each title; got a row of {wrong[0]}")
-    if captions is not None and len(captions) != len(rows):
-        raise InputError(f"expected a caption for each of {len(rows)} rows; got {len(captions)}")
-    if cell < 32:
-        raise InputError(f"expected cells of at least 32 pixels; got {cell}")
-
-    gutter, text = max(2, cell // 32), max(11, cell // 12)
-    title_height, caption_height = 2 * text, round(1.9 * text) if captions else 0
-    pitch_x, pitch_y = cell + gutter, cell + gutter + caption_height
-    width, height = gutter + pitch_x * len(titles), title_height + pitch_y * len(rows) + gutter * (not captions)
-    sheet = PillowImage.new("RGB", (width, height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    title_font, caption_font = _font(text), _font(round(0.85 * text))
-    for column, title in enumerate(titles):
-        middle = gutter + pitch_x * column + cell // 2
-        draw.text((middle, title_height // 2), _cut(title, title_font, cell), _INK, title_font, anchor="mm")
-    for index, row in enumerate(rows):
-        top = title_height + pitch_y * index
-        for column, picture in enumerate(row):
-            left = gutter + pitch_x * column
-            draw.rectangle((left, top, left + cell - 1, top + cell - 1), _GRID)
-            fitted = PillowImage.fromarray(_fit(_to_rgb(picture), cell))
-            sheet.paste(fitted, (left + (cell - fitted.width) // 2, top + (cell - fitted.height) // 2))
-        if captions:
-            caption = _cut(captions[index], caption_font, width - 2 * gutter)
-            draw.text((gutter, top + cell + caption_height * 0.45), caption, _FAINT, caption_font, anchor="lm")
-    return np.array(sheet)
-
-
-def _to_rgb(picture: NDArray) -> Image:
-    if picture.dtype == np.uint8 and picture.ndim == 3:
-        return check_image(picture)
-    if np.issubdtype(picture.dtype, np.floating):
-        return colorize(picture)
-    if picture.dtype in (np.uint8, np.bool_) and picture.ndim == 2 and picture.size:
-        grey = picture if picture.dtype == np.uint8 else picture * np.uint8(255)
-        return np.repeat(grey[..., None], 3, axis=2)
-    raise InputError(
-        "expected an image (uint8 (H, W, 3)), a map (float (H, W)), a mask (bool (H, W)) or a trimap (uint8 (H, W)); "
-        f"got {picture.dtype} {picture.shape}"
-    )
-
-
-def _fit(picture: Image, cell: int) -> Image:
-    scale = cell / max(picture.shape[:2])
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    text = text.replace("\n", " ")
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-# ---- plots ---------------------------------------------------------------------------------------
 
 
 def plot_history(history: Sequence[Mapping[str, float]]) -> Image:
@@ -205,7 +62,7 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Image:
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         low, high = axes.get_ylim()
         axes.set_ylim(*((0, 1.05 * high) if kind == "loss" else (low - 0.02, 1.01)))
-        axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return _render(figure)
 
 
@@ -235,7 +92,7 @@ def plot_confusion(matrix: ArrayLike, classes: Sequence[str]) -> Image:
     if cell >= 0.42:  # smaller cells would hold no legible number; the colour still says it
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                tone = "white" if share[row, column] > 55 else _INK
+                tone = "white" if share[row, column] > 55 else INK
                 label = f"{count:g}\n{share[row, column]:.0f} %"
                 axes.text(column, row, label, ha="center", va="center", color=tone, fontsize=min(11, 5 + 5 * cell))
     wide = 0.08 * max(map(len, names)) > cell
@@ -260,7 +117,7 @@ def plot_reliability(tables: Mapping[str, NDArray[np.floating]]) -> Image:
         raise InputError(f"expected tables (bins, 3) with a decision in each; got {shapes}")
     figure = _figure(4.2, 4.0)
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
+    axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1)
     for index, (name, table) in enumerate(tables.items()):
         decisions, confidence, right = table[table[:, 0] > 0].T
         color = _LINES[index % len(_LINES)]
@@ -269,7 +126,7 @@ def plot_reliability(tables: Mapping[str, NDArray[np.floating]]) -> Image:
     _finish(axes, "confidence", "accuracy")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
-    axes.legend(frameon=False, fontsize=9, labelcolor=_INK)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return _render(figure)
 
 
@@ -297,12 +154,12 @@ def plot_threshold_curves(
         if name in marks:
             at, height = marks[name], curve[marks[name]]
             axes.plot([at, at], [0, height], ":", color=color, linewidth=1)
-            axes.plot([at], [height], "o", color=color, markeredgecolor=_PAPER, markersize=8)
+            axes.plot([at], [height], "o", color=color, markeredgecolor=PAPER, markersize=8)
     _finish(axes, "threshold", ylabel)
     axes.set_xlim(0, 255)
     axes.set_xticks([*range(0, 255, 32), 255])
     axes.set_ylim(bottom=0)
-    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
     for text in legend.get_texts():
         text.set_parse_math(False)
     return _render(figure)
@@ -324,9 +181,9 @@ def plot_scatter(points: Mapping[str, tuple[Sequence[float], Sequence[float]]], 
         marker = "osD^v"[index // len(_LINES) % 5]
         axes.plot([left, right], [y, y], color=color, linewidth=1)
         axes.plot([x, x], [bottom, top], color=color, linewidth=1)
-        axes.plot([x], [y], marker, color=color, markeredgecolor=_PAPER, markersize=8, label=name)
+        axes.plot([x], [y], marker, color=color, markeredgecolor=PAPER, markersize=8, label=name)
     _finish(axes, xlabel, ylabel)
-    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=_INK)
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)
     for text in legend.get_texts():
         text.set_parse_math(False)
     return _render(figure)
@@ -345,7 +202,7 @@ def plot_heat_map(values: ArrayLike, rows: Sequence[str], columns: Sequence[str]
     drawn = axes.imshow(table, cmap="cividis", aspect="auto")
     middle = (table.min() + table.max()) / 2
     for (row, column), value in np.ndenumerate(table):
-        tone = _INK if value > middle else "white"
+        tone = INK if value > middle else "white"
         axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=tone, fontsize=9)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
@@ -355,7 +212,7 @@ def plot_heat_map(values: ArrayLike, rows: Sequence[str], columns: Sequence[str]
     axes.grid(False)
     bar = figure.colorbar(drawn, ax=axes, label=label)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=_INK, labelsize=8, length=0)
+    bar.ax.tick_params(colors=INK, labelsize=8, length=0)
     return _render(figure)
 
 
@@ -375,32 +232,32 @@ def plot_kernels(image: Image, kernels: Sequence[NDArray[np.floating]]) -> Image
     for axes in panels.flat:
         axes.set_axis_off()
     panels[0, 0].imshow(image)
-    panels[0, 0].set_title("image", color=_INK, fontsize=9)
+    panels[0, 0].set_title("image", color=INK, fontsize=9)
     for layer, (row, maps) in enumerate(zip(panels, kernels, strict=True), 1):
         limit = float(np.abs(maps).max()) or 1.0
         for group, (axes, values) in enumerate(zip(row[1:], maps, strict=False), 1):
             drawn = axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axes.set_title(f"layer {layer}, group {group}", color=_INK, fontsize=9)
+            axes.set_title(f"layer {layer}, group {group}", color=INK, fontsize=9)
         bar = figure.colorbar(drawn, ax=row[len(maps)])
         bar.outline.set_visible(False)
-        bar.ax.tick_params(colors=_INK, labelsize=8, length=0)
+        bar.ax.tick_params(colors=INK, labelsize=8, length=0)
     return _render(figure)
 
 
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=_DPI, facecolor=_PAPER, layout="constrained")
+    return Figure(figsize=(width, height), dpi=_DPI, facecolor=PAPER, layout="constrained")
 
 
 def _finish(axes: "Axes", xlabel: str, ylabel: str) -> None:
-    axes.set_xlabel(xlabel, color=_INK)
-    axes.set_ylabel(ylabel, color=_INK)
-    axes.tick_params(colors=_INK, labelsize=9, length=0)
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GRID)
+    axes.spines[["left", "bottom"]].set_color(GRID)
 
 
 def _render(figure: "Figure") -> Image:
