@@ -20,7 +20,8 @@ from camseg.cams import compute as cams
 from camseg.cli import app, options
 from camseg.masks import cleaning as postprocessing
 from camseg.masks import threshold as masks
-from camseg.models import ARCHITECTURES, HEADS, split_name
+from camseg.models.heads import HEADS
+from camseg.models.names import ARCHITECTURES, split_name
 from camseg.propagation import propagate as propagation
 from camseg.refinement import refine as refinement
 

@@ -13,7 +13,7 @@ from camseg.base.errors import CheckpointError, InputError
 from camseg.base.files import read_json
 from camseg.classify.classifier import Classifier, channels_last
 from camseg.classify.ensemble import Ensemble, LinearRule, member_folder
-from camseg.models import create_model
+from camseg.models.building import create_model
 
 RUN_FILES: Final = (
     "classifier.json",

@@ -20,23 +20,16 @@ from camseg.base.files import write_bytes, write_json
 from camseg.base.tensors import tensor_bytes
 from camseg.classify.settings import Resize
 from camseg.data.images import Window, check_window
-from camseg.models import (
-    ModelArgs,
-    calm_head,
-    canonical_name,
+from camseg.models.building import (
     check_architecture,
     create_model,
     create_sized_model,
     default_image_size,
-    head_names,
-    load_backbone,
     normalisation,
     pretrained_classes,
-    read_weights,
-    resampled,
-    split_name,
 )
-from camseg.models.names import DEFAULT_ARCH
+from camseg.models.names import DEFAULT_ARCH, ModelArgs, canonical_name, split_name
+from camseg.models.weights import calm_head, head_names, load_backbone, read_weights, resampled
 
 LARGEST = 16_384
 """Most pixels along a side of the input."""

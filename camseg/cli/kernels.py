@@ -19,7 +19,7 @@ def kernels(
     from camseg.classify.checkpoint import load_network
     from camseg.data.images import read_image, write_image
     from camseg.measure.figures import plot_kernels
-    from camseg.models import involution_kernels
+    from camseg.models.building import involution_kernels
 
     classifier = load_network(run, device)
     picture = read_image(image, classifier.window)

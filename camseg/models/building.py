@@ -6,10 +6,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final
 
-import timm
 import torch
-from timm.data import resolve_model_data_config
-from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from camseg.base.errors import InputError, WeightsUnavailableError, first_line
@@ -17,10 +14,8 @@ from camseg.models.backbones.med_ic import MedIC
 from camseg.models.backbones.nasnet import NASNetMobile
 from camseg.models.backbones.vit import minimal_vit
 from camseg.models.heads import HEADS, WithHeads
-from camseg.models.names import canonical_name, split_name
-
-ModelArgs = Mapping[str, str | int | float | bool | None]
-"""Further keyword arguments of the architecture's constructor, JSON values only."""
+from camseg.models.library import PretrainedCfg, get_pretrained_cfg, resolve_model_data_config, timm
+from camseg.models.names import ModelArgs, canonical_name, split_name
 
 SIZE_ARGS: Final[Sequence[ModelArgs]] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 """How constructors that fix the size of their inputs are told to take others too, the best way first."""
@@ -102,8 +97,9 @@ def _create_backbone(arch: str, num_classes: int, pretrained: bool, model_args: 
         if own:
             model = own.build(num_classes=num_classes, **model_args)
             model.pretrained_cfg = own.config.to_dict()
-            return model
-        return timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **model_args)
+        else:
+            model = timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **model_args)
+        return model
     except Exception as error:  # hubs and constructors raise whatever their libraries do
         if pretrained and not isinstance(error, TypeError):
             raise WeightsUnavailableError(
@@ -156,6 +152,11 @@ def create_sized_model(
     return model, args
 
 
+def has_pretrained(arch: str) -> bool:
+    """Whether timm has pretrained weights of an architecture's backbone."""
+    return bool(timm.is_model_pretrained(split_name(arch)[0]))
+
+
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and standard deviation of inputs, in [0, 1], that timm states for a model."""
     config = resolve_model_data_config(model)
@@ -164,8 +165,9 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 def pretrained_classes(model: nn.Module) -> int | None:
     """The number of classes that a model's pretrained head tells apart, as timm states it."""
-    config: Any = getattr(model, "pretrained_cfg", {})
-    return config.get("num_classes")
+    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
+    count: int | None = config.get("num_classes")
+    return count
 
 
 def involution_kernels(model: nn.Module, inputs: Tensor) -> list[Tensor]:

@@ -35,7 +35,8 @@ class MixedAttention(nn.Module):
     def forward(self, maps: Tensor, _images: Tensor) -> Tensor:
         query, key, value = (layer(maps).flatten(2).mT for layer in (self.query, self.key, self.value))  # (N, h w, C)
         gathered = functional.scaled_dot_product_attention(query, key, value)
-        return maps + self.scale * gathered.mT.unflatten(2, maps.shape[2:])
+        added: Tensor = self.scale * gathered.mT.unflatten(2, maps.shape[2:])
+        return maps + added
 
 
 class ResidualPath(nn.Module):
@@ -62,7 +63,8 @@ class ResidualPath(nn.Module):
         self.scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, maps: Tensor, _images: Tensor) -> Tensor:
-        return maps + self.scale * self.path(maps)
+        added: Tensor = self.scale * self.path(maps)
+        return maps + added
 
 
 class SpatialBoundary(nn.Module):
@@ -135,4 +137,5 @@ class WithHeads(nn.Module):
         maps = features.permute(0, 3, 1, 2) if last else features
         for name in self.heads:
             maps = self.get_submodule(name)(maps, x)
-        return self.backbone.forward_head(maps.permute(0, 2, 3, 1) if last else maps)  # type: ignore[operator]
+        logits: Tensor = self.backbone.forward_head(maps.permute(0, 2, 3, 1) if last else maps)  # type: ignore[operator]
+        return logits

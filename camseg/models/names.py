@@ -1,10 +1,13 @@
 """The names of architectures: those of the papers, what people type for them, and plug-in heads joined with ``+``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from camseg.base.errors import InputError
 
+ModelArgs: TypeAlias = Mapping[str, str | int | float | bool | None]
+"""Further keyword arguments of the architecture's constructor, JSON values only."""
 DEFAULT_ARCH: Final = "mobilenetv2_100"
 """Small, quick on a CPU, and what the results table was measured with."""
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from camseg.base.errors import CheckpointError
 from camseg.base.tensors import read_tensors
-from camseg.models.building import ModelArgs
 from camseg.models.heads import WithHeads
-from camseg.models.names import split_name
+from camseg.models.library import timm
+from camseg.models.names import ModelArgs, split_name
 
 
 @dataclass(frozen=True, kw_only=True)

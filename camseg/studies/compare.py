@@ -27,7 +27,7 @@ from camseg.data.datasets import Dataset, Sample, check_disjoint, load_training_
 from camseg.data.images import read_image, read_mask
 from camseg.measure.faithfulness import confidence_drop, filter_image
 from camseg.measure.metrics import classification_metrics, dice, threshold_counts
-from camseg.models import check_architecture
+from camseg.models.building import check_architecture
 from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, Run, check_names
 from camseg.studies.compare_report import Cell, Comparison, ModelScores, write_comparison

@@ -15,7 +15,7 @@ from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Dataset, Sample, image_places
 from camseg.data.images import by_relative_name, find_images, read_image, read_mask
 from camseg.measure.metrics import bootstrap_interval
-from camseg.models import read_weights
+from camseg.models.weights import read_weights
 from camseg.train.plan import trained_on
 
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from camseg.base.errors import InputError
-from camseg.models import head_parameters
+from camseg.models.weights import head_parameters
 
 Trainable = Literal["all", "last-stages", "head"]
 """``head``: the classifier and plug-in heads; ``last-stages``: also the last third of the backbone's blocks."""

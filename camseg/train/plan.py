@@ -15,8 +15,8 @@ from camseg.classify.classifier import Classifier
 from camseg.classify.settings import Resize
 from camseg.data.augmentation import Augmentation
 from camseg.data.datasets import Dataset, check_disjoint, image_places, load_training_data, samples_sha256, split
-from camseg.models import ModelArgs, split_name
-from camseg.models.names import DEFAULT_ARCH
+from camseg.models.building import has_pretrained
+from camseg.models.names import DEFAULT_ARCH, ModelArgs
 from camseg.runs.loop import check_apart
 from camseg.train.recipes import RECIPES
 from camseg.train.trainer import TrainSettings, train_classifier
@@ -296,10 +296,7 @@ def _from_recipe(name: str) -> Training:
 def _weights(given: str | None, model: str | None) -> str:
     """``imagenet``, ``none`` or an absolute path; without a wish ImageNet's where timm has such."""
     if given is None:
-        import timm  # not before camseg.models made it importable
-
-        backbone, _ = split_name(model or DEFAULT_ARCH)
-        return "imagenet" if timm.is_model_pretrained(backbone) else "none"
+        return "imagenet" if has_pretrained(model or DEFAULT_ARCH) else "none"
     return given if given in ("imagenet", "none") else os.path.abspath(given)
 
 

@@ -38,7 +38,7 @@ from camseg.data.images import write_image
 from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.figures import plot_confusion, plot_history, plot_reliability
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
-from camseg.models import head_parameters
+from camseg.models.weights import head_parameters
 from camseg.train.batches import Batches, EpochSampler, Source, load_pixels, loader
 from camseg.train.freezing import Trainable, freeze_others, learning_parameters
 

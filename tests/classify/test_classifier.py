@@ -16,8 +16,9 @@ from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError, WeightsUnavailableError
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
-from camseg.models import create_model, head_parameters, normalisation, read_weights
+from camseg.models.building import create_model, normalisation
 from camseg.models.names import DEFAULT_ARCH
+from camseg.models.weights import head_parameters, read_weights
 
 WEIGHTS = Path(__file__).parents[2] / "shared/weights/mobilenetv2_100_imagenet.safetensors"
 ARCH = "test_resnet"

@@ -13,8 +13,9 @@ from camseg.cams.compute import compute_cams
 from camseg.cams.layers import find_stages
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
-from camseg.models import HEADS, create_model, head_parameters, normalisation, pretrained_classes
-from camseg.models.heads import MixedAttention, ResidualPath, SpatialBoundary
+from camseg.models.building import create_model, normalisation, pretrained_classes
+from camseg.models.heads import HEADS, MixedAttention, ResidualPath, SpatialBoundary
+from camseg.models.weights import head_parameters
 
 ALL = "+".join(HEADS)
 SWIN = {"embed_dim": 24, "img_size": 64}

@@ -14,8 +14,8 @@ from camseg.classify.classifier import Classifier
 from camseg.cli import main
 from camseg.data.images import read_image, write_image
 from camseg.measure.figures import plot_kernels
-from camseg.models import create_model, involution_kernels
 from camseg.models.backbones.involution import Involution
+from camseg.models.building import create_model, involution_kernels
 
 
 def seeded(channels, kernel_size, **settings):

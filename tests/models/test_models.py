@@ -14,9 +14,9 @@ from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
 from camseg.data.datasets import load_training_data, split
 from camseg.data.images import read_image
-from camseg.models import ARCHITECTURES, canonical_name, create_model, default_image_size, normalisation
 from camseg.models.backbones.med_ic import MedIC
-from camseg.models.building import OWN
+from camseg.models.building import OWN, create_model, default_image_size, normalisation
+from camseg.models.names import ARCHITECTURES, canonical_name
 from camseg.train.trainer import TrainSettings, train_classifier
 
 COUNTS = {

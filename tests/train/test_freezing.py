@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from camseg.base.errors import InputError
-from camseg.models import create_model
+from camseg.models.building import create_model
 from camseg.train.freezing import freeze_others, learning_parameters
 
 

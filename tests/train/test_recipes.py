@@ -8,7 +8,7 @@ import safetensors.torch
 from camseg.base.errors import CamsegError, CheckpointError, InputError
 from camseg.classify.checkpoint import load_network
 from camseg.data.augmentation import NONE, Augmentation
-from camseg.models import create_model
+from camseg.models.building import create_model
 from camseg.train.plan import Training, plan_training, prepare_training, read_training, run_training, trained_on
 from camseg.train.recipes import RECIPES
 from camseg.train.trainer import TrainSettings

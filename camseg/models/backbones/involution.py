@@ -36,7 +36,8 @@ class Involution(nn.Module):
 
     def kernels(self, x: Tensor) -> Tensor:
         """The kernels (N, groups, kernel_size^2, h, w) that ``x`` (N, C, H, W) is filtered with."""
-        return self.span(self.reduce(self.average(x))).unflatten(1, (self.groups, -1))
+        kernels: Tensor = self.span(self.reduce(self.average(x))).unflatten(1, (self.groups, -1))
+        return kernels
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.kernels(x)

@@ -74,12 +74,14 @@ class MedIC(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         for involution in self.involutions:
             x = involution(x).relu()
-        return self.blocks(self.pool(x))
+        maps: Tensor = self.blocks(self.pool(x))
+        return maps
 
     def forward_head(self, maps: Tensor) -> Tensor:
         # No module, so that what is made of maps for the dense layers is not taken for the network's last map.
         grid = functional.adaptive_avg_pool2d(maps, self.grid)
-        return self.fc(self.dense(self.dropout(torch.flatten(grid, 1))))
+        logits: Tensor = self.fc(self.dense(self.dropout(torch.flatten(grid, 1))))
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

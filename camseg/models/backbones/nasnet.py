@@ -42,10 +42,12 @@ class NASNetMobile(nn.Module):
         before = now = self.stem(x)
         for cell in self.cells:
             before, now = now, cell(before, now)
-        return self.relu(now)
+        maps: Tensor = self.relu(now)
+        return maps
 
     def forward_head(self, maps: Tensor) -> Tensor:
-        return self.fc(self.dropout(maps.mean(dim=(2, 3))))
+        logits: Tensor = self.fc(self.dropout(maps.mean(dim=(2, 3))))
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -114,7 +116,8 @@ class _Halving(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()
         shifted = functional.pad(x, (0, 1, 0, 1))[..., 1::2, 1::2]
-        return self.norm(torch.cat((self.even(x[..., ::2, ::2]), self.odd(shifted)), dim=1))
+        halves: Tensor = self.norm(torch.cat((self.even(x[..., ::2, ::2]), self.odd(shifted)), dim=1))
+        return halves
 
 
 def _fit(channels: int, filters: int) -> nn.Module:

@@ -1,6 +1,6 @@
 """A minimal Vision Transformer, to compare the convolutional networks and their heads with."""
 
-from timm.models.vision_transformer import VisionTransformer
+from camseg.models.library import VisionTransformer
 
 
 def minimal_vit(num_classes: int, *, img_size: int = 224, dynamic_img_size: bool = True) -> VisionTransformer:
