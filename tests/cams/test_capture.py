@@ -132,15 +132,20 @@ def test_target_scores():
     assert target_scores(logits, targets, [1]).tolist() == [-4.0, 5.0]
 
 
-def test_rescore_gives_the_scores_of_other_images(tiny_classifier, x):
+def rescored(captured, images, n):
+    """The scores of other images for input n's target, as methods ask the capture's network for them."""
+    return captured.network.scores(images, captured.targets[n].expand(len(images)))
+
+
+def test_a_capture_s_network_gives_the_scores_of_other_images(tiny_classifier, x):
     for score, negatives in (("class", []), ("margin", [2])):
         captured = capture(tiny_classifier, x, [1, 0], score=score)
         others = torch.cat([x, x.flip(3)])
         logits = tiny_classifier.model(others).detach()
         for n, target in enumerate([1, 0]):
             want = target_scores(logits, torch.full((4,), target), negatives)
-            assert torch.allclose(captured.rescore(others, n), want, atol=1e-6)
-    assert not captured.rescore(x, 0).requires_grad
+            assert torch.allclose(rescored(captured, others, n), want, atol=1e-6)
+    assert not rescored(captured, x, 0).requires_grad
 
 
 @pytest.mark.parametrize("layer", ["bn1", "layer1.0.bn1", "conv1.1"])
@@ -174,7 +179,7 @@ def test_modes_flags_and_hooks_come_back(tiny_classifier, x):
     before = state(model)
     statistics = model.bn1.running_mean.clone()
     logits = network(tiny_classifier).forward(x).logits
-    capture(tiny_classifier, x, [0, 1]).rescore(x, 0)
+    rescored(capture(tiny_classifier, x, [0, 1]), x, 0)
     assert state(model) == before
     assert torch.equal(model.bn1.running_mean, statistics)
     assert torch.equal(logits, tiny_classifier.model.eval()(x).detach())
@@ -196,7 +201,7 @@ def test_modes_flags_and_hooks_come_back_after_an_error(tiny_classifier, x, monk
     for interrupted in (
         lambda: network(tiny_classifier, layers="layer4").forward(x),
         lambda: list_layers(tiny_classifier),
-        lambda: good.rescore(x, 0),
+        lambda: rescored(good, x, 0),
     ):
         with pytest.raises(KeyboardInterrupt):
             interrupted()
@@ -209,7 +214,7 @@ def test_the_graph_is_freed_with_the_forward(tiny_classifier, x):
     (captured,) = seen.toward([0, 1])
     del seen
     assert graph() is None
-    assert captured.rescore(x, 1).shape == (2,)
+    assert rescored(captured, x, 1).shape == (2,)
 
 
 def test_calls_that_cannot_be_answered(tiny_classifier, make_classifier, x):

@@ -8,8 +8,8 @@ import torch
 from camseg.base.errors import InputError, LayerError
 from camseg.cams.capture import capture
 from camseg.cams.compute import compute_cams
-from camseg.cams.extract import CamSettings
 from camseg.cams.methods.registry import METHODS, NATIVE, check_methods
+from camseg.cams.settings import CamSettings
 
 ONE_PASS = [name for name in NATIVE if METHODS[name].passes == "1"]
 
@@ -169,7 +169,7 @@ def test_raw_maps_are_the_mean_over_the_views(tiny_classifier, make_images):
 def test_one_view_s_raw_map_is_the_method_s_after_relu(tiny_classifier, make_images):
     (image,) = make_images((64, 64))
     captured = capture(tiny_classifier, tiny_classifier.preprocess([image]), [1], score="margin", layer="layer3")
-    small = METHODS["gradcam"].function(captured)[0].clamp_min(0).numpy()
+    small = METHODS["gradcam"].load()(captured)[0].clamp_min(0).numpy()
     raw = compute_cams(tiny_classifier, [image], ["dog"], "gradcam", score="margin", layer="layer3", raw=True)
     want = cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR)
     assert small.any()
@@ -184,7 +184,7 @@ def test_each_view_has_one_voice(tiny_classifier, make_images):
     total = np.zeros((64, 64))
     for scale in (1.0, 1.5, 2.0):
         captured = capture(tiny_classifier, tiny_classifier.preprocess([image], scale), [0], layer="layer3")
-        highest = METHODS["layercam"].function(captured).max().item()
+        highest = METHODS["layercam"].load()(captured).max().item()
         total += compute_cams(tiny_classifier, [image], scales=(scale,), **settings)["layercam"][0] / highest
     fused = compute_cams(tiny_classifier, [image], ["cat"], "layercam", layer="layer3", scales=(1, 1.5, 2))["layercam"][
         0
@@ -240,11 +240,12 @@ def test_the_network_is_left_as_it_was(tiny_classifier, make_images):
         ({"targets": ["cat", None]}, "no class None"),
         ({"methods": "smoothcam"}, "unknown CAM method 'smoothcam'; choose among gradcam, "),
         ({"methods": []}, "at least one CAM method"),
-        ({"scales": ()}, "scales between"),
-        ({"scales": (0.0,)}, "scales between"),
-        ({"scales": (1.0, float("nan"))}, "scales between"),
+        ({"scales": ()}, "at least one scale between 0.1 and 8, or auto"),
+        ({"scales": (0.0,)}, "expected scales: .* 0.1 .*; got 0.0"),
+        ({"scales": (1.0, 8.1)}, "expected scales: .* 8 .*; got 8.1"),
+        ({"scales": (1.0, float("nan"))}, "expected scales: .*; got nan"),
         ({"scales": (1, 1.0)}, "different scales"),
-        ({"score": "loss"}, "class or margin, got 'loss'"),
+        ({"score": "loss"}, "expected score: .*'class' or 'margin'; got 'loss'"),
         ({"batch_size": 0}, "batch size of at least 1"),
     ],
 )

@@ -7,8 +7,11 @@ import torch
 from camseg import compute_cams
 from camseg.base.errors import InputError, LayerError
 from camseg.cams.capture import network
-from camseg.cams.extract import AUTO_SCALES, BatchLimit, CamSettings, extract, plan, scale_weights, stack_inputs
+from camseg.cams.extract import BatchLimit, extract, stack_inputs
+from camseg.cams.fusion import scale_weights
 from camseg.cams.methods.registry import METHODS
+from camseg.cams.plan import plan
+from camseg.cams.settings import AUTO_SCALES, CamSettings
 
 
 @pytest.fixture
@@ -107,8 +110,8 @@ def test_reduced_precision_runs_up_to_the_layer_only(tiny_classifier, make_image
     # Behind the layer lie pooling and one linear layer, so the gradient does not depend on the activations.
     assert torch.equal(rounded.gradients, exact.gradients)
     for name in ("layercam", "eigencam"):
-        want = METHODS[name].function(exact)
-        assert (METHODS[name].function(rounded) - want).abs().max() < 0.05 * want.abs().max()
+        want = METHODS[name].load()(exact)
+        assert (METHODS[name].load()(rounded) - want).abs().max() < 0.05 * want.abs().max()
     assert not torch.is_autocast_enabled("cpu")
 
 
@@ -122,14 +125,16 @@ def test_auto_scales_leave_out_what_the_network_refuses(make_classifier, make_im
 
 def test_settings_that_cannot_be(tiny_classifier):
     for changes, message in (
-        ({"scales": "some"}, "scales as numbers, or auto; got 'some'"),
-        ({"score_channels": 0}, "at least 1 channel"),
-        ({"precision": "fp8"}, "precision float32, bf16, fp16; got 'fp8'"),
+        ({"scales": "some"}, "expected scales: .* or 'auto'; got 'some'"),
+        ({"score_channels": 0}, "expected score channels: .* 1; got 0"),
+        ({"precision": "fp8"}, "expected precision: 'float32', 'bf16' or 'fp16'; got 'fp8'"),
+        ({"layers": ()}, "expected layers: .*at least 1 .*"),
+        ({"layer": "layer4"}, "CamSettings has no 'layer'; it has methods, score, layers, "),
     ):
         with pytest.raises(InputError, match=message):
             CamSettings(**changes)
     with pytest.raises(InputError, match="at least one layer"):
-        plan(tiny_classifier, CamSettings(layers=()))
+        network(tiny_classifier, layers=())
     with pytest.raises(InputError, match="different layers, got layer4, layer4"):
         plan(tiny_classifier, CamSettings(layers=("auto", "layer4")))
     with pytest.raises(LayerError, match="no layer 'layer9'"):
@@ -188,7 +193,7 @@ def test_finer_layers_are_raised_before_they_are_averaged(tiny_classifier, make_
     x = tiny_classifier.preprocess(images)
     want = torch.zeros(1, 1, 64, 64)
     for captured in ready.members[0].network.forward(x).toward([0]):
-        maps = METHODS["layercam"].function(captured).clamp_min(0)
+        maps = METHODS["layercam"].load()(captured).clamp_min(0)
         maps = maps / maps.max()
         maps = torch.tanh(2 * maps) if captured.layer == "layer3" else maps
         want += torch.nn.functional.interpolate(maps[:, None], size=(64, 64), mode="bilinear") / 2

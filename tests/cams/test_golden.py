@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN
-from camseg.cams import compute as cams
 from camseg.cams.capture import Capture, Network
+from camseg.cams.methods.registry import METHODS as CAM_METHODS
 from camseg.classify.classifier import Classifier
-from camseg.propagation import propagate as propagation
-from camseg.refinement import refine as refinement
+from camseg.propagation.propagate import propagate
+from camseg.propagation.registry import METHODS as PROPAGATORS
+from camseg.refinement.refine import refine
+from camseg.refinement.registry import METHODS as REFINERS
 
 CAMS: dict[str, tuple[float, float, float]] = {
     "gradcam": (-0.084985, 0.409028, -0.047986),
@@ -46,11 +48,8 @@ PROPAGATED: dict[str, tuple[float, float, float]] = {
 ALPHAS: dict[str, tuple[float, float, float]] = {
     "closed-form": (0.167491, 0.368328, 0.078450),
     "grabcut": (0.168294, 0.374127, 0.078804),
-    "random-walker": (0.168294, 0.374126, 0.078804),
     "knn": (0.168294, 0.374127, 0.078804),
     "lkm": (0.163970, 0.356845, 0.076690),
-    "lbdm": (0.167491, 0.368328, 0.078450),
-    "rw": (0.168294, 0.374127, 0.078804),
 }
 
 
@@ -85,7 +84,7 @@ class MadeUp(nn.Module):
         return 10 * x.mean(dim=(2, 3)) + self.layer(x).square().mean(dim=(2, 3)).sqrt() @ self.head.T
 
 
-@pytest.mark.parametrize("name", cams.METHODS)
+@pytest.mark.parametrize("name", CAM_METHODS)
 def test_cam_methods(name):
     random = np.random.default_rng(1)
     activations, gradients = (torch.from_numpy(random.normal(size=(2, 6, 5, 5)).astype(np.float32)) for _ in range(2))
@@ -112,24 +111,24 @@ def test_cam_methods(name):
         network=Network(classifier=classifier, layers=("layer",)),
     )
 
-    found = summary(cams.METHODS[name].function(capture).numpy())
+    found = summary(CAM_METHODS[name].load()(capture).numpy())
 
     assert found == pytest.approx(CAMS[name], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", propagation.METHODS)
+@pytest.mark.parametrize("name", PROPAGATORS)
 def test_propagators(name):
     image, disc = scene()
     cam = np.float32(0.2) + np.float32(0.8) * np.roll(disc, 5, axis=1)
 
     features = np.ascontiguousarray(image[::4, ::4].transpose(2, 0, 1), np.float32)  # stand for a layer's
 
-    found = summary(propagation.propagate(image, cam, name, features=features))
+    found = summary(propagate(image, cam, name, features=features))
 
     assert found == pytest.approx(PROPAGATED[name], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, method in refinement.METHODS.items() if method.load is None])
+@pytest.mark.parametrize("name", [name for name, method in REFINERS.items() if not method.needs_weights])
 def test_refiners(name):
     image, disc = scene()
     rows, columns = np.nonzero(disc)
@@ -137,6 +136,6 @@ def test_refiners(name):
     trimap[rows.min() - 3 : rows.max() + 4, columns.min() - 3 : columns.max() + 4] = UNKNOWN
     trimap[18:26, 26:34] = FOREGROUND
 
-    found = summary(refinement.refine(image, trimap, name))
+    found = summary(refine(image, trimap, name))
 
     assert found == pytest.approx(ALPHAS[name], rel=2e-3, abs=1e-3)

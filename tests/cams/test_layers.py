@@ -128,7 +128,7 @@ def check_maps(classifier, images, layer):
     captured = capture(classifier, classifier.preprocess(images), [0, 1])
     assert captured.activations.shape == (2, found.channels, found.height, found.width)
     for name in METHODS_WALKED:
-        raw = METHODS[name].function(captured)
+        raw = METHODS[name].load()(captured)
         assert raw.isfinite().all(), name
         # As drawn, random weights may leave nothing above zero.
         assert (raw.amax(dim=(1, 2)) - raw.amin(dim=(1, 2)) > 1e-5 * raw.abs().amax(dim=(1, 2))).all(), name
@@ -269,7 +269,7 @@ def test_other_layouts_give_the_maps_of_a_hand_made_computation(
         "layercam": (g.clamp_min(0) * a).sum(dim=3),
     }
     for name, maps in want.items():
-        assert torch.allclose(METHODS[name].function(captured), maps, atol=1e-5 * float(maps.abs().max())), name
+        assert torch.allclose(METHODS[name].load()(captured), maps, atol=1e-5 * float(maps.abs().max())), name
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_maps_of_a_transformer_equal_the_peer_s(make_classifier, make_images, na
     block = classifier.model.get_submodule(captured.layer)
     with Raw(classifier.model, [block], lambda tokens: grid_of_tokens(tokens).permute(0, 3, 1, 2)) as run:
         run(input_tensor=x, targets=[ClassifierOutputTarget(2), ClassifierOutputTarget(0)])
-    ours = METHODS[name].function(captured).numpy()
+    ours = METHODS[name].load()(captured).numpy()
     assert np.abs(theirs[0]).max() > 0
     assert np.abs(ours - theirs[0]).max() <= 1e-3 * np.abs(theirs[0]).max()
 

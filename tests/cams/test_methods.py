@@ -90,7 +90,7 @@ def test_maps_equal_the_peer_s(arch, make_images, monkeypatch):
         if name == "ablationcam" and early.activations.min() < 0:
             continue  # where values are negative, the peer sets a channel far below them, not to zero
         captured = early if METHODS[name].needs == "rescoring" else last
-        ours = METHODS[name].function(captured).numpy()
+        ours = METHODS[name].load()(captured).numpy()
         theirs = peer_maps(name, classifier, captured.layer, x, [2, 0])
         if name == "ablationcam":  # where the score is negative, the peer's map is turned inside out
             scores = captured.network.scores(x, captured.targets).sign()
@@ -161,7 +161,7 @@ def test_values_by_hand():
         "scorecam": [2.0, 1.0],
     }
     for name, values in want.items():
-        assert METHODS[name].function(captured)[0, 0].tolist() == pytest.approx(values, rel=1e-5), name
+        assert METHODS[name].load()(captured)[0, 0].tolist() == pytest.approx(values, rel=1e-5), name
 
 
 @pytest.fixture
@@ -391,15 +391,15 @@ def test_eigencam_follows_what_is_active():
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs == "gradients"])
 def test_methods_say_when_they_miss_gradients(name):
     with pytest.raises(InputError, match="gradients"):
-        METHODS[name].function(make_capture(torch.ones(1, 2, 3, 3)))
+        METHODS[name].load()(make_capture(torch.ones(1, 2, 3, 3)))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "sess"])
 def test_methods_leave_the_capture_alone(tiny_classifier, make_images, name):
     captured = capture(tiny_classifier, tiny_classifier.preprocess(make_images((64, 64))), [0])
     kept = [tensor.clone() for tensor in (captured.inputs, captured.activations, captured.gradients)]
-    first = METHODS[name].function(captured)
-    assert torch.equal(first, METHODS[name].function(captured))
+    first = METHODS[name].load()(captured)
+    assert torch.equal(first, METHODS[name].load()(captured))
     for before, after in zip(kept, (captured.inputs, captured.activations, captured.gradients), strict=True):
         assert torch.equal(before, after)
 
@@ -430,7 +430,7 @@ def test_adapted_methods_equal_the_library_s(make_classifier, make_images, name)
     net = network(classifier, layers=layers.split() or "layer3")
     logits = net.forward(x).logits[0]
     target = int(logits.argmax())
-    ours = METHODS[name].function(net.forward(x).toward([target])[-1]).numpy()
+    ours = METHODS[name].load()(net.forward(x).toward([target])[-1]).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         method = getattr(peer, kind)(
@@ -450,9 +450,9 @@ def test_finercam_asks_for_the_target_and_the_margin_s_rivals(make_classifier, m
     classifier = make_classifier(negative=["none"])
     x = classifier.preprocess(make_images((64, 64)))
     plain, margin = (capture(classifier, x, [0], layer="layer3", score=score) for score in ("class", "margin"))
-    finer = METHODS["finercam"].function
+    finer = METHODS["finercam"].load()
     # One rival: its weight is 1, and the score is the margin.
-    assert torch.allclose(finer(margin), METHODS["gradcam"].function(margin), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(finer(margin), METHODS["gradcam"].load()(margin), rtol=1e-3, atol=1e-5)
     assert not torch.allclose(finer(plain), finer(margin), rtol=0.1)
 
 
@@ -460,7 +460,7 @@ def test_fullgrad_says_when_it_finds_no_bias(make_images):
     classifier = Classifier.create("mobilenetv2_035", classes=["a", "b"], image_size=64)
     captured = capture(classifier, classifier.preprocess(make_images((64, 64))), [0])
     with pytest.raises(InputError, match="no bias that grad-cam can read in mobilenetv2_035"):
-        METHODS["fullgrad"].function(captured)
+        METHODS["fullgrad"].load()(captured)
 
 
 def test_adapted_methods_say_what_to_install(tiny_classifier, make_images, monkeypatch):
@@ -468,10 +468,10 @@ def test_adapted_methods_say_what_to_install(tiny_classifier, make_images, monke
 
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(InputError, match=r"pip install 'camseg\[grad-cam\]'"):
-        METHODS["fem"].function(captured)
+        METHODS["fem"].load()(captured)
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", ModuleType("pytorch_grad_cam"))
     with pytest.raises(InputError, match=r"this grad-cam has no FEM; pip"):
-        METHODS["fem"].function(captured)
+        METHODS["fem"].load()(captured)
 
 
 @pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
@@ -483,9 +483,9 @@ def test_adapted_methods_read_other_layouts(make_images, arch):
     classifier = Classifier.create(arch, classes=["a", "b", "c"], image_size=size, model_args=args)
     x = classifier.preprocess(make_images((size, size), (size, size)))
     captured = capture(classifier, x, [0, 2])
-    gradcam = METHODS["gradcam"].function(captured)
+    gradcam = METHODS["gradcam"].load()(captured)
     for name in set(ADAPTED) - {"fullgrad", "sess"}:
-        found = METHODS[name].function(captured)
+        found = METHODS[name].load()(captured)
         assert found.isfinite().all()
         assert found.shape == (gradcam.shape if METHODS[name].at == "layer" else (2, size, size)), name
 
@@ -506,7 +506,7 @@ def test_methods_leave_the_network_as_it_was(make_classifier, make_images, capfd
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     captured = capture(classifier, classifier.preprocess(make_images((64, 64))), [0], layer="layer4")
     with torch.no_grad():
-        METHODS[name].function(captured)
+        METHODS[name].load()(captured)
     assert all(module.training for module in model.modules())
     assert [parameter.requires_grad for parameter in model.parameters()] == [False] + [True] * len(others)
     assert all(now.grad is before for now, before in zip(model.parameters(), grads, strict=True))
@@ -523,9 +523,9 @@ def test_a_map_does_not_depend_on_its_batch(make_classifier, make_images, name):
     x = classifier.preprocess(make_images((64, 64), (40, 90), (91, 30)))
     net = network(classifier, layers="layer4")
     targets = [1, 0, 2]
-    together = METHODS[name].function(net.forward(x).toward(targets)[0])
+    together = METHODS[name].load()(net.forward(x).toward(targets)[0])
     for n in range(3):
-        alone = METHODS[name].function(net.forward(x[n : n + 1]).toward(targets[n : n + 1])[0])[0]
+        alone = METHODS[name].load()(net.forward(x[n : n + 1]).toward(targets[n : n + 1])[0])[0]
         assert together[n].shape == alone.shape
         assert (together[n] - alone).abs().max() <= 2e-3 * alone.abs().max()
         assert alone.isfinite().all()
