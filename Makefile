@@ -2,46 +2,61 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CODE := camseg tests benchmarks docs
 
-.PHONY: demo test test-slow lint bench docs samples clean
+.NOTPARALLEL:
+.PHONY: demo test test-slow lint bench docs site package samples clean
 
 demo: $(VENV)/.installed
 	$(BIN)/camseg demo --out demo
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.installed
-	$(BIN)/ruff check camseg tests benchmarks docs
-	$(BIN)/ruff format --check camseg tests benchmarks docs
+# mypy reads the libraries of the tests' extras too.
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/cam_cost.py
 	$(BIN)/python benchmarks/refine_cost.py
 	$(BIN)/python benchmarks/matting.py
 
 # Writes the generated pages, then the site into site/.
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict
+	$(MAKE) site
 
-# What camseg/samples.py makes, for sample_data/.
+# The site alone, from the pages as they are; a link that leads nowhere is an error.
+site: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The source archive and the wheel made from it, in dist/; then the wheel is installed elsewhere and run.
+package: $(VENV)/.installed-build
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	.ci/smoke dist/*.whl
+
+# What camseg/studies/samples.py makes, for sample_data/.
 samples: $(VENV)/.installed
 	$(BIN)/python -c "from camseg.studies.demo import write_samples; write_samples('sample_data')"
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+# One of the extras in pyproject.toml: test, lint, build, docs.
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) demo site dist .pytest_cache .mypy_cache .ruff_cache build *.egg-info
