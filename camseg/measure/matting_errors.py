@@ -76,7 +76,7 @@ def connectivity_error(alpha: Alpha, truth: Alpha, trimap: Trimap) -> float:
 def _unknown(alpha: Alpha, truth: Alpha, trimap: Trimap) -> Mask:
     check_same_size(check_cam(alpha), check_cam(truth), "estimated and true matte")
     check_same_size(alpha, check_trimap(trimap), "matte and trimap")
-    unknown = trimap == UNKNOWN
+    unknown: Mask = trimap == UNKNOWN
     if not unknown.any():
         raise AllKnownError("the trimap has no unknown pixel (128) over which mattes could be compared")
     return unknown
@@ -93,10 +93,12 @@ def _gradient(matte: Alpha) -> NDArray[np.float64]:
         cv2.sepFilter2D(matte, -1, horizontal, vertical, borderType=cv2.BORDER_REPLICATE)
         for horizontal, vertical in ((slope, smooth), (smooth, slope))
     )
-    return np.hypot(across, down)
+    magnitude: NDArray[np.float64] = np.hypot(across, down)
+    return magnitude
 
 
 def _largest_region(mask: Mask) -> Mask:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     stats[0, cv2.CC_STAT_AREA] = 0  # the ground
-    return mask & (labels == stats[:, cv2.CC_STAT_AREA].argmax())
+    largest: Mask = mask & (labels == stats[:, cv2.CC_STAT_AREA].argmax())
+    return largest

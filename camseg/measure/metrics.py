@@ -5,7 +5,6 @@ function of such ``Counts``, vectorised over the thresholds. Where neither side 
 right and scores 1; any other 0/0 (the precision of an empty mask, the recall on an empty truth) scores 0.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,6 +159,23 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def overlapping_splits_interval(values: Sequence[float], share: float) -> tuple[float, float] | None:
+    """The corrected resampled 95 % t-interval (low, high) of the mean of values in [0, 1], one per random split.
+
+    share: validation images per training image. Splits of the same images overlap, so that their values vary less than
+    those of new images would: the variance of the mean is (1 / n + share) s^2 instead of s^2 / n. None for one value or
+    equal ones, which say nothing of a spread.
+    Source: Nadeau and Bengio, "Inference for the Generalization Error" (Machine Learning 52, 2003), section 3.
+    """
+    from scipy.stats import t
+
+    if min(values) == max(values):
+        return None
+    mean, count = float(np.mean(values)), len(values)
+    half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) * np.sqrt(1 / count + share))
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
 def classification_metrics(
     truth: NDArray[np.integer] | NDArray[np.bool_],
     scores: NDArray[np.floating],
@@ -184,31 +200,29 @@ def classification_metrics(
         )
     if not multi_label and not ((truth >= 0) & (truth < count)).all():
         raise InputError(f"expected class indices below {count}; got {truth.min()} to {truth.max()}")
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # here: few wait for its import
+
     if multi_label:
-        present, predicted = truth.astype(bool), scores >= 0.5  # (N, C)
-        right = (present == predicted).all(axis=1)
-        cells = np.arange(count) * 4 + present * 2 + predicted  # (N, C)
-        table: tuple[int, ...] = (count, 2, 2)
+        actual, predicted = truth.astype(bool), scores >= 0.5  # (N, C)
+        right = (actual == predicted).all(axis=1)
+        pairs = list(zip(actual.T, predicted.T, strict=True))
+        confusion = np.stack([confusion_matrix(*pair, labels=[False, True]) for pair in pairs])  # (C, 2, 2)
+        claims = confusion[:, :, 1].sum(axis=1)
+        found = [precision_recall_fscore_support(*pair, labels=[True], zero_division=0.0) for pair in pairs]
+        measured = np.hstack(found)  # (4, C)
     else:
-        winners = scores.argmax(axis=1)
-        present, predicted = np.eye(count, dtype=bool)[truth], np.eye(count, dtype=bool)[winners]  # (N, C)
+        winners, labels = scores.argmax(axis=1), np.arange(count)
         right = truth == winners
-        cells = count * truth.astype(np.int64) + winners  # (N,)
-        table = (count, count)
-    confusion = np.bincount(cells.ravel(), minlength=math.prod(table)).reshape(table)
-    hits, claims, support = (present & predicted).sum(axis=0), predicted.sum(axis=0), present.sum(axis=0)  # (C,)
-    f1 = 2 * hits / np.maximum(claims + support, 1)
+        confusion = confusion_matrix(truth, winners, labels=labels)  # (C, C)
+        claims = confusion.sum(axis=0)
+        measured = np.stack(precision_recall_fscore_support(truth, winners, labels=labels, zero_division=0.0))
+    support = measured[3].astype(np.int64)  # (C,), as each of the others
+    columns = dict(zip(("precision", "recall", "f1", "support"), (*measured[:3], support), strict=True))
     occurs = claims + support > 0
-    columns = {
-        "precision": hits / np.maximum(claims, 1),
-        "recall": hits / np.maximum(support, 1),
-        "f1": f1,
-        "support": support,
-    }
     return {
         "images": len(scores),
         "accuracy": float(right.mean()),
-        "macro_f1": float(f1[occurs].mean()) if occurs.any() else 0.0,
+        "macro_f1": float(columns["f1"][occurs].mean()) if occurs.any() else 0.0,
         "classes": {
             label: {name: column[i].item() for name, column in columns.items()} for i, label in enumerate(classes)
         },

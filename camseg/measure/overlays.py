@@ -16,7 +16,9 @@ from camseg.base.errors import InputError
 INK, FAINT, PAPER, GRID = "#24292f", "#6e7781", "#ffffff", "#e4e7eb"
 """The colours of all that is drawn beside images."""
 MASK_COLOR = (0, 200, 255)
-_HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1]  # (256, 3), RGB
+_HEAT: NDArray[np.uint8] = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[
+    0, :, ::-1
+]  # (256, 3), RGB
 
 
 def colorize(cam: Cam) -> Image:
@@ -24,7 +26,8 @@ def colorize(cam: Cam) -> Image:
 
     ``cam`` is float (H, W) in [0, 1]; the result is uint8 (H, W, 3). Raises InputError otherwise.
     """
-    return _HEAT[quantise(check_cam(cam))]
+    colors: Image = _HEAT[quantise(check_cam(cam))]
+    return colors
 
 
 def overlay_cam(image: Image, cam: Cam, opacity: float = 0.7) -> Image:
@@ -132,7 +135,8 @@ def _to_rgb(picture: NDArray[Any]) -> Image:
 def _fit(picture: Image, cell: int) -> Image:
     scale = cell / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    fitted = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return np.asarray(fitted, np.uint8)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
