@@ -42,15 +42,15 @@ from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, Run, check_names
 from camseg.studies.audit_report import FILTERS, MEASURES, Audit, Estimate, RunAudit, write_audit
 from camseg.studies.material import (
-    Labelled,
+    StudyImages,
     acquaintance,
     check_exclusive,
     check_run,
     digest,
-    identity,
+    images_identity,
     in_batches,
-    label,
-    read_labelled,
+    own_class,
+    read_study_images,
     starting_weights,
 )
 from camseg.train.trainer import TrainSettings, train_classifier
@@ -103,7 +103,7 @@ class AuditSettings:
 class _Study:
     """What is the same for every run."""
 
-    images: Labelled  # without masks where none are given
+    images: StudyImages  # without masks where none are given
     splits: Mapping[int, tuple[Dataset, Dataset]]  # by seed
     settings: AuditSettings
     out: Path
@@ -151,7 +151,7 @@ def audit_runs(
     classifiers = _load(runs, dataset, settings, device)
     negative = {name for classifier in classifiers.values() for name in classifier.negative}
     windows = {classifier.window for classifier in classifiers.values()}
-    images = read_labelled(dataset, masks, negative, windows, progress, "labelled")
+    images = read_study_images(dataset, masks, negative, windows, progress, "labelled")
     study = _Study(
         images=images,
         splits=_split(images, settings),
@@ -164,7 +164,7 @@ def audit_runs(
     )
     facts = _identity(study, data, masks)
     Output(out, Run(command="audit", settings=facts), overwrite=overwrite, parts=("trainings", "maps", "filtered"))
-    labels = [label(sample) for sample in dataset.samples]
+    labels = [own_class(sample) for sample in dataset.samples]
     found = Audit(
         data=str(data),
         images=len(labels),
@@ -205,7 +205,7 @@ def _load(runs: Sequence[Path | str], data: Dataset, settings: AuditSettings, de
     return classifiers
 
 
-def _split(images: Labelled, settings: AuditSettings) -> dict[int, tuple[Dataset, Dataset]]:
+def _split(images: StudyImages, settings: AuditSettings) -> dict[int, tuple[Dataset, Dataset]]:
     """Training and validation images by seed; each side has masks to lend where there are any."""
     seeds = range(settings.seed, settings.seed + settings.seeds)
     splits = {seed: split(images.data, settings.val_fraction, seed) for seed in seeds}
@@ -215,7 +215,7 @@ def _split(images: Labelled, settings: AuditSettings) -> dict[int, tuple[Dataset
     return splits
 
 
-def _lenders(images: Labelled, part: Dataset) -> list[str]:
+def _lenders(images: StudyImages, part: Dataset) -> list[str]:
     return [sample.name for sample in part.samples if sample.name in images.masks]
 
 
@@ -230,7 +230,7 @@ def _identity(study: _Study, data: Path | str, masks: Path | str | None) -> dict
         "data": os.path.abspath(data),
         "masks": None if masks is None else os.path.abspath(masks),
         "device": find_device(study.device).type,
-        **identity(study.images),
+        **images_identity(study.images),
     }
 
 
@@ -309,7 +309,7 @@ def _write_filtered(study: _Study, classifier: Classifier, folder: Path) -> dict
 
 def _cams(study: _Study, classifier: Classifier, samples: Sequence[Sample], images: Sequence[Image]) -> list[Cam]:
     """The ungated map of each image's own class."""
-    method, targets = study.settings.method, [label(sample) for sample in samples]
+    method, targets = study.settings.method, [own_class(sample) for sample in samples]
     return compute_cams(classifier, images, targets, (method,), gate=False)[method]
 
 
@@ -374,7 +374,7 @@ def _measure(study: _Study, classifier: Classifier) -> dict[str, dict[str, float
     for sample in study.progress(samples, len(samples), "measures"):
         square = classifier.to_input(read_image(sample.path, classifier.window))
         cam = _cams(study, classifier, [sample], [square])[0]
-        score = partial(_scores, classifier, classifier.class_index(label(sample)))
+        score = partial(_scores, classifier, classifier.class_index(own_class(sample)))
         mean = 255 * np.asarray(classifier.mean)
         deletion = deletion_curve(score, square, cam, baseline=mean, steps=steps, batch_size=size)
         pair = confidences(score, square, cam)

@@ -32,14 +32,14 @@ from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, Run, check_names
 from camseg.studies.compare_report import Cell, Comparison, ModelScores, write_comparison
 from camseg.studies.material import (
-    Labelled,
+    StudyImages,
     acquaintance,
     check_exclusive,
     check_run,
-    identity,
+    images_identity,
     in_batches,
-    label,
-    read_labelled,
+    own_class,
+    read_study_images,
     starting_weights,
 )
 from camseg.train.plan import Prepared, Training, load_parts, plan_training, prepare_training, run_training
@@ -101,9 +101,9 @@ class _Trainings:
 class _Study:
     """What is the same for every model."""
 
-    train: Labelled  # which needs no masks
-    val: Labelled  # with masks where there are any, as the test images
-    test: Labelled
+    train: StudyImages  # which needs no masks
+    val: StudyImages  # with masks where there are any, as the test images
+    test: StudyImages
     cams: CamSettings
     batch_size: int
     out: Path
@@ -158,9 +158,9 @@ def compare_models(
     if not _without_negative(tested, negative):
         raise InputError(f"every test image is of a negative class ({', '.join(sorted(negative))}): none has an object")
     study = _Study(
-        train=Labelled(data=train),
-        val=read_labelled(val, masks, negative, windows, progress, "validation"),
-        test=read_labelled(tested, masks if test is None else test_masks, negative, windows, progress, "test"),
+        train=StudyImages(data=train),
+        val=read_study_images(val, masks, negative, windows, progress, "validation"),
+        test=read_study_images(tested, masks if test is None else test_masks, negative, windows, progress, "test"),
         cams=cams,
         batch_size=trainings.common.settings.batch_size,
         out=out,
@@ -284,7 +284,7 @@ def _identity(study: _Study, sources: _Sources, trainings: _Trainings) -> dict[s
     return {
         **facts,
         **{name: None if folder is None else os.path.abspath(folder) for name, folder in folders.items()},
-        **identity(study.train, study.val, study.test),
+        **images_identity(study.train, study.val, study.test),
         "weights": trainings.start,
         "device": find_device(study.device).type,
     }
@@ -368,7 +368,7 @@ def _maps(
         maps = compute_cams(
             classifier,
             images,
-            [label(sample) for sample in batch],
+            [own_class(sample) for sample in batch],
             (method,),
             scales=cams.scales,
             flip=cams.flip,
@@ -388,18 +388,18 @@ def _views(classifier: AnyClassifier, sample: Sample) -> dict[str, Image]:
     return {window: read_image(sample.path, window) for window in {member.window for member in classifier.members}}
 
 
-def _dice_curve(part: Labelled, sample: Sample, cam: Cam) -> NDArray[np.float64]:
+def _dice_curve(part: StudyImages, sample: Sample, cam: Cam) -> NDArray[np.float64]:
     return dice(threshold_counts(quantise(cam), read_mask(part.masks[sample.name])))
 
 
 def _average_drop(classifier: AnyClassifier, sample: Sample, views: Mapping[str, Image], cam: Cam) -> float:
     filtered = {window: filter_image(image, cam) for window, image in views.items()}
-    full, rest = predict(classifier, [views, filtered])[:, classifier.class_index(label(sample))]
+    full, rest = predict(classifier, [views, filtered])[:, classifier.class_index(own_class(sample))]
     return confidence_drop(float(full), float(rest))
 
 
 def _without_negative(data: Dataset, negative: Collection[str]) -> list[Sample]:
-    return [sample for sample in data.samples if label(sample) not in negative]
+    return [sample for sample in data.samples if own_class(sample) not in negative]
 
 
 # ---- what is reported ----------------------------------------------------------------------------

@@ -10,14 +10,15 @@ import torch
 
 from camseg.base.arrays import Image
 from camseg.base.files import write_csv
-from camseg.classify.classifier import Classifier, load_network
+from camseg.classify.checkpoint import load_network
+from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Sample, load_images, load_training_data, split
 from camseg.data.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
 from camseg.label.folder import cams_folder
 from camseg.label.settings import LabelSettings
 from camseg.label.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.measure.evaluate import Evaluation, evaluate_folder
-from camseg.measure.figures import contact_sheet, overlay_cam, overlay_mask
+from camseg.measure.overlays import contact_sheet, overlay_cam, overlay_mask
 from camseg.propagation.par import ParSettings
 from camseg.runs.loop import FolderOptions
 from camseg.studies.samples import NEGATIVE_CLASS, OBJECT_CLASS, generate_samples

@@ -31,7 +31,7 @@ from camseg.measure.metrics import classification_metrics, expected_calibration_
 from camseg.train.batches import Batches, Source, load_pixels, loader
 from camseg.train.plan import trained_on
 
-Weights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
+MemberWeights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
 """What the members count: a number for each, all the same, or by the validation accuracy in their ``metrics.json``."""
 _WRITTEN_FIRST: Final = ("metrics.json", "confusion.png", "rule.safetensors")
 """An ensemble's files that stand there before its ``classifier.json`` does."""
@@ -44,7 +44,7 @@ def make_ensemble(
     out: Path | str,
     *,
     method: Voting = "soft",
-    weights: Weights = "equal",
+    weights: MemberWeights = "equal",
     train: Dataset | None = None,
     val: Dataset | None = None,
     device: str = "auto",
@@ -143,7 +143,7 @@ def _warn(runs: Sequence[Path | str], members: Sequence[Classifier], val: Datase
             )
 
 
-def _shares(runs: Sequence[Path | str], weights: Weights) -> tuple[float, ...]:
+def _shares(runs: Sequence[Path | str], weights: MemberWeights) -> tuple[float, ...]:
     if isinstance(weights, str):
         if weights not in ("equal", "accuracy"):
             raise InputError(f"expected weights as numbers, equal or accuracy; got {weights!r}")

@@ -20,7 +20,7 @@ from camseg.train.plan import trained_on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class StudyImages:
     """Images of one class each, and the true masks of those with an object."""
 
     data: Dataset
@@ -39,14 +39,14 @@ class Labelled:
         return bootstrap_interval(list(values.values()), groups=[groups[name] for name in values])
 
 
-def read_labelled(
+def read_study_images(
     data: Dataset,
     masks: Path | str | None,
     negative: Collection[str],
     windows: Collection[str],
     progress: Progress,
     title: str,
-) -> Labelled:
+) -> StudyImages:
     """Read every image in each window, and its mask: what cannot be used is refused before any work.
 
     masks: a folder of true masks by the images' relative names, or None; a ``negative`` class needs none.
@@ -69,7 +69,7 @@ def read_labelled(
             objects[sample.name] = files[sample.name]
     if masks is not None and not objects:
         raise EvaluationError(f"expected masks with objects in {masks}; those of all {title} images are empty")
-    return Labelled(data=data, masks=objects)
+    return StudyImages(data=data, masks=objects)
 
 
 def _find_masks(data: Dataset, folder: Path, negative: Collection[str]) -> dict[str, Path]:
@@ -78,7 +78,7 @@ def _find_masks(data: Dataset, folder: Path, negative: Collection[str]) -> dict[
         place, reason = found.failures[0]
         raise EvaluationError(f"the folder of true masks {place} cannot be listed: {reason}")
     masks = by_relative_name(found)
-    needed = [sample.name for sample in data.samples if label(sample) not in negative]
+    needed = [sample.name for sample in data.samples if own_class(sample) not in negative]
     if missing := [name for name in needed if name not in masks]:
         raise EvaluationError(
             f"expected a true mask in {folder} for each of the {len(needed)} images that may hold an object; "
@@ -88,7 +88,7 @@ def _find_masks(data: Dataset, folder: Path, negative: Collection[str]) -> dict[
     return masks
 
 
-def identity(*parts: Labelled) -> dict[str, str]:
+def images_identity(*parts: StudyImages) -> dict[str, str]:
     """Hashes of names, labels and groups, and of contents: what two calls that share a folder have in common."""
     samples = [
         [[one.name, one.labels, one.group, one.name in part.masks] for one in part.data.samples] for part in parts
@@ -108,7 +108,7 @@ def check_exclusive(data: Dataset) -> None:
         raise DatasetError(f"{data.root}: expected images with one class each; some have several, or none")
 
 
-def label(sample: Sample) -> str:
+def own_class(sample: Sample) -> str:
     """An image's one class."""
     (name,) = sample.labels or ()
     return name

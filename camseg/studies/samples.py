@@ -9,6 +9,7 @@ frequent on clean panels as on rusty ones.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
@@ -22,13 +23,13 @@ SHOTS_PER_PANEL = 4
 """Two of a clean part of the panel, two of a rusty one."""
 MIN_SIZE = 32
 
-Field = NDArray[np.float64]
+Pixels: TypeAlias = NDArray[np.float64]
 """(H, W), or (H, W, 3) for colours, which are in [0, 1] at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One image of the sample data, with all that is known about it."""
+class Shot:
+    """One photograph of a panel, with all that is known about it."""
 
     split: str
     """``train`` or ``test``."""
@@ -46,7 +47,7 @@ class Sample:
     """(size, size): where rust covers more than half of the pixel."""
 
 
-def generate_samples(*, train: int = 160, test: int = 60, size: int = 128, seed: int = 0) -> Iterator[Sample]:
+def generate_samples(*, train: int = 160, test: int = 60, size: int = 128, seed: int = 0) -> Iterator[Shot]:
     """Yield ``train`` and then ``test`` samples of ``size`` x ``size`` pixels, clean and rusty in turn.
 
     An image depends on ``seed``, ``size`` and its own panel and shot alone: other counts give the
@@ -66,7 +67,7 @@ def generate_samples(*, train: int = 160, test: int = 60, size: int = 128, seed:
     )
 
 
-def _sample(split: str, panel: int, shot: int, size: int, seed: int) -> Sample:
+def _sample(split: str, panel: int, shot: int, size: int, seed: int) -> Shot:
     stream = (seed, ("train", "test").index(split), panel)
     # A clean shot and the rusty one after it share their distractors by name, though not by place:
     # so each distractor is exactly as frequent in one class as in the other.
@@ -88,7 +89,7 @@ def _sample(split: str, panel: int, shot: int, size: int, seed: int) -> Sample:
         if name in distractors:
             colors = draw(colors, grid, rng)
     group = f"{split}{panel + 1:02d}"
-    return Sample(
+    return Shot(
         split=split,
         label=OBJECT_CLASS if rusty else NEGATIVE_CLASS,
         name=f"{group}_{'abcd'[shot]}",
@@ -119,8 +120,8 @@ def _count(rng: Generator, low: int, high: int) -> int:
 class _Grid:
     """Where the pixels are: ``y`` and ``x`` in (0, 1), so that a picture's content scales with its size."""
 
-    y: Field
-    x: Field
+    y: Pixels
+    x: Pixels
 
     @classmethod
     def of(cls, size: int) -> "_Grid":
@@ -133,7 +134,7 @@ class _Grid:
         dy, dx, cos, sin = self.y - y, self.x - x, np.cos(angle), np.sin(angle)
         return _Grid(y=cos * dy - sin * dx, x=(sin * dy + cos * dx) / aspect)
 
-    def radius(self) -> Field:
+    def radius(self) -> Pixels:
         return np.sqrt(self.y**2 + self.x**2)
 
 
@@ -143,7 +144,7 @@ def _somewhere(grid: _Grid, rng: Generator, *, margin: float = 0.0, aspect: floa
     return grid.turned(_between(rng, 0, 2 * np.pi), y, x, aspect)
 
 
-def _noise(grid: _Grid, rng: Generator, cells: float, octaves: int = 1) -> Field:
+def _noise(grid: _Grid, rng: Generator, cells: float, octaves: int = 1) -> Pixels:
     """Value noise in [-1, 1], ``cells`` lattice cells to the unit; each octave is twice as fine and half as high."""
     period, total, height = 64, np.zeros_like(grid.y), 0.0
     for octave in range(octaves):
@@ -160,17 +161,17 @@ def _noise(grid: _Grid, rng: Generator, cells: float, octaves: int = 1) -> Field
     return total / height
 
 
-def _smooth(share: Field) -> Field:
+def _smooth(share: Pixels) -> Pixels:
     """The step 3s^2 - 2s^3 from 0 to 1, flat outside [0, 1]."""
     share = np.clip(share, 0.0, 1.0)
     return share * share * (3.0 - 2.0 * share)
 
 
-def _blend(below: Field, above: Field | tuple[float, ...], alpha: Field) -> Field:
+def _blend(below: Pixels, above: Pixels | tuple[float, ...], alpha: Pixels) -> Pixels:
     return below + (np.asarray(above) - below) * alpha[..., None]
 
 
-def _luminance(colors: Field) -> Field:
+def _luminance(colors: Pixels) -> Pixels:
     return colors @ np.array([0.299, 0.587, 0.114])
 
 
@@ -186,25 +187,25 @@ _PAINTS = (  # cream, red oxide, sea green, ochre, steel blue, terracotta
 )
 
 
-def _panel(panel: int, grid: _Grid, rng: Generator) -> Field:
+def _panel(panel: int, grid: _Grid, rng: Generator) -> Pixels:
     """The surface of one panel: every other one is painted, in every colour in turn, and the rest is bare."""
     if panel % 2 == 0:
         return _painted(np.array(_PAINTS[panel // 2 % len(_PAINTS)]), grid, rng)
     return _brushed(grid, rng) if panel % 4 == 1 else _galvanised(grid, rng)
 
 
-def _brushed(grid: _Grid, rng: Generator) -> Field:
+def _brushed(grid: _Grid, rng: Generator) -> Pixels:
     along = grid.turned(_between(rng, 0, np.pi), aspect=18)
     lines = 0.6 * _noise(along, rng, 45, 2) + 0.4 * _noise(grid, rng, 3, 3)
     return np.array([0.50, 0.52, 0.54]) * (1 + 0.28 * lines)[..., None]
 
 
-def _painted(paint: Field, grid: _Grid, rng: Generator) -> Field:
+def _painted(paint: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     peel, wear = _noise(grid, rng, 30, 2), _noise(grid, rng, 3, 4)
     return paint * (1 + 0.10 * peel + 0.22 * wear)[..., None]
 
 
-def _galvanised(grid: _Grid, rng: Generator) -> Field:
+def _galvanised(grid: _Grid, rng: Generator) -> Pixels:
     warp = 0.02 * _noise(grid, rng, 12, 2)
     seeds = rng.random((60, 4))  # y, x, brightness and hue of each zinc crystal
     distance = (grid.y[..., None] + warp[..., None] - seeds[:, 0]) ** 2 + (grid.x[..., None] - seeds[:, 1]) ** 2
@@ -213,7 +214,7 @@ def _galvanised(grid: _Grid, rng: Generator) -> Field:
     return (np.array([0.50, 0.53, 0.56]) + 0.03 * (hue[..., None] - 0.5) * np.array([1, 0, -1])) * shade[..., None]
 
 
-def _expose(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _expose(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Light from one side, the colour cast of a lamp, and the sensor's grain."""
     slope = grid.turned(_between(rng, 0, 2 * np.pi)).x
     light = 1 + _between(rng, 0.3, 0.9) * slope + 0.12 * _noise(grid, rng, 2, 2)
@@ -227,12 +228,12 @@ def _expose(colors: Field, grid: _Grid, rng: Generator) -> Field:
 _RUST_HUES = ((1.62, 0.80, 0.40), (1.30, 0.93, 0.58))  # orange and brown of luminance 1
 
 
-def _rust_alpha(grid: _Grid, rng: Generator) -> Field:
+def _rust_alpha(grid: _Grid, rng: Generator) -> Pixels:
     """One or two blurred patches, 4 to 20 % of the picture."""
     return _patches(grid, rng, area=_between(rng, 0.04, 0.20), roughness=0.9, blur=_between(rng, 0.03, 0.12))
 
 
-def _rust(colors: Field, alpha: Field, grid: _Grid, rng: Generator) -> Field:
+def _rust(colors: Pixels, alpha: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Crust and pits; as light as the panel under it, or somewhat lighter or darker."""
     orange, brown = (np.array(hue) for hue in _RUST_HUES)
     share = _smooth(0.5 + 0.9 * _noise(grid, rng, 9, 3))
@@ -241,7 +242,7 @@ def _rust(colors: Field, alpha: Field, grid: _Grid, rng: Generator) -> Field:
     return np.clip(level * hue * _relief(grid, rng)[..., None], 0.03, 1)
 
 
-def _patches(grid: _Grid, rng: Generator, *, area: float, roughness: float, blur: float) -> Field:
+def _patches(grid: _Grid, rng: Generator, *, area: float, roughness: float, blur: float) -> Pixels:
     """The alpha of one or two irregular patches: a noisy hill, cut at the height that gives the area."""
     count = _count(rng, 1, 2)
     extent = np.sqrt(area / np.pi / count)
@@ -253,7 +254,7 @@ def _patches(grid: _Grid, rng: Generator, *, area: float, roughness: float, blur
     return _smooth(0.5 + (height - np.quantile(height, 1 - area)) * extent / blur)
 
 
-def _relief(grid: _Grid, rng: Generator) -> Field:
+def _relief(grid: _Grid, rng: Generator) -> Pixels:
     """The shading of a granular surface, about 1."""
     height = _noise(grid, rng, 26, 3)
     slope = sum(np.gradient(height, 1 / len(height)))
@@ -263,7 +264,7 @@ def _relief(grid: _Grid, rng: Generator) -> Field:
 # ---- what does not decide the class --------------------------------------------------------------
 
 
-def _stain(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _stain(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Dried water or spilt oil: smooth, light or dark."""
     alpha = _patches(grid, rng, area=_between(rng, 0.03, 0.15), roughness=0.4, blur=_between(rng, 0.03, 0.12))
     strength = _between(rng, 0.35, 0.6) if rng.random() < 0.6 else _between(rng, 1.3, 1.6)
@@ -271,7 +272,7 @@ def _stain(colors: Field, grid: _Grid, rng: Generator) -> Field:
     return colors * (1 + (strength * np.array([1 + warmth, 1, 1 - warmth]) - 1) * alpha[..., None])
 
 
-def _paint(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _paint(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Primer, smooth and of the colours of rust."""
     alpha = _patches(grid, rng, area=_between(rng, 0.03, 0.15), roughness=0.5, blur=_between(rng, 0.02, 0.06))
     hue = 1 + (np.array(_RUST_HUES[_count(rng, 0, 1)]) - 1) * _between(rng, 0.8, 1.4)
@@ -279,7 +280,7 @@ def _paint(colors: Field, grid: _Grid, rng: Generator) -> Field:
     return _blend(colors, hue * shade[..., None], 0.9 * alpha)
 
 
-def _lime(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _lime(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Mineral crust: in relief as rust is, and without its colour."""
     alpha = _patches(grid, rng, area=_between(rng, 0.03, 0.12), roughness=0.9, blur=_between(rng, 0.02, 0.05))
     level = np.mean(_luminance(colors)) * _between(rng, 0.8, 1.4) * _relief(grid, rng)
@@ -305,7 +306,7 @@ _GLYPHS = {  # 3 x 5 dots, row by row
 }
 
 
-def _marking(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _marking(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """A part number in printed dots, light or dark."""
     glyphs = list(_GLYPHS.values())
     text = [glyphs[_count(rng, 0, len(glyphs) - 1)] for _ in range(_count(rng, 4, 7))]
@@ -320,7 +321,7 @@ def _marking(colors: Field, grid: _Grid, rng: Generator) -> Field:
     return _blend(colors, (0.88,) * 3 if rng.random() < 0.5 else (0.08,) * 3, 0.85 * alpha)
 
 
-def _scratch(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _scratch(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Thin bent lines, bright where the metal shows, with a dark lip."""
     for _ in range(_count(rng, 1, 4)):
         around = _somewhere(grid, rng)
@@ -332,7 +333,7 @@ def _scratch(colors: Field, grid: _Grid, rng: Generator) -> Field:
     return colors
 
 
-def _dust(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _dust(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Bright and dark specks of a few pixels."""
     for _ in range(_count(rng, 8, 30)):
         radius, tone = _between(rng, 0.005, 0.018), 0.9 if rng.random() < 0.6 else 0.1
@@ -341,7 +342,7 @@ def _dust(colors: Field, grid: _Grid, rng: Generator) -> Field:
     return colors
 
 
-def _glare(colors: Field, grid: _Grid, rng: Generator) -> Field:
+def _glare(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:
     """Soft highlights of a lamp."""
     for _ in range(_count(rng, 1, 2)):
         around = _somewhere(grid, rng, aspect=_between(rng, 1, 3))
@@ -350,7 +351,7 @@ def _glare(colors: Field, grid: _Grid, rng: Generator) -> Field:
     return colors
 
 
-_Drawing = Callable[[Field, _Grid, Generator], Field]
+_Drawing = Callable[[Pixels, _Grid, Generator], Pixels]
 # Rust grows over the first and lies under the second; each is drawn in this order.
 _BELOW: Mapping[str, _Drawing] = {"stain": _stain, "paint": _paint, "lime": _lime, "marking": _marking}
 _ABOVE: Mapping[str, _Drawing] = {"scratch": _scratch, "dust": _dust, "glare": _glare}

@@ -11,7 +11,7 @@ from camseg.base.progress import silent
 from camseg.data.datasets import load_training_data
 from camseg.data.images import write_image, write_mask
 from camseg.studies import material
-from camseg.studies.material import Labelled, identity, read_labelled, starting_weights
+from camseg.studies.material import StudyImages, images_identity, read_study_images, starting_weights
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def data(tmp_path):
 
 
 def read(data, negative=()):
-    return read_labelled(load_training_data(data / "images"), data / "masks", negative, ["full"], silent, "test")
+    return read_study_images(load_training_data(data / "images"), data / "masks", negative, ["full"], silent, "test")
 
 
 def test_masks_without_an_object_are_left_out(data):
@@ -56,16 +56,16 @@ def test_a_folder_of_masks_that_cannot_be_listed_is_refused(data, monkeypatch):
 
 
 def test_identities_tell_sets_apart(data):
-    before, images = identity(read(data)), load_training_data(data / "images")
-    assert identity(read(data)) == before
-    assert identity(Labelled(data=images), read(data)) != before
-    assert identity(Labelled(data=images)) != before
+    before, images = images_identity(read(data)), load_training_data(data / "images")
+    assert images_identity(read(data)) == before
+    assert images_identity(StudyImages(data=images), read(data)) != before
+    assert images_identity(StudyImages(data=images)) != before
     # Two masks change places: the same contents, of other images.
     for name, filled in (("clean/1", True), ("scratch/1", False)):
         write_mask(data / f"masks/{name}.png", np.full((8, 8), filled))
-    assert identity(read(data))["samples"] != before["samples"]
+    assert images_identity(read(data))["samples"] != before["samples"]
     write_image(data / "images/clean/0.png", np.ones((8, 8, 3), np.uint8))
-    assert identity(Labelled(data=images))["contents"] != before["contents"]
+    assert images_identity(StudyImages(data=images))["contents"] != before["contents"]
 
 
 def test_what_trainings_start_from(make_classifier, tmp_path):

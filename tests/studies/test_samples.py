@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
 from camseg.base.errors import InputError
-from camseg.studies.samples import DISTRACTORS, NEGATIVE_CLASS, OBJECT_CLASS, Sample, generate_samples
+from camseg.studies.samples import DISTRACTORS, NEGATIVE_CLASS, OBJECT_CLASS, Shot, generate_samples
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[Sample]:
+def samples() -> list[Shot]:
     return list(generate_samples())
 
 
 @pytest.fixture(scope="module")
-def rusty(samples: list[Sample]) -> list[Sample]:
+def rusty(samples: list[Shot]) -> list[Shot]:
     return [sample for sample in samples if sample.label == OBJECT_CLASS]
 
 
-def test_counts_sizes_and_balance(samples: list[Sample]) -> None:
+def test_counts_sizes_and_balance(samples: list[Shot]) -> None:
     assert Counter((sample.split, sample.label) for sample in samples) == {
         ("train", NEGATIVE_CLASS): 80,
         ("train", OBJECT_CLASS): 80,
@@ -33,7 +33,7 @@ def test_counts_sizes_and_balance(samples: list[Sample]) -> None:
     }
 
 
-def test_names_are_unique_and_groups_stay_in_one_split(samples: list[Sample]) -> None:
+def test_names_are_unique_and_groups_stay_in_one_split(samples: list[Shot]) -> None:
     assert len({sample.name for sample in samples}) == len(samples)
     splits, labels = defaultdict(set), defaultdict(list)
     for sample in samples:
@@ -43,7 +43,7 @@ def test_names_are_unique_and_groups_stay_in_one_split(samples: list[Sample]) ->
     assert all(found.count(OBJECT_CLASS) == found.count(NEGATIVE_CLASS) == 2 for found in labels.values())
 
 
-def test_the_same_seed_gives_the_same_arrays_and_another_seed_others(samples: list[Sample]) -> None:
+def test_the_same_seed_gives_the_same_arrays_and_another_seed_others(samples: list[Shot]) -> None:
     again, other = list(generate_samples(train=4, test=4)), list(generate_samples(train=4, test=0, seed=1))
     for first, second in zip([*samples[:4], *samples[160:164]], again, strict=True):
         assert (first.name, first.label, first.distractors) == (second.name, second.label, second.distractors)
@@ -52,11 +52,11 @@ def test_the_same_seed_gives_the_same_arrays_and_another_seed_others(samples: li
     assert all(not np.array_equal(a.image, b.image) for a, b in zip(samples, other, strict=False))
 
 
-def test_no_two_images_are_alike(samples: list[Sample]) -> None:
+def test_no_two_images_are_alike(samples: list[Shot]) -> None:
     assert len({sample.image.tobytes() for sample in samples}) == len(samples)
 
 
-def test_masks_are_empty_for_clean_and_4_to_20_per_cent_for_rust(samples: list[Sample], rusty: list[Sample]) -> None:
+def test_masks_are_empty_for_clean_and_4_to_20_per_cent_for_rust(samples: list[Shot], rusty: list[Shot]) -> None:
     assert not any(sample.mask.any() for sample in samples if sample.label == NEGATIVE_CLASS)
     areas = np.array([sample.mask.mean() for sample in rusty])
     assert areas.min() >= 0.0399
@@ -64,14 +64,14 @@ def test_masks_are_empty_for_clean_and_4_to_20_per_cent_for_rust(samples: list[S
     assert areas.max() > 3 * areas.min()  # small ones and large ones
 
 
-def test_rust_may_be_anywhere(rusty: list[Sample]) -> None:
+def test_rust_may_be_anywhere(rusty: list[Shot]) -> None:
     frequency = np.mean([sample.mask for sample in rusty], axis=0)
     quarters = [frequency[y : y + 64, x : x + 64].mean() for y in (0, 64) for x in (0, 64)]
     assert max(quarters) < 1.6 * min(quarters)
     assert frequency.max() < 0.35
 
 
-def test_rust_is_lighter_than_its_panel_as_well_as_darker(rusty: list[Sample]) -> None:
+def test_rust_is_lighter_than_its_panel_as_well_as_darker(rusty: list[Shot]) -> None:
     grey = [(_grey(sample.image), sample.mask) for sample in rusty]
     lighter = np.mean([image[mask].mean() > image[~mask].mean() for image, mask in grey])
     assert 0.25 < lighter < 0.75
@@ -79,7 +79,7 @@ def test_rust_is_lighter_than_its_panel_as_well_as_darker(rusty: list[Sample]) -
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("distractor", DISTRACTORS)
-def test_distractors_are_equally_frequent_in_both_classes(samples: list[Sample], distractor: str, split: str) -> None:
+def test_distractors_are_equally_frequent_in_both_classes(samples: list[Shot], distractor: str, split: str) -> None:
     counts = Counter(sample.label for sample in samples if sample.split == split and distractor in sample.distractors)
     assert counts[NEGATIVE_CLASS] == counts[OBJECT_CLASS]
     total = sum(sample.split == split for sample in samples)
@@ -121,7 +121,7 @@ NAIVE: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.bool_]]] = {
 
 
 @pytest.mark.parametrize("name", NAIVE)
-def test_naive_masks_score_badly(rusty: list[Sample], name: str) -> None:
+def test_naive_masks_score_badly(rusty: list[Shot], name: str) -> None:
     scores = []
     for sample in (sample for sample in rusty if sample.split == "test"):
         predicted = NAIVE[name](sample.image)
