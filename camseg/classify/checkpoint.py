@@ -1,5 +1,6 @@
 """Run folders: what ``save`` wrote -> the classifier or ensemble that it was."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -11,9 +12,8 @@ from safetensors import SafetensorError
 from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError
 from camseg.base.files import read_json
-from camseg.classify.classifier import Classifier, channels_last
+from camseg.classify.classifier import Classifier, assemble
 from camseg.classify.ensemble import Ensemble, LinearRule, member_folder
-from camseg.models.building import create_model
 
 RUN_FILES: Final = (
     "classifier.json",
@@ -46,6 +46,7 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyC
             members=tuple(load_network(member_folder(run, n), device) for n in range(settings["members"])),
             shares=tuple(settings["shares"]),
             method=settings["method"],
+            run=os.path.abspath(run),
             rule=None if settings["method"] == "soft" else _read_rule(run),
         )
     except (KeyError, TypeError) as error:
@@ -64,9 +65,8 @@ def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classif
         settings.pop("version", None)
         for name in ("classes", "negative", "mean", "std"):
             settings[name] = tuple(settings[name])
-        model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
-        model.load_state_dict(safetensors.torch.load_file(run / "model.safetensors"))
-        classifier = Classifier(model=channels_last(model.eval()), **settings)
+        settings["run"] = os.path.abspath(run)
+        classifier = assemble(settings, safetensors.torch.load_file(run / "model.safetensors"))
     except InputError as error:
         raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -74,7 +74,7 @@ def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classif
     except (OSError, RuntimeError, SafetensorError) as error:
         message = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{run / 'model.safetensors'} cannot be loaded into {settings['arch']}: {message}"
+            f"{run / 'model.safetensors'} cannot be loaded into {settings.get('arch')}: {message}"
         ) from None
     classifier.model.to(find_device(device))
     return classifier

@@ -2,24 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import camseg
-from camseg.base.arrays import Image, check_image
+from camseg.base.arrays import Image
 from camseg.base.errors import InputError
 from camseg.base.files import write_bytes, write_json
 from camseg.base.tensors import tensor_bytes
+from camseg.classify.preprocessing import Preprocessing, check_form, per_channel
 from camseg.classify.settings import Resize
-from camseg.data.images import Window, check_window
+from camseg.data.images import Window
 from camseg.models.building import (
     check_architecture,
     create_model,
@@ -30,9 +32,6 @@ from camseg.models.building import (
 )
 from camseg.models.names import DEFAULT_ARCH, ModelArgs, canonical_name, split_name
 from camseg.models.weights import calm_head, head_names, load_backbone, read_weights, resampled
-
-LARGEST = 16_384
-"""Most pixels along a side of the input."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,13 +68,12 @@ class Classifier:
     """What logits are divided by before they become probabilities: calibration fits it."""
     training: Mapping[str, Any] | None = None
     """What it was trained from, JSON values only; says nothing to its use."""
+    run: str | None = None
+    """The folder that it was loaded from, an absolute path; says nothing to its use, and is not saved."""
 
     def __post_init__(self) -> None:
         _check_classes(self.classes, self.negative)
-        _check_input(self.image_size, self.resize, self.window)
-        for name in ("mean", "std"):
-            if len(_channels(getattr(self, name), name)) != len(getattr(self, name)):
-                raise InputError(f"expected {name} as three numbers, got {list(getattr(self, name))}")
+        _ = self.preprocessing  # which checks its part
         if not isinstance(self.model_args, Mapping):
             raise InputError(f"expected model_args by name, got {self.model_args!r}")
         if not (self.training is None or isinstance(self.training, Mapping)):
@@ -109,7 +107,7 @@ class Classifier:
         Raises InputError, CheckpointError or WeightsUnavailableError.
         """
         _check_classes(classes, negative)
-        _check_input(8 if image_size is None else image_size, resize, window, least=8)
+        check_form(8 if image_size is None else image_size, resize, window, least=8)
         file = None if weights in (None, "none", "imagenet") else read_weights(weights)
         args: ModelArgs = {**(file.model_args if file else {}), **(model_args or {})}
         arch = check_architecture(((file and file.arch) or DEFAULT_ARCH) if arch is None else arch)
@@ -127,7 +125,7 @@ class Classifier:
             calm_head(model)
         stated_mean, stated_std = normalisation(model)
         return Classifier(
-            model=channels_last(model.eval()),
+            model=_channels_last(model.eval()),
             arch=arch,
             model_args=args,
             classes=tuple(classes),
@@ -136,8 +134,8 @@ class Classifier:
             image_size=image_size,
             resize=resize,
             window=window,
-            mean=_channels(mean or (file and file.mean) or stated_mean, "mean"),
-            std=_channels(std or (file and file.std) or stated_std, "std"),
+            mean=per_channel(mean or (file and file.mean) or stated_mean, "mean"),
+            std=per_channel(std or (file and file.std) or stated_std, "std"),
         )
 
     @property
@@ -151,33 +149,24 @@ class Classifier:
             raise InputError(f"the classifier has no class {name!r}; it has {', '.join(self.classes)}")
         return self.classes.index(name)
 
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """How it prepares images, without the network."""
+        return Preprocessing(
+            image_size=self.image_size, resize=self.resize, window=self.window, mean=self.mean, std=self.std
+        )
+
     def content_box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Where an image lies in the square input: (top, left, height, width) as shares of its side."""
-        if self.resize == "stretch":
-            return 0.0, 0.0, 1.0, 1.0
-        tall, wide = _fit(height, width, self.image_size)
-        top, left = (self.image_size - tall) // 2, (self.image_size - wide) // 2
-        return tuple(value / self.image_size for value in (top, left, tall, wide))  # type: ignore[return-value]
+        return self.preprocessing.content_box(height, width)
 
     def to_input(self, image: Image, scale: float = 1.0) -> Image:
         """Resize one image to the square input, uint8 (s, s, 3) with s = round(scale * image_size)."""
-        height, width = check_image(image).shape[:2]
-        side = max(1, round(scale * self.image_size))
-        if self.resize == "stretch":
-            return _resized(image, side, side)
-        # Placed on whole pixels of the unscaled input, so that every scale sees the same layout.
-        top, left, tall, wide = (round(share * side) for share in self.content_box(height, width))
-        square = np.empty((side, side, 3), np.uint8)
-        square[:] = np.rint(255.0 * np.asarray(self.mean)).astype(np.uint8)
-        content = square[top : top + max(1, tall), left : left + max(1, wide)]
-        content[:] = _resized(image, *content.shape[:2])
-        return square
+        return self.preprocessing.to_input(image, scale)
 
     def normalise(self, squares: Tensor) -> Tensor:
         """uint8 (N, s, s, 3) -> float32 (N, 3, s, s) on the classifier's device, mean 0 and deviation 1."""
-        x = squares.to(self.device).permute(0, 3, 1, 2).float().div_(255.0)  # (N, 3, s, s)
-        mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return x.sub_(mean).div_(std)  # still strided channels-last, as the network's weights are
+        return self.preprocessing.normalise(squares.to(self.device))
 
     def preprocess(self, images: Sequence[Image], scale: float = 1.0) -> Tensor:
         """Images of any size -> float32 (N, 3, s, s) on the classifier's device, s = round(scale * image_size)."""
@@ -189,7 +178,7 @@ class Classifier:
         """The likeliest class of each row (N, classes); multi-label: every class with probability >= 0.5."""
         if self.multi_label:
             return [np.flatnonzero(row >= 0.5).tolist() for row in probabilities]
-        return probabilities.argmax(axis=1)[:, None].tolist()
+        return [[int(index)] for index in probabilities.argmax(axis=1)]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (N, classes) -> calibrated probabilities: softmax, or for a multi-label classifier sigmoid, of the
@@ -244,12 +233,13 @@ class Classifier:
             raise InputError(
                 f"{self.arch} has no output stride of {stride}; leave --output-stride out ({words})"
             ) from None
-        return replace(self, model=channels_last(model.eval()).to(self.device), model_args=args)
+        return replace(self, model=_channels_last(model.eval()).to(self.device), model_args=args)
 
     def save(self, run: Path | str) -> None:
         """Write ``model.safetensors`` and ``classifier.json`` into the folder ``run``."""
         write_bytes(Path(run, "model.safetensors"), tensor_bytes(self.model.state_dict()))
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
+        settings = self._settings()
+        del settings["run"]
         write_json(Path(run, "classifier.json"), {**settings, "version": camseg.__version__})
 
     def fingerprint(self) -> str:
@@ -258,45 +248,38 @@ class Classifier:
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        hashed = [field.name for field in fields(self) if field.name not in ("model", "training")]
-        settings = {name: getattr(self, name) for name in hashed}
+        settings = {name: value for name, value in self._settings().items() if name not in ("training", "run")}
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
+    def __reduce__(self) -> tuple[Callable[..., "Classifier"], tuple[dict[str, Any], bytes]]:
+        # As settings and weights, of which the receiver builds the network: networks hold hooks and functions that do
+        # not pickle, and their tensors would want the device that they come from.
+        return _unpickled, (self._settings(), tensor_bytes(self.model.state_dict()))
 
-def channels_last(model: nn.Module) -> nn.Module:
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
-
-
-def _resized(image: Image, height: int, width: int) -> Image:
-    # In two steps: OpenCV averages areas, which keeps fine patterns from aliasing, only where no side grows.
-    smaller = min(width, image.shape[1]), min(height, image.shape[0])
-    for size, way in ((smaller, cv2.INTER_AREA), ((width, height), cv2.INTER_LINEAR)):
-        if size != image.shape[1::-1]:
-            image = np.asarray(cv2.resize(image, size, interpolation=way), np.uint8)
-    return image
+    def _settings(self) -> dict[str, Any]:
+        """All fields but the network."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "model"}
 
 
-def _fit(height: int, width: int, side: int) -> tuple[int, int]:
-    factor = side / max(height, width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+def assemble(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Classifier:
+    """A classifier on the CPU from its fields but the network, and the network's weights.
+
+    Raises InputError for settings that cannot be, RuntimeError for weights that do not fit the network, and KeyError,
+    TypeError, ValueError or AttributeError for what are no settings at all.
+    """
+    model = create_model(settings["arch"], len(settings["classes"]), model_args=settings["model_args"])
+    model.load_state_dict(weights)
+    return Classifier(model=_channels_last(model.eval()), **settings)
 
 
-def _channels(values: Sequence[float], name: str) -> tuple[float, ...]:
-    if len(values) == 1:
-        values = tuple(values) * 3
-    numbers = all(isinstance(value, (int, float)) for value in values)
-    if len(values) != 3 or not numbers or not np.isfinite(values).all() or (name == "std" and not min(values) > 0):
-        raise InputError(f"expected one or three numbers for {name}{', above 0' * (name == 'std')}, got {list(values)}")
-    return tuple(float(value) for value in values)
+def _unpickled(settings: dict[str, Any], weights: bytes) -> Classifier:
+    return assemble(settings, safetensors.torch.load(weights))
 
 
-def _check_input(image_size: int, resize: Resize, window: Window, least: int = 1) -> None:
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or not least <= image_size <= LARGEST:
-        raise InputError(f"expected an image size of at least {least} pixels, at most {LARGEST}; got {image_size!r}")
-    if resize not in ("stretch", "pad"):
-        raise InputError(f"expected resize stretch or pad, got {resize!r}")
-    check_window(window)
+def _channels_last(model: nn.Module) -> nn.Module:
+    moved: nn.Module = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs lack it
+    return moved
 
 
 def _check_classes(classes: Sequence[str], negative: Sequence[str]) -> None:

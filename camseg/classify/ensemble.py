@@ -59,6 +59,8 @@ class Ensemble:
     """How it decides."""
     rule: LinearRule | None = None
     """What ``logistic`` and ``svm`` decide by; calibrated."""
+    run: str | None = None
+    """As in Classifier."""
 
     def __post_init__(self) -> None:
         if not self.members:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
@@ -23,7 +23,6 @@ from camseg.base.progress import Progress
 from camseg.classify.classifier import Classifier
 from camseg.data.augmentation import Augmentation, augment
 from camseg.data.datasets import Dataset, Sample
-from camseg.data.images import read_image
 
 _MEMORY = 2**30
 """Resized images of a set are kept in memory up to this many bytes."""
@@ -42,14 +41,13 @@ class _Squares(TorchDataset):
     """(epoch, index), or (epoch, index, turn) -> the augmented input square, uint8 (S, S, 3), and its target."""
 
     def __init__(self, classifier: Classifier, source: Source, augmentation: Augmentation, seed: int) -> None:
-        # Without the network, so that worker processes need not copy it.
-        self.shell = replace(classifier, model=nn.Identity())
+        self.preprocessing = classifier.preprocessing  # and no more, as worker processes get a copy
         self.source, self.augmentation, self.seed = source, augmentation, seed
         self.targets = torch.from_numpy(source.dataset.targets(classifier.classes))
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         index, pixels = key[1], self.source.pixels
-        square = _square(self.shell, self.source.dataset.samples[index]) if pixels is None else pixels[index]
+        square = self.preprocessing.read(self.source.dataset.samples[index].path) if pixels is None else pixels[index]
         square = augment(square, self.augmentation, (self.seed, *key))
         return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
 
@@ -127,7 +125,7 @@ def load_pixels(
 
     def read(sample: Sample) -> Image | ImageError | None:
         try:
-            square = _square(classifier, sample)
+            square = classifier.preprocessing.read(sample.path)
         except ImageError as error:
             return error
         return square if keep else None
@@ -145,7 +143,3 @@ def load_pixels(
     pixels = np.stack([results[i] for i in good]) if keep else None
     samples = tuple(dataset.samples[i] for i in good)
     return replace(dataset, samples=samples), pixels, failures
-
-
-def _square(classifier: Classifier, sample: Sample) -> Image:
-    return classifier.to_input(read_image(sample.path, classifier.window))

@@ -1,21 +1,20 @@
-import json
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 
-import camseg
-from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError, WeightsUnavailableError
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
+from camseg.classify.ensemble import Ensemble
 from camseg.models.building import create_model, normalisation
 from camseg.models.names import DEFAULT_ARCH
 from camseg.models.weights import head_parameters, read_weights
@@ -76,40 +75,6 @@ def test_create_states_what_it_made():
 def test_what_cannot_be_created(settings, message):
     with pytest.raises(InputError, match=message):
         Classifier.create(**{"arch": ARCH, "classes": ["a", "b"], **settings})
-
-
-@pytest.mark.parametrize("arch", [ARCH, "test_convnext", "test_efficientnet", "test_vit"])
-def test_saved_and_loaded_classifiers_say_the_same(tmp_path, make_classifier, make_images, arch):
-    classifier = make_classifier(
-        arch,
-        classes=["a", "ü b"],
-        negative=["ü b"],
-        resize="pad",
-        window="10,200",
-        mean=[0.4],
-        model_args={"drop_rate": 0.3},
-    )
-    x = classifier.preprocess(make_images((40, 70), (64, 64)))
-    classifier.save(tmp_path / "run")
-    again = load_classifier(tmp_path / "run")
-    assert torch.equal(again.model(x), classifier.model(x))
-    assert again.fingerprint() == classifier.fingerprint()
-    for name in ("arch", "model_args", "classes", "multi_label", "negative", "image_size", "resize", "window"):
-        assert getattr(again, name) == getattr(classifier, name), name
-    assert (again.mean, again.std) == (classifier.mean, classifier.std)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["classifier.json", "model.safetensors"]
-    assert json.loads((tmp_path / "run/classifier.json").read_text(encoding="utf-8"))["version"] == camseg.__version__
-    before = (tmp_path / "run/model.safetensors").read_bytes()
-    again.save(tmp_path / "run")
-    assert (tmp_path / "run/model.safetensors").read_bytes() == before
-
-
-def test_networks_with_tied_weights_can_be_saved(tmp_path, make_classifier, make_images):
-    classifier = make_classifier("coat_tiny")
-    assert classifier.model.cpe1.proj.weight is classifier.model.serial_blocks1[0].cpe.proj.weight
-    classifier.save(tmp_path / "run")
-    x = classifier.preprocess(make_images((40, 70)))
-    assert torch.equal(load_classifier(tmp_path / "run").model(x), classifier.model(x))
 
 
 def test_the_fingerprint_follows_weights_and_settings(make_classifier):
@@ -252,16 +217,6 @@ def test_input_sizes_just_work(tmp_path, make_classifier, make_images, arch, siz
     assert ("img_size" in classifier.model_args) == (arch != "resnet10t")
 
 
-def test_runs_that_state_no_input_size_still_load(tmp_path, make_classifier, make_images):
-    own = timm.models.get_pretrained_cfg("test_vit").input_size[-1]
-    classifier = replace(make_classifier("test_vit", image_size=own), model_args={})
-    classifier.save(tmp_path / "run")
-    again = load_classifier(tmp_path / "run")
-    x = classifier.preprocess(make_images((50, 70)))
-    assert again.model_args == {}
-    assert torch.equal(again.model(x), classifier.model(x))
-
-
 def test_the_caller_s_arguments_come_before_those_for_the_size(make_classifier):
     classifier = make_classifier("test_vit", model_args={"dynamic_img_size": False})
     assert classifier.model_args == {"img_size": 64, "dynamic_img_size": False}
@@ -367,70 +322,6 @@ def test_real_weights():
         Classifier.create("resnet18", classes=["a", "b"], weights=WEIGHTS)
 
 
-def test_stretching(make_classifier, make_images):
-    classifier = make_classifier(image_size=40)
-    assert classifier.content_box(31, 77) == (0.0, 0.0, 1.0, 1.0)
-    large, small, same = make_images((80, 160), (20, 10), (40, 40))
-    blocks = large.reshape(40, 2, 40, 4, 3).mean(axis=(1, 3))
-    assert np.abs(classifier.to_input(large) - blocks).max() <= 0.51
-    assert np.array_equal(classifier.to_input(small), cv2.resize(small, (40, 40), interpolation=cv2.INTER_LINEAR))
-    assert np.array_equal(classifier.to_input(same), same)
-
-
-@pytest.mark.parametrize("shape", [(30, 160, 3), (160, 30, 3)])
-def test_stretching_does_not_alias_where_one_side_grows(make_classifier, shape):
-    classifier = make_classifier(image_size=40)
-    stripes = np.zeros(shape, np.uint8)
-    stripes.swapaxes(0, int(np.argmax(shape)))[::2] = 255
-    assert (classifier.to_input(stripes) == 128).all()
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    assert np.array_equal(classifier.to_input(image[:, ::-1]), classifier.to_input(image)[:, ::-1])
-
-
-SIZES = [(30, 50), (50, 30), (41, 41), (7, 200), (200, 7), (1, 1), (1, 500), (500, 1), (33, 64), (64, 63)]
-
-
-@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, 2.0])
-@pytest.mark.parametrize("side", [32, 41])
-def test_padding_puts_the_image_into_its_content_box(make_classifier, side, scale):
-    classifier = make_classifier(image_size=side, resize="pad", mean=[0.0, 1.0, 0.0])
-    for height, width in SIZES:
-        square = classifier.to_input(np.full((height, width, 3), (255, 0, 255), np.uint8), scale)
-        assert square.shape == (round(scale * side),) * 2 + (3,)
-        top, left, tall, wide = classifier.content_box(height, width)
-        assert max(tall, wide) == 1.0
-        assert tall / wide == pytest.approx(height / width, rel=0.1) or min(tall, wide) * side <= 5
-        # Centred, to the pixel.
-        assert abs(top - (1 - top - tall)) * side < 1.01
-        assert abs(left - (1 - left - wide)) * side < 1.01
-        rows, columns = np.nonzero(square[..., 0])
-        edges = np.array([rows.min(), rows.max() + 1, columns.min(), columns.max() + 1])
-        box = np.array([top, top + tall, left, left + wide])
-        assert np.abs(edges - box * len(square)).max() <= 1.0
-        inside = np.zeros(square.shape[:2], bool)
-        inside[edges[0] : edges[1], edges[2] : edges[3]] = True
-        assert (square[inside] == (255, 0, 255)).all()
-        assert (square[~inside] == (0, 255, 0)).all()
-
-
-def test_preprocessing_normalises(make_classifier, make_images):
-    classifier = make_classifier(image_size=32, mean=[0.2, 0.4, 0.6], std=[0.1, 0.2, 0.3])
-    images = make_images((20, 30), (64, 64))
-    x = classifier.preprocess(images, scale=1.5)
-    squares = np.stack([classifier.to_input(image, 1.5) for image in images])
-    want = (squares / 255.0 - np.array([0.2, 0.4, 0.6])) / np.array([0.1, 0.2, 0.3])
-    assert x.shape == (2, 3, 48, 48)
-    assert x.dtype == torch.float32
-    assert np.allclose(x.permute(0, 2, 3, 1).numpy(), want, atol=1e-5)
-    # The colour that pads is the one that is zero for the network.
-    padded = replace(classifier, resize="pad").preprocess([np.zeros((1, 32, 3), np.uint8)])
-    assert padded[0, :, 0].abs().max() < 0.03
-    with pytest.raises(InputError, match="at least one image"):
-        classifier.preprocess([])
-    with pytest.raises(InputError, match="RGB image"):
-        classifier.preprocess([images[0][..., 0]])
-
-
 def test_probabilities_and_predictions(make_classifier):
     logits = torch.tensor([[2.0, 1.0, -1.0], [-3.0, -2.0, -1.0]])
     single, multi = make_classifier(), make_classifier(multi_label=True)
@@ -456,87 +347,53 @@ def test_the_temperature_changes_how_sure_but_not_what(tmp_path, make_classifier
     assert load_classifier(tmp_path).fingerprint() == cooled.fingerprint()
 
 
-def test_runs_from_before_there_was_a_temperature_still_load(tmp_path, make_classifier):
-    classifier = make_classifier()
-    classifier.save(tmp_path)
-    settings = json.loads((tmp_path / "classifier.json").read_text())
-    del settings["temperature"], settings["training"]
-    (tmp_path / "classifier.json").write_text(json.dumps(settings))
-    again = load_classifier(tmp_path)
-    assert (again.temperature, again.training) == (1.0, None)
+PICKLED = """
+import pickle, sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+classifier = pickle.loads((folder / "classifier").read_bytes())
+member = getattr(classifier, "members", (classifier,))[0]
+with torch.inference_mode():
+    torch.save(member.model(torch.load(folder / "x")), folder / "logits")
+print(classifier.fingerprint(), classifier.run, member.device, member.model.training)
+"""
+
+
+@pytest.mark.parametrize("arch", [ARCH, f"{ARCH}+mab+sbr", "test_vit", "coat_tiny"])  # the last with tied weights
+def test_a_classifier_pickles(tmp_path, make_classifier, make_images, arch):
+    classifier = replace(make_classifier(arch, negative=["none"]), temperature=2.5, training={"a": [1]}, run="/x")
+    x = classifier.preprocess(make_images((40, 70), (64, 64)))
+    with torch.inference_mode():
+        logits = classifier.model(x)
+    classifier.model.layer_hook = lambda: None  # networks may hold what does not pickle
+    again = pickle.loads(pickle.dumps(classifier))
+    assert again.model is not classifier.model
     assert again.fingerprint() == classifier.fingerprint()
+    assert (again.training, again.run, again.temperature) == ({"a": [1]}, "/x", 2.5)
+    assert not again.model.training
+    with torch.inference_mode():
+        assert torch.equal(again.model(x), logits)
 
 
-def test_where_it_came_from_is_kept_but_is_no_part_of_it(tmp_path, make_classifier):
+def test_another_process_gets_the_same_classifier(tmp_path, make_classifier, make_images):
+    members = tuple(make_classifier(seed=seed) for seed in (0, 1))
+    x = members[0].preprocess(make_images((40, 70), (64, 64)))
+    torch.save(x, tmp_path / "x")
+    for one in (members[0], Ensemble(members=members, shares=(0.5, 0.5), run="/x")):
+        (tmp_path / "classifier").write_bytes(pickle.dumps(one))
+        done = subprocess.run([sys.executable, "-c", PICKLED, tmp_path], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [one.fingerprint(), str(one.run), "cpu", "False"]
+        with torch.inference_mode():
+            assert torch.equal(torch.load(tmp_path / "logits"), members[0].model(x))
+
+
+def test_what_goes_to_worker_processes_is_small(make_classifier, make_images):
     classifier = make_classifier()
-    told = replace(classifier, training={"recipe": "default"})
-    told.save(tmp_path)
-    assert load_classifier(tmp_path).training == {"recipe": "default"}
-    assert told.fingerprint() == classifier.fingerprint()
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "tpu", "", "cpu:x"])
-def test_devices_that_are_not_there(tmp_path, make_classifier, device):
-    with pytest.raises(InputError, match=r"device .*cannot be used here \(.*try --device auto"):
-        find_device(device)
-    make_classifier().save(tmp_path)
-    with pytest.raises(InputError, match="cannot be used here"):
-        load_classifier(tmp_path, device=device)
-
-
-def test_devices_that_are_there():
-    assert find_device("cpu") == torch.device("cpu")
-    assert find_device(torch.device("cpu")) == torch.device("cpu")
-    assert find_device("auto").type in ("cpu", "cuda", "mps")
-
-
-def test_damaged_runs(tmp_path, make_classifier):
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load_classifier(tmp_path / "missing")
-    run = tmp_path / "run"
-    classifier = make_classifier()
-    classifier.save(run)
-    settings = json.loads((run / "classifier.json").read_text())
-    weights = (run / "model.safetensors").read_bytes()
-
-    def damage(name, content, message):
-        kept = (run / name).read_bytes()
-        if content is None:
-            (run / name).unlink()
-        else:
-            (run / name).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-        with pytest.raises(CheckpointError, match=message) as caught:
-            load_classifier(run)
-        assert name in str(caught.value)
-        assert "\n" not in str(caught.value)
-        (run / name).write_bytes(kept)
-
-    damage("classifier.json", None, "cannot be read")
-    damage("classifier.json", b"{", "not valid JSON")
-    for nonsense in ([], "text", 3, {}, {**settings, "surprise": 1}, {**settings, "classes": 3}):
-        damage("classifier.json", nonsense, "is not a classifier's settings")
-    damage("classifier.json", {**settings, "temperature": 0.0}, "temperature above 0, got 0.0")
-    for name, value, message in (
-        ("temperature", "warm", "temperature above 0, got 'warm'"),
-        ("image_size", "x", "image size of at least 1 pixels, at most 16384; got 'x'"),
-        ("image_size", 0, "image size of at least 1 pixels, at most 16384; got 0"),
-        ("resize", "q", "resize stretch or pad, got 'q'"),
-        ("window", "x", "window full, percentile or LOW,HIGH; got 'x'"),
-        ("image_size", 10**30, "at most 16384"),
-        ("image_size", True, "image size of at least 1"),
-        ("mean", ["x"] * 3, "one or three numbers for mean"),
-        ("std", [1], "std as three numbers"),
-        ("model_args", "x", "is not a classifier's settings"),
-        ("model_args", None, "model_args by name"),
-        ("training", 7, "training by name"),
-        ("multi_label", "no", "multi_label true or false"),
-        ("negative", ["bird"], "negative class 'bird'"),
-    ):
-        damage("classifier.json", {**settings, name: value}, message)
-    damage("classifier.json", {**settings, "arch": "resnet1"}, "no model 'resnet1'")
-    damage("classifier.json", {**settings, "model_args": {"x": 1}}, "cannot be built")
-    damage("model.safetensors", None, "cannot be loaded")
-    damage("model.safetensors", b"", "cannot be loaded")
-    damage("model.safetensors", weights[:-100], "cannot be loaded")
-    damage("model.safetensors", safetensors.torch.save(backbone(classes=7)), "size mismatch for fc.weight")
-    assert load_classifier(run).fingerprint() == classifier.fingerprint()
+    again = pickle.loads(pickle.dumps(classifier.preprocessing))
+    (image,) = make_images((40, 70))
+    assert np.array_equal(again.to_input(image), classifier.to_input(image))
+    assert len(pickle.dumps(classifier.preprocessing)) < 1000
