@@ -4,7 +4,7 @@ Inside camseg maps are float in [0, 1]; ``quantise`` is the one place that says 
 becomes the 8-bit map which is written, compared and thresholded.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ BACKGROUND, UNKNOWN, FOREGROUND = 0, 128, 255
 
 def quantise(cam: NDArray[np.floating]) -> NDArray[np.uint8]:
     """The 8-bit form of a map in [0, 1]: round(255 * cam), uint8, same shape."""
-    return np.rint(np.clip(cam, 0.0, 1.0) * 255.0).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(np.clip(cam, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return levels
 
 
 def dequantise(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -75,13 +76,13 @@ def check_trimap(trimap: object) -> Trimap:
     return trimap
 
 
-def check_same_size(first: NDArray, second: NDArray, names: str) -> None:
+def check_same_size(first: NDArray[Any], second: NDArray[Any], names: str) -> None:
     """Raise InputError unless both arrays have the same height and width; ``names`` goes into the message."""
     if first.shape[:2] != second.shape[:2]:
         raise InputError(f"{names} differ in size: {first.shape[:2]} and {second.shape[:2]} (height, width)")
 
 
-def _not_empty(array: NDArray, name: str) -> NDArray:
+def _not_empty(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.size == 0:
         raise InputError(f"expected at least one pixel; got an empty {name} of shape {array.shape}")
     return array

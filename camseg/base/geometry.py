@@ -14,4 +14,5 @@ def squared_distance(target: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.full(target.shape, np.inf, dtype=np.float32)
     away = cv2.distanceTransform((~target).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # OpenCV's last bits change with the memory that it is given.
-    return np.rint(np.square(away, out=away), out=away)
+    squares: NDArray[np.float32] = np.rint(np.square(away, out=away), out=away)
+    return squares

@@ -6,7 +6,7 @@ The command line, ``--config`` files, ``run.json``, the validation and the docum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -57,20 +57,23 @@ def settings(cls: type[T]) -> type[T]:
             raise InputError(_words(made, error)) from None
 
     made.__init__ = checked
-    return made
+    done: type[T] = made
+    return done
 
 
 def to_json(value: Any) -> dict[str, Any]:
     """Settings as JSON values, from which ``from_json`` makes equal ones."""
-    return _adapter(type(value)).dump_python(value, mode="json")
+    values: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json")
+    return values
 
 
 def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     """Settings of a class from JSON values by field; those that are left out get their defaults. Raises InputError."""
     try:
-        return _adapter(kind).validate_python(dict(values))
+        made: T = _adapter(kind).validate_python(dict(values))
     except ValidationError as error:
         raise InputError(_words(kind, error)) from None
+    return made
 
 
 def checked(parse: Callable[[Any], T]) -> Callable[[Any], T]:
@@ -88,9 +91,13 @@ def checked(parse: Callable[[Any], T]) -> Callable[[Any], T]:
     return validate
 
 
-@cache
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
 def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def _words(kind: type, error: ValidationError) -> str:

@@ -50,4 +50,5 @@ def tensor_bytes(tensors: Mapping[str, Tensor], facts: dict[str, str] | None = N
     """Tensors of any device and layout as the content of a safetensors file, with ``facts`` as its metadata."""
     # Cloned, for tensors that share memory, as tied weights do, are refused.
     plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    return safetensors.torch.save(plain, facts)
+    content: bytes = safetensors.torch.save(plain, facts)
+    return content

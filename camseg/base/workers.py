@@ -16,7 +16,7 @@ Call = Callable[..., Any]
 """(function of a module, arguments that can be pickled) -> what the function returns; raises what it raises."""
 
 
-def call_here(function: Callable, *arguments: Any) -> Any:
+def call_here(function: Callable[..., Any], *arguments: Any) -> Any:
     """The call in this process."""
     return function(*arguments)
 
@@ -31,7 +31,7 @@ def worker_processes() -> Iterator[Call]:
     """
     idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
 
-    def call(function: Callable, *arguments: Any) -> Any:
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             worker = idle.get_nowait()
         except queue.Empty:
@@ -66,13 +66,14 @@ class _Worker:
             env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
 
-    def call(self, function: Callable, arguments: tuple) -> tuple[bool, Any]:
+    def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
         """Whether the function returned, and what it returned or raised."""
         calls, answers = self.pipes
         try:
             pickle.dump((function, arguments), calls, pickle.HIGHEST_PROTOCOL)
             calls.flush()
-            return pickle.load(answers)
+            answer: tuple[bool, Any] = pickle.load(answers)
+            return answer
         except (EOFError, OSError, pickle.UnpicklingError):
             self.end()
             code = self.process.returncode

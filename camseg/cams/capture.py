@@ -6,7 +6,7 @@ a leaf of the graph, and no parameter takes part in it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class Network:
         """
         model = self.classifier.model
 
-        def swap(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        def swap(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             new = checked_layout(output, model, layer).output(activations, output)
             return new.to(output.dtype).clone(memory_format=torch.contiguous_format)
 
@@ -115,7 +115,7 @@ class Network:
         read: list[Tensor] = []
         guides: list[Tensor] = []
         if guide is not None and guide not in hooks:
-            hooks[guide] = lambda _module, _given, output: guides.append(output)
+            hooks[guide] = _keep(guides)
         if features:
             hooks[_classifying_layer(self.classifier)] = lambda _module, given, _output: read.append(given[0])
         with (
@@ -266,8 +266,9 @@ def network(
     given = [layers] if isinstance(layers, str) else list(layers)
     if not given:
         raise InputError("expected at least one layer, auto or stages")
-    known = {"auto": lambda: (find_layer(classifier),), "stages": lambda: find_stages(classifier)}
-    names = [found for name in given for found in (known[name]() if name in known else (name,))]
+    names: list[str] = []
+    for name in given:
+        names += find_stages(classifier) if name == "stages" else [find_layer(classifier) if name == "auto" else name]
     if len(set(names)) < len(names):
         raise InputError(f"expected different layers, got {', '.join(names)}")
     return Network(classifier=classifier, layers=tuple(names), score=score, precision=precision)
@@ -315,6 +316,10 @@ def _classifying_layer(classifier: Classifier) -> str:
     return names[0]
 
 
+def _keep(outputs: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    return lambda _module, _inputs, output: outputs.append(output)
+
+
 def target_scores(logits: Tensor, targets: Tensor, negatives: Sequence[int] = ()) -> Tensor:
     """The score (N,) of each image's target: its logit, minus the best other class of ``negatives`` if any.
 
@@ -336,8 +341,8 @@ class _Taps:
         self.network = network
         self.seen: dict[str, list[object]] = {name: [] for name in network.layers}
 
-    def hook(self, name: str) -> Callable[[nn.Module, tuple, object], object]:
-        def tap(_module: nn.Module, _inputs: tuple, output: object) -> object:
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], object], object]:
+        def tap(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> object:
             if not isinstance(output, Tensor):
                 self.seen[name].append(output)
                 return output

@@ -31,7 +31,7 @@ def compute_cams(
     raw: bool = CamSettings.raw,
     gate: bool = CamSettings.gate,
     batch_size: int = 16,
-) -> dict[str, list]:
+) -> dict[str, list[Any]]:
     """Class activation maps of images, for any number of methods from the same passes of the network.
 
     ``images``: uint8 (H, W, 3) RGB, of any sizes; for an ensemble whose members read files in several windows,
@@ -61,7 +61,7 @@ def compute_cams(
         gate=gate,
     )
     ready, limit = plan(classifier, settings), BatchLimit()
-    results: dict[str, list] = {name: [] for name in settings.methods}
+    results: dict[str, list[Any]] = {name: [] for name in settings.methods}
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         wanted = None if targets is None else targets[start : start + batch_size]

@@ -82,7 +82,7 @@ def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchL
         maps={name: [image for part in parts for image in part.maps[name]] for name in plan.settings.methods},
         targets=[row for part in parts for row in part.targets],
         probabilities=np.concatenate([part.probabilities for part in parts]),
-        guides=None if parts[0].guides is None else np.concatenate([part.guides for part in parts]),  # type: ignore[misc]
+        guides=np.concatenate(guides) if (guides := [one.guides for one in parts if one.guides is not None]) else None,
     )
 
 

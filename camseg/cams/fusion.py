@@ -67,7 +67,7 @@ class Fusion:
 
     def _maps(self, name: str, capture: Capture, coarsest: int, mirrored: bool) -> Tensor:
         settings = self.plan.settings
-        maps = METHODS[name].load()(replace(capture, score_channels=settings.score_channels)).clamp_min(0)
+        maps: Tensor = METHODS[name].load()(replace(capture, score_channels=settings.score_channels)).clamp_min(0)
         maps = maps.flip(2) if mirrored else maps
         if settings.raw:
             return maps

@@ -8,7 +8,7 @@ from torch import nn
 
 from camseg.base.errors import LayerError
 
-Hook: TypeAlias = Callable[[nn.Module, tuple, Any], object]
+Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], Any], object]
 """(module, its inputs, its output) -> what goes on in the output's place; None leaves it."""
 
 

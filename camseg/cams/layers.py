@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,7 +30,8 @@ class Layout:
         if self.kind == "tokens":
             grid = output[:, self.prefix :]  # (N, h w, C)
             side = round(grid.shape[1] ** 0.5)
-            return grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+            square: Tensor = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+            return square
         return output
 
     def output(self, maps: Tensor, like: Tensor) -> Tensor:
@@ -120,8 +121,8 @@ def list_layers(classifier: Classifier) -> list[Layer]:
     seen: dict[str, Tensor] = {}
     runs: Counter[str] = Counter()
 
-    def note(name: str) -> Callable[[nn.Module, tuple, object], None]:
-        def hook(_module: nn.Module, _inputs: tuple, output: object) -> None:
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
+        def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
             runs[name] += 1
             if isinstance(output, Tensor) and len(output) == 1 and output.requires_grad:
                 seen[name] = output

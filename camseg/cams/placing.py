@@ -42,7 +42,7 @@ def _over_image(classifier: Classifier, grid: NDArray[np.float32], height: int, 
     side = len(grid)
     top, left, tall, wide = (round(share * side) for share in classifier.content_box(height, width))
     content = grid[top : top + max(1, tall), left : left + max(1, wide)]
-    cam = cv2.resize(content, (width, height), interpolation=cv2.INTER_LINEAR)
+    cam: Cam = cv2.resize(content, (width, height), interpolation=cv2.INTER_LINEAR)
     if raw:
         return cam
     low, high = float(cam.min()), float(cam.max())

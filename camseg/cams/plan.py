@@ -98,7 +98,7 @@ def _plan_member(classifier: Classifier, settings: CamSettings) -> MemberPlan:
     return replace(ready, scales=tuple(scale for scale in given if scale not in refused))
 
 
-_REFUSALS: WeakKeyDictionary[nn.Module, dict[tuple, str | None]] = WeakKeyDictionary()
+_REFUSALS: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], str | None]] = WeakKeyDictionary()
 
 
 def _refusal(ready: MemberPlan, scale: float) -> str | None:

@@ -88,8 +88,9 @@ def _summary(name: str) -> str:
     assert spec is not None
     assert spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == word]
-    return (ast.get_docstring((functions or [tree])[0]) or "").splitlines()[0]
+    named: list[ast.FunctionDef | ast.Module] = [tree]
+    named += [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == word]
+    return (ast.get_docstring(named[-1]) or "").splitlines()[0]
 
 
 app = typer.Typer(

@@ -4,6 +4,7 @@ A parameter of a command whose type is a settings class becomes one option per f
 takes the value of ``--config FILE``, else the field's default.
 """
 
+import importlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -255,10 +256,9 @@ def _read_config(path: Path | None) -> dict[str, Any]:
 
 def _toml() -> Any:
     try:
-        import tomllib
+        return importlib.import_module("tomllib")
     except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    return tomllib
+        return importlib.import_module("tomli")
 
 
 def _take(file: Mapping[str, Any], leaf: _Leaf, given: Given) -> set[str]:

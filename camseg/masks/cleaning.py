@@ -48,7 +48,8 @@ def smooth(mask: Mask, radius: float) -> Mask:
     disc = (y * y + x * x <= radius * radius).astype(np.float32)
     votes = cv2.filter2D(mask.astype(np.uint8), cv2.CV_32F, disc, borderType=cv2.BORDER_REFLECT)
     # A disc holds an odd number of pixels, so no vote is a tie.
-    return votes > np.count_nonzero(disc) / 2
+    majority: Mask = votes > np.count_nonzero(disc) / 2
+    return majority
 
 
 def fill_holes(mask: Mask, max_area: float = math.inf) -> Mask:

@@ -46,7 +46,8 @@ def _hottest(cam: Cam, share: float) -> Mask:
         return np.zeros(cam.shape, dtype=np.bool_)
     coolest = np.partition(cam, -count, axis=None)[-count]
     without, including = cam > coolest, (cam >= coolest) & (cam > 0)
-    return including if including.sum() - count < count - without.sum() else without
+    chosen: Mask = including if including.sum() - count < count - without.sum() else without
+    return chosen
 
 
 def _automatic(name: str) -> Callable[[Cam, float], Mask]:
@@ -55,7 +56,8 @@ def _automatic(name: str) -> Callable[[Cam, float], Mask]:
 
         levels = quantise(cam)
         lowest, highest = levels.min(), levels.max()
-        return levels > (highest if lowest == highest else getattr(filters, f"threshold_{name}")(levels))
+        mask: Mask = levels > (highest if lowest == highest else getattr(filters, f"threshold_{name}")(levels))
+        return mask
 
     return rule
 

@@ -40,7 +40,8 @@ def guided(images: Tensor, maps: Tensor, settings: GuidedSettings) -> Tensor:
     offset = map_ - (slope * color[:, :, None]).sum(dim=1)  # (N, K, h, w)
     smooth = _box(torch.cat([slope.flatten(1, 2), offset], dim=1), radius)
     slope, offset = smooth.split([3 * count, count], dim=1)
-    return ((slope.unflatten(1, (3, count)) * colors[:, :, None]).sum(dim=1) + offset).clamp_min(0.0)
+    fitted: Tensor = ((slope.unflatten(1, (3, count)) * colors[:, :, None]).sum(dim=1) + offset).clamp_min(0.0)
+    return fitted
 
 
 def _box(values: Tensor, radius: int) -> Tensor:

@@ -59,7 +59,8 @@ def propagate(
     grown = cv2.resize(spread.cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
     if not np.isfinite(grown).all():
         raise InputError(f"{method} gives no numbers with {settings}; choose less extreme settings")
-    return np.clip(grown / max(float(grown.max()), 1e-12), 0.0, 1.0)
+    scaled: Cam = np.clip(grown / max(float(grown.max()), 1e-12), 0.0, 1.0)
+    return scaled
 
 
 def _grid(height: int, width: int, longest: int) -> tuple[int, int]:

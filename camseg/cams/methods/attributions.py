@@ -62,7 +62,8 @@ def occlusion(capture: Capture) -> Tensor:
         hidden = inputs[n].masked_fill(patches[k][:, None], 0.0)
         drops[n, k] = whole[n] - capture.network.scores(hidden, targets[n])
     covers = patches.to(drops.dtype).flatten(1)  # (places, H W)
-    return (drops @ covers / covers.sum(dim=0)).unflatten(1, (height, width))
+    maps: Tensor = (drops @ covers / covers.sum(dim=0)).unflatten(1, (height, width))
+    return maps
 
 
 def _places(side: int) -> list[slice]:

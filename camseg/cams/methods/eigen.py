@@ -75,7 +75,8 @@ def _leading_block(gram: Tensor) -> Tensor:
     block = start.to(gram, non_blocking=True).expand(len(gram), -1, -1)  # (N, s, K)
     for _ in range(_PRODUCTS):
         block = power @ block
-    return torch.linalg.qr(_scaled(block).double()).Q.transpose(1, 2)
+    basis: Tensor = torch.linalg.qr(_scaled(block).double()).Q.transpose(1, 2)
+    return basis
 
 
 def _scaled(matrices: Tensor) -> Tensor:

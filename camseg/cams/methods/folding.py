@@ -3,6 +3,7 @@ the network hundreds of times."""
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +52,14 @@ def _pairs(network: Network, images: Tensor, targets: Tensor) -> list[tuple[nn.C
     kept: list[Tensor] = []  # so that no other tensor gets the same identity
     taken: list[tuple[nn.Conv2d, str]] = []
 
-    def note(module: nn.Module, _inputs: tuple, output: object) -> None:
+    def note(module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
         assert isinstance(module, nn.Conv2d)
         assert isinstance(output, Tensor)
         made[id(output)] = module
         kept.append(output)
 
     def look(name: str) -> Hook:
-        def hook(_module: nn.Module, inputs: tuple, _output: object) -> None:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...], _output: object) -> None:
             if id(inputs[0]) in made:
                 taken.append((made[id(inputs[0])], name))
 

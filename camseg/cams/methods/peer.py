@@ -204,7 +204,7 @@ def _tapped(network: Network, layers: Sequence[str]) -> Iterator[list[nn.Module]
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
 
     def through(tap: nn.Module) -> Hook:
-        def hook(_module: nn.Module, _inputs: tuple, output: object) -> Tensor:
+        def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> Tensor:
             layout = layout_of(output, model)
             assert isinstance(output, Tensor)
             assert layout is not None  # the capture has this layer's map
