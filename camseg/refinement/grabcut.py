@@ -1,109 +1,64 @@
 """GrabCut: colour mixtures of object and background, and the cheapest cut between them."""
 
-from typing import TYPE_CHECKING, TypeAlias
+import itertools
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Alpha, Image, Mask, Trimap
-from camseg.base.errors import SolverError
+from camseg.base.errors import SolverError, first_line
 from camseg.refinement.nearest import nearest_known
 
-if TYPE_CHECKING:
-    from camseg.refinement.mixtures import Mixture
+Labels: TypeAlias = NDArray[np.uint8]
+"""(H, W): OpenCV's four kinds of pixels, of which the two probable ones come last: GC_PR_BGD and GC_PR_FGD."""
+Mixtures: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Of the background and of the foreground, (1, 65) each, as OpenCV lays them out."""
 
-Mixtures: TypeAlias = "tuple[Mixture, Mixture]"
-"""Of the background and of the foreground."""
-
-GAMMA = 50.0
-"""The cost of an edge between two pixels of the same colour."""
-COMPONENTS = 5
-"""Gaussians per mixture."""
-ITERATIONS = 5
-"""How often the colour mixtures are fitted and the cut is made."""
-CORRECTIONS = 2
-"""How often that is repeated at each finer size, from the result at half that size."""
-MAX_SAMPLES = 100_000
-"""The most colours that a mixture is fitted to."""
-MAX_UNKNOWN = 2**17
+MAX_SAMPLES = 20_000
+"""The most colours of each side that the mixtures are fitted to."""
+MAX_UNKNOWN = 2**15
 """The most unknown pixels that are cut without a start from half the size."""
-REACH = 2
+REACH = 3
 """How far the outline can move from that start, in pixels of half the size."""
+TILE = 512
+"""The side of what is cut at once, in pixels: OpenCV takes some 250 bytes for each, known ones too."""
 
 
 def grabcut(image: Image, trimap: Trimap) -> Alpha:
-    """The graph cut of the unknown pixels under two colour mixtures, which the known ones start.
+    """The graph cut of the unknown pixels under two mixtures of colours, fitted once to what is nearest to each.
 
     ``image``: uint8 (H, W, 3), RGB; ``trimap``: uint8 (H, W) with foreground, background and unknown pixels. Returns
-    float32 (H, W) of zeros and ones. Unknown pixels start as probably what their nearest known region is.
-    The mixtures and the mean contrast are those of the whole image, as in OpenCV, whose constants these are;
-    only unknown pixels are nodes of the graph, since a known neighbour's edge is a constant of the unknown pixel.
-    More than ``MAX_UNKNOWN`` of them are first cut at half the size, and then only along that outline.
-    The same bytes each time, in any thread: OpenCV's generator (one per thread) is seeded here.
-    Raises SolverError where one of the two kinds of known pixels is missing.
+    float32 (H, W) of zeros and ones. The mixtures come from a sample of the whole image, since a crop changes them
+    and ruins the cut. More than ``MAX_UNKNOWN`` pixels are first cut at half the size, and then only along that
+    outline. The same bytes each time, in any thread: OpenCV's generator (one per thread) is seeded here.
+    Raises SolverError where one of the two kinds of known pixels is missing, or OpenCV fails.
 
-    Rother, Kolmogorov, Blake, SIGGRAPH 2004.
+    Rother, Kolmogorov, Blake, SIGGRAPH 2004 (by OpenCV).
     """
-    if not _has_both_kinds(trimap):
+    foreground, unknown = trimap == FOREGROUND, trimap == UNKNOWN
+    if not foreground.any() or not (trimap == BACKGROUND).any():
         raise SolverError("GrabCut learns the colours of known foreground and background; the trimap lacks one of them")
-    mask, _ = _segment(image, trimap, GAMMA)
-    return mask.astype(np.float32)
+    if not unknown.any():
+        return foreground.astype(np.float32)
+    start = nearest_known(trimap)
+    labels = np.where(unknown, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8) + start  # a foreground is one more
+    try:
+        _cut(image, labels, _fit(image, start))
+    except cv2.error as error:
+        raise SolverError(f"OpenCV's GrabCut failed ({first_line(error)}); use another refiner") from error
+    return _inside(labels).astype(np.float32)
 
 
-def _segment(image: Image, trimap: Trimap, gamma: float) -> tuple[Mask, Mixtures]:
-    """The mask, and the mixtures that it was cut with."""
-    from camseg.refinement.mixtures import fit_mixture
-
-    image, band = np.ascontiguousarray(image), trimap == UNKNOWN
-    half = trimap[::2, ::2]
-    if np.count_nonzero(band) > MAX_UNKNOWN and _has_both_kinds(half):
-        # Every second pixel, not their mean: that would take the noise out of the mixtures. An outline has half as
-        # many pixels there and an area a quarter, so an edge weighs half as much against a pixel.
-        coarse, mixtures = _segment(image[::2, ::2], half, gamma / 2)
-        mask = np.where(band, _doubled(coarse, band.shape), trimap == FOREGROUND)
-        band &= ~_doubled(_settled(coarse) & (half == UNKNOWN), band.shape)
-        return _iterate(image, mask, band, mixtures, gamma, CORRECTIONS)
-    mask = nearest_known(trimap)
+def _fit(image: Image, start: Mask) -> Mixtures:
+    samples = [_sample(image, ~start), _sample(image, start)]
+    # A row of colours, all of which OpenCV takes for known: what it cuts there is of no account.
+    labels = np.repeat(np.array([cv2.GC_BGD, cv2.GC_FGD], np.uint8), [len(each) for each in samples])[None]
+    background, foreground = np.zeros((2, 1, 65))
     cv2.setRNGSeed(0)
-    background, foreground = (_sample(image, region) for region in (~mask, mask))
-    mixtures = (
-        fit_mixture(background, _cluster(background), COMPONENTS),
-        fit_mixture(foreground, _cluster(foreground), COMPONENTS),
-    )
-    return _iterate(image, mask, band, mixtures, gamma, ITERATIONS)
-
-
-def _iterate(
-    image: Image, mask: Mask, band: Mask, mixtures: Mixtures, gamma: float, iterations: int
-) -> tuple[Mask, Mixtures]:
-    """Fit the mixtures to the mask and cut the band under them, so many times."""
-    # numba loads for a second or more: only when needed.
-    from camseg.refinement.cuts import contrast_graph, minimum_cut, squared_contrast
-    from camseg.refinement.mixtures import fit_mixture, likeliest_component, log_likelihood
-
-    height, width = band.shape
-    pairs = 4 * height * width - 3 * (height + width) + 2
-    beta = pairs / (2 * max(1, squared_contrast(image)))
-    x, y, w, h = cv2.boundingRect(band.astype(np.uint8))
-    window = np.s_[max(0, y - 1) : y + h + 1, max(0, x - 1) : x + w + 1]  # with the neighbours of all nodes
-    crop, nodes, inside = (np.ascontiguousarray(each[window]) for each in (image, band, mask))
-    terminal, neighbours, capacities = contrast_graph(crop, nodes, inside, gamma, beta)
-    colors, cost = image[band], np.zeros(len(terminal))
-    for _ in range(iterations):
-        background, foreground = (
-            fit_mixture(sample, likeliest_component(sample, mixture), COMPONENTS)
-            for sample, mixture in zip((_sample(image, ~mask), _sample(image, mask)), mixtures, strict=True)
-        )
-        mixtures = background, foreground
-        previous, cost = cost, log_likelihood(colors, foreground) - log_likelihood(colors, background)
-        terminal += cost - previous
-        mask[band] = minimum_cut(terminal, neighbours, capacities)
-    return mask, mixtures
-
-
-def _has_both_kinds(trimap: Trimap) -> bool:
-    return bool((trimap == FOREGROUND).any() and (trimap == BACKGROUND).any())
+    cv2.grabCut(np.concatenate(samples)[None], labels, None, background, foreground, 1, cv2.GC_INIT_WITH_MASK)
+    return background, foreground
 
 
 def _sample(image: Image, region: Mask) -> NDArray[np.uint8]:
@@ -115,18 +70,42 @@ def _sample(image: Image, region: Mask) -> NDArray[np.uint8]:
     return image.reshape(-1, 3)[pixels]
 
 
-def _cluster(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The cluster of each colour by k-means, as OpenCV starts GrabCut."""
-    criteria = (cv2.TERM_CRITERIA_MAX_ITER, 10, 0.0)
-    count = min(COMPONENTS, len(colors))
-    return cv2.kmeans(colors.astype(np.float32), count, None, criteria, 1, cv2.KMEANS_PP_CENTERS)[1][:, 0]
+def _cut(image: Image, labels: Labels, mixtures: Mixtures) -> None:
+    """Decide the probable labels, in place."""
+    unknown = labels >= cv2.GC_PR_BGD
+    if np.count_nonzero(unknown) > MAX_UNKNOWN:
+        # Every second pixel, not their mean: that would take the noise out of the colours.
+        half = labels[::2, ::2].copy()
+        _cut(image[::2, ::2], half, mixtures)
+        settled = unknown & _doubled(_settled(half), unknown.shape)
+        labels[settled] = _doubled(half, unknown.shape)[settled] - cv2.GC_PR_BGD
+        unknown &= ~settled
+    rows, columns = (np.flatnonzero(unknown.any(axis=axis)) for axis in (1, 0))
+    for down, across in itertools.product(_spans(rows), _spans(columns)):
+        if unknown[down, across].any():
+            decided = labels[down, across].copy()
+            pixels = np.ascontiguousarray(image[down, across])
+            cv2.grabCut(pixels, decided, None, *mixtures, 1, cv2.GC_EVAL_FREEZE_MODEL)
+            labels[down, across] = decided
 
 
-def _settled(mask: Mask) -> Mask:
-    """Where all pixels within ``REACH`` are on the same side."""
-    levels, kernel = mask.astype(np.uint8), np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
-    return cv2.dilate(levels, kernel) == cv2.erode(levels, kernel)
+def _spans(places: NDArray[np.intp]) -> list[slice]:
+    """Spans of ``TILE`` from the first to the last of the places (n,), each with a neighbour on either side."""
+    if not places.size:  # half the size has settled all
+        return []
+    ends = [*range(places[0], places[-1] + 1, TILE), places[-1] + 1]
+    return [slice(max(0, start - 1), stop + 1) for start, stop in itertools.pairwise(ends)]
 
 
-def _doubled(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    return mask.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]
+def _settled(labels: Labels) -> Mask:
+    """Where a label was cut, and all within ``REACH`` are on its side."""
+    levels, kernel = _inside(labels).view(np.uint8), np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
+    return (labels >= cv2.GC_PR_BGD) & (cv2.dilate(levels, kernel) == cv2.erode(levels, kernel))
+
+
+def _inside(labels: Labels) -> Mask:
+    return labels % 2 == 1  # GC_FGD and GC_PR_FGD
+
+
+def _doubled(values: NDArray, shape: tuple[int, ...]) -> NDArray:
+    return values.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]

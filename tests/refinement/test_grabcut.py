@@ -1,18 +1,14 @@
-"""GrabCut: its mixtures, its cut, and what it decides."""
+"""GrabCut: what it decides, beside OpenCV on the whole image."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_flow
-from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+import skimage.data
 
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN
 from camseg.base.errors import SolverError
-from camseg.refinement import cuts, mixtures
 from camseg.refinement.grabcut import grabcut
 from camseg.refinement.nearest import nearest_known
 
@@ -46,96 +42,6 @@ def noise(shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-# --- the cut
-
-
-def random_graph(seed: int):
-    """Terminal, neighbours and capacities of whole numbers for a random set of a 6x7 image's pixels."""
-    rng = np.random.default_rng(seed)
-    nodes = rng.random((6, 7)) < 0.8
-    terminal, neighbours, capacities = cuts.contrast_graph(noise(nodes.shape), nodes, ~nodes, 1.0, 0.0)
-    capacities[neighbours >= 0] = rng.integers(0, 9, (neighbours >= 0).sum())
-    return rng.integers(-20, 21, len(terminal)).astype(float), neighbours, capacities
-
-
-def cost(side, terminal, neighbours, capacities):
-    """What a cut pays: the terminal edges of the other side, and the edges from the source's side to the sink's."""
-    node, k = np.nonzero(neighbours >= 0)
-    across = side[node] & ~side[neighbours[node, k]]
-    return (
-        terminal[~side & (terminal > 0)].sum()
-        - terminal[side & (terminal < 0)].sum()
-        + capacities[node, k][across].sum()
-    )
-
-
-def greatest_flow(terminal, neighbours, capacities):
-    count = len(terminal)
-    dense = np.zeros((count + 2, count + 2), np.int32)
-    node, k = np.nonzero(neighbours >= 0)
-    dense[node, neighbours[node, k]] = capacities[node, k]
-    dense[count, :count], dense[:count, count + 1] = np.maximum(terminal, 0), np.maximum(-terminal, 0)
-    return maximum_flow(csr_matrix(dense), count, count + 1).flow_value
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_cut_costs_as_much_as_the_greatest_flow(seed):
-    terminal, neighbours, capacities = random_graph(seed)
-    rest = terminal.copy(), neighbours, capacities.copy()
-    side = cuts.minimum_cut(*rest)
-    assert cost(side, terminal, neighbours, capacities) == greatest_flow(terminal, neighbours, capacities)
-    assert (rest[2] >= 0).all()
-    change = np.random.default_rng(seed + 100).integers(-15, 16, len(terminal))
-    rest[0][:] += change
-    again = cuts.minimum_cut(*rest)  # with the first flow still in the graph
-    changed = terminal + change, neighbours, capacities
-    assert cost(again, *changed) == greatest_flow(*changed)
-
-
-def test_the_edges_by_hand():
-    image = np.array([[[0, 0, 0], [3, 4, 0], [3, 4, 0]], [[0, 0, 0], [3, 4, 0], [0, 0, 0]]], np.uint8)
-    nodes = np.array([[False, True, True], [False, False, False]])
-    inside = np.array([[True, False, False], [False, False, False]])
-    terminal, neighbours, capacities = cuts.contrast_graph(image, nodes, inside, 50.0, 0.1)
-    far, diagonal = 50 * np.exp(-2.5), 50 / np.sqrt(2)
-    assert neighbours.tolist() == [[-1, -1, -1, -1, 1, -1, -1, -1], [-1, -1, -1, 0, -1, -1, -1, -1]]
-    assert (capacities[0, 4], capacities[1, 3], capacities.sum()) == (50, 50, 100)
-    # The middle: the object at its left, below it three of the background; the right: two below it.
-    assert terminal == pytest.approx([far - 50 - 2 * far / np.sqrt(2), -far - diagonal])
-
-
-def test_the_contrast_is_that_of_all_neighbours():
-    image = noise((5, 4)).astype(int)
-    steps = image[1:] - image[:-1], image[:, 1:] - image[:, :-1], image[1:, 1:] - image[:-1, :-1]
-    expected = sum((step**2).sum() for step in (*steps, image[1:, :-1] - image[:-1, 1:]))
-    assert cuts.squared_contrast(image.astype(np.uint8)) == expected
-
-
-# --- the mixtures
-
-
-def test_a_mixture_is_that_of_its_moments():
-    colors, component = noise((1, 400))[0], np.arange(400) % 3 * 2  # components 1 and 3 are empty
-    mixture = mixtures.fit_mixture(colors, component, 5)
-    groups = [colors[component == each] for each in (0, 2, 4)]
-    normals = [multivariate_normal(each.mean(0), np.cov(each.T, bias=True)) for each in groups]
-    parts = np.stack([each.logpdf(colors) for each in normals], 1) + 1.5 * np.log(2 * np.pi)
-    assert mixtures.log_likelihood(colors, mixture) == pytest.approx(
-        logsumexp(parts, 1, b=np.array([134, 133, 133]) / 400)
-    )
-    assert np.array_equal(mixtures.likeliest_component(colors, mixture), parts.argmax(1))
-
-
-def test_one_colour_is_no_singular_mixture():
-    colors = np.full((7, 3), 80, np.uint8)
-    mixture = mixtures.fit_mixture(colors, np.zeros(7, int), 5)
-    assert mixture.precisions == pytest.approx(100 * np.eye(3)[None])
-    assert np.isfinite(mixtures.log_likelihood(noise((1, 50))[0], mixture)).all()
-
-
-# --- the whole
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_it_decides_as_opencv_does(seed):
     image, trimap, truth = disc(seed=seed)
@@ -145,7 +51,18 @@ def test_it_decides_as_opencv_does(seed):
     assert iou(alpha > 0, truth) > 0.95
 
 
-def test_the_same_bytes_in_any_thread_beside_any_other_work():
+def test_photos_are_cut_as_opencv_cuts_them():
+    image = cv2.resize(skimage.data.chelsea(), (600, 400), interpolation=cv2.INTER_AREA)
+    trimap = np.full(image.shape[:2], BACKGROUND, np.uint8)
+    cv2.ellipse(trimap, (300, 170), (215, 150), 0, 0, 360, UNKNOWN, -1)
+    cv2.ellipse(trimap, (300, 170), (185, 120), 0, 0, 360, FOREGROUND, -1)
+    assert iou(grabcut(image, trimap) > 0, opencv(image, trimap)) > 0.97
+
+
+def test_the_same_bytes_in_any_thread_beside_any_other_work(monkeypatch):
+    monkeypatch.setitem(grabcut.__globals__, "MAX_SAMPLES", 500)
+    monkeypatch.setitem(grabcut.__globals__, "MAX_UNKNOWN", 300)
+    monkeypatch.setitem(grabcut.__globals__, "TILE", 30)
     image, trimap, _ = disc()
     expected = grabcut(image, trimap).tobytes()
     cv2.setRNGSeed(7)
@@ -154,15 +71,23 @@ def test_the_same_bytes_in_any_thread_beside_any_other_work():
     with ThreadPoolExecutor(4) as pool:
         work = [pool.submit(grabcut, *each) for each in ((image, trimap), *others, (image, trimap))]
         assert work[0].result().tobytes() == work[3].result().tobytes() == expected
+    threads = cv2.getNumThreads()
+    try:
+        for count in (1, 4):
+            cv2.setNumThreads(count)
+            assert grabcut(image, trimap).tobytes() == expected
+    finally:
+        cv2.setNumThreads(threads)
 
 
-def test_from_half_the_size(monkeypatch):
+@pytest.mark.parametrize("limits", [{"MAX_UNKNOWN": 200}, {"MAX_SAMPLES": 900}, {"TILE": 40}])
+def test_limits_hardly_move_the_outline(limits, monkeypatch):
     image, trimap, truth = disc(128)
     trimap[70:72, 100:128] = UNKNOWN  # thin, far from any outline
-    trimap[100, :] = UNKNOWN
+    trimap[100, :] = trimap[:, 101] = UNKNOWN
     whole = grabcut(image, trimap)
-    monkeypatch.setitem(grabcut.__globals__, "MAX_UNKNOWN", 200)
-    monkeypatch.setitem(grabcut.__globals__, "MAX_SAMPLES", 900)
+    for name, value in limits.items():
+        monkeypatch.setitem(grabcut.__globals__, name, value)
     alpha = grabcut(image, trimap)
     assert iou(alpha > 0, whole > 0) > 0.97
     assert iou(alpha > 0, truth) > 0.95
@@ -177,17 +102,27 @@ def test_only_the_surroundings_of_the_band_are_cut(monkeypatch):
     shapes = []
 
     def spy(image, *rest):
-        shapes.append(image.shape)
-        return contrast_graph(image, *rest)
+        shapes.append(image.shape[:2])
+        return cut(image, *rest)
 
-    contrast_graph = cuts.contrast_graph
-    monkeypatch.setattr(cuts, "contrast_graph", spy)
+    cut = cv2.grabCut
     image, trimap, truth = disc()
     wide = [(20, 30), (40, 10)]
-    alpha = grabcut(np.pad(image, (*wide, (0, 0)), mode="reflect"), np.pad(trimap, wide))
+    trimap = np.pad(trimap, wide)
+    monkeypatch.setattr(cv2, "grabCut", spy)
+    alpha = grabcut(np.pad(image, (*wide, (0, 0)), mode="reflect"), trimap)
     rows, columns = (np.flatnonzero((trimap == UNKNOWN).any(axis)) for axis in (1, 0))
-    assert shapes == [(np.ptp(rows) + 3, np.ptp(columns) + 3, 3)]
+    assert shapes[1:] == [(np.ptp(rows) + 3, np.ptp(columns) + 3)]  # the first call fits the mixtures
     assert iou(alpha[20:-30, 40:-10] > 0, truth) > 0.95
+
+
+def test_what_opencv_refuses_is_named(monkeypatch):
+    def fail(*_arguments):
+        raise cv2.error("OpenCV: (-4:Insufficient memory)")
+
+    monkeypatch.setattr(cv2, "grabCut", fail)
+    with pytest.raises(SolverError, match=r"Insufficient memory.*use another refiner"):
+        grabcut(*disc()[:2])
 
 
 @pytest.mark.parametrize(
@@ -220,6 +155,21 @@ def test_unknown_pixels_within_one_kind():
     alpha = grabcut(image, trimap)
     assert alpha[28, 28] == 1
     assert (alpha[1:4, 1:4] == 0).all()
+
+
+@pytest.mark.parametrize("limit", [2**15, 10])
+def test_a_band_that_half_the_size_does_not_see_or_settles(limit, monkeypatch):
+    monkeypatch.setitem(grabcut.__globals__, "MAX_UNKNOWN", limit)
+    image, trimap, _ = disc()
+    trimap[trimap == UNKNOWN] = FOREGROUND
+    lines = np.zeros(trimap.shape, bool)
+    lines[29, 22:36] = lines[1:13:2, 1:13:2] = True
+    alpha = grabcut(image, np.where(lines, UNKNOWN, trimap))
+    assert np.array_equal(alpha > 0, trimap == FOREGROUND)
+    block = trimap.copy()
+    block[:20, 40:] = UNKNOWN
+    block[:20, 38:40] = block[20:22, 38:] = BACKGROUND
+    assert not grabcut(image, block)[:20, 40:].any()
 
 
 @pytest.mark.parametrize("values", [(UNKNOWN,), (UNKNOWN, FOREGROUND), (UNKNOWN, BACKGROUND)])
