@@ -8,39 +8,26 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from camseg.base.arrays import Cam, Image, Mask
 from camseg.base.device import find_device
 from camseg.base.errors import EvaluationError, InputError
 from camseg.base.files import read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.cams.compute import compute_cams
-from camseg.cams.methods.registry import check_methods
+from camseg.base.settings import to_json
 from camseg.classify.checkpoint import load_network
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import Dataset, Sample, load_training_data, split
-from camseg.data.images import read_image, read_mask, write_image
-from camseg.measure.faithfulness import (
-    confidence_drop,
-    confidence_rises,
-    confidences,
-    deletion_curve,
-    filter_image,
-    insertion_curve,
-    pointing_hit,
-)
-from camseg.measure.metrics import mean_dice
+from camseg.data.datasets import Dataset, load_training_data, split
+from camseg.measure.metrics import overlapping_splits_interval
 from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, Run, check_names
-from camseg.studies.audit_report import FILTERS, MEASURES, Audit, Estimate, RunAudit, write_audit
+from camseg.studies.audit_report import FILTERS, MAP_MEASURES, Audit, Estimate, RunAudit, write_audit
+from camseg.studies.filtering import filter_by_maps, filter_by_masks, measure_maps
 from camseg.studies.material import (
     StudyImages,
     acquaintance,
@@ -48,55 +35,13 @@ from camseg.studies.material import (
     check_run,
     digest,
     images_identity,
-    in_batches,
     own_class,
     read_study_images,
     starting_weights,
 )
-from camseg.train.trainer import TrainSettings, train_classifier
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """How runs are audited; checked when made."""
-
-    method: str = "layercam"
-    """The CAM method."""
-    epochs: int = 30
-    """Most epochs of each training."""
-    seeds: int = 3
-    """How often each training is repeated, each time with another split, other weights and another order."""
-    seed: int = 0
-    """The first of the seeds."""
-    val_fraction: float = 0.2
-    """Share of the images that is split off for validation, never through a group."""
-    batch_size: int = 16
-    """Images per step, and per pass of the network."""
-    learning_rate: float = 1e-3
-    """The optimiser's rate at the start."""
-    image_size: int | None = None
-    """Side of the inputs of the networks trained again; None: the run's own."""
-    weights: str | None = None
-    """Where they start, as in ``Classifier.create``; None: from scratch, as in the paper."""
-    steps: int = 50
-    """Steps of the insertion and deletion curves."""
-
-    def __post_init__(self) -> None:
-        check_methods((self.method,))
-        for name in ("seeds", "steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        self.training(self.seed)
-
-    def training(self, seed: int) -> TrainSettings:
-        """How a network is trained with one of the seeds."""
-        return TrainSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            warmup_epochs=int(self.weights not in (None, "none")),
-            seed=seed,
-        )
+from camseg.studies.settings import AuditSettings
+from camseg.train.settings import TrainSettings
+from camseg.train.trainer import train_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +107,8 @@ def audit_runs(
         progress=progress,
         say=say,
     )
-    facts = _identity(study, data, masks)
-    Output(out, Run(command="audit", settings=facts), overwrite=overwrite, parts=("trainings", "maps", "filtered"))
+    run = Run(command="audit", settings=to_json(settings), identity=_identity(study, data, masks))
+    Output(out, run, overwrite=overwrite, parts=("trainings", "maps", "filtered"))
     labels = [own_class(sample) for sample in dataset.samples]
     found = Audit(
         data=str(data),
@@ -172,8 +117,8 @@ def audit_runs(
         majority=max(map(labels.count, dataset.classes)) / len(labels),
         settings=settings,
         runs=tuple(
-            _audit(study, name, Path(run), classifier)
-            for (name, classifier), run in zip(classifiers.items(), runs, strict=True)
+            _audit(study, name, Path(place), classifier)
+            for (name, classifier), place in zip(classifiers.items(), runs, strict=True)
         ),
     )
     write_audit(out, found)
@@ -210,20 +155,14 @@ def _split(images: StudyImages, settings: AuditSettings) -> dict[int, tuple[Data
     seeds = range(settings.seed, settings.seed + settings.seeds)
     splits = {seed: split(images.data, settings.val_fraction, seed) for seed in seeds}
     for part in (part for parts in splits.values() for part in parts):
-        if images.masks and not _lenders(images, part):
+        if images.masks and not images.lenders(part):
             raise EvaluationError("expected true masks with objects on both sides of the split; all are empty on one")
     return splits
 
 
-def _lenders(images: StudyImages, part: Dataset) -> list[str]:
-    return [sample.name for sample in part.samples if sample.name in images.masks]
-
-
 def _identity(study: _Study, data: Path | str, masks: Path | str | None) -> dict[str, Any]:
     """What two calls that share a folder must have in common; more runs and seeds may come."""
-    chosen = asdict(study.settings)
-    for name in ("seed", "seeds"):
-        del chosen[name]
+    chosen = {name: value for name, value in to_json(study.settings).items() if name not in ("seed", "seeds")}
     return {
         **chosen,
         "weights": starting_weights(study.settings.weights),
@@ -239,21 +178,22 @@ def _identity(study: _Study, data: Path | str, masks: Path | str | None) -> dict
 
 def _audit(study: _Study, name: str, run: Path, classifier: Classifier) -> RunAudit:
     """The trainings and the measures of one run, what an earlier call finished taken from its files."""
-    own, shared = classifier.fingerprint()[:12], digest(_architecture(classifier, study.settings))
+    settings = study.settings
+    own, shared = classifier.fingerprint()[:12], digest(_architecture(classifier, settings))
     places = {
         (kind, seed): study.out / f"trainings/{classifier.arch}-{own if kind == 'cam' else shared}/{kind}/{seed}"
         for seed in study.splits
         for kind in study.filters
     }
     # The measures are of the first split, which another first seed would change.
-    maps_file = study.out / "maps" / f"{classifier.arch}-{own}-{study.settings.seed}.json"
+    maps_file = study.out / "maps" / f"{classifier.arch}-{own}-{settings.seed}.json"
     accuracies: dict[str, list[float]] = {kind: [] for kind in study.filters}
     with _folder(study, name) as folder:
         todo = [place for place in places.values() if not (place / "metrics.json").exists()]
         if todo or study.keep or not maps_file.exists():
             facts = _write_filtered(study, classifier, folder)
             if not maps_file.exists():
-                write_json(maps_file, {**facts, **_measure(study, classifier)})
+                write_json(maps_file, {**facts, **measure_maps(classifier, study.measured, settings, study.progress)})
         for (kind, seed), place in places.items():
             if place in todo:
                 study.say(f"{name}: training {todo.index(place) + 1} of {len(todo)}, {kind}, seed {seed}")
@@ -268,7 +208,7 @@ def _audit(study: _Study, name: str, run: Path, classifier: Classifier) -> RunAu
         accuracies={kind: _over_seeds(values, float(np.mean(shares))) for kind, values in accuracies.items()},
         by_seed={kind: tuple(values) for kind, values in accuracies.items()},
         mean_dice=_over_images(study, maps["mean_dice"]) if maps["mean_dice"] else None,
-        measures={measure: _over_images(study, maps[measure]) for measure in MEASURES if maps[measure]},
+        measures={measure: _over_images(study, maps[measure]) for measure in MAP_MEASURES if maps[measure]},
         black=maps["black"],
         acquainted=acquaintance(name, classifier, study.measured, "validation images on which its maps are measured"),
     )
@@ -286,48 +226,13 @@ def _folder(study: _Study, name: str) -> Iterator[Path]:
 
 def _write_filtered(study: _Study, classifier: Classifier, folder: Path) -> dict[str, Any]:
     """Write the images multiplied by their maps and, for each seed, by masks; what masks say of the maps."""
-    dices: dict[str, float] = {}
-    hits: dict[str, float] = {}
-    black, samples, masks = 0, study.images.data.samples, study.images.masks
-    for batch in in_batches(samples, study.settings.batch_size, study.progress, "maps"):
-        images = [read_image(sample.path, classifier.window) for sample in batch]
-        for sample, image, cam in zip(batch, images, _cams(study, classifier, batch, images), strict=True):
-            black += not cam.any()
-            write_image(folder / f"cam/{sample.name}.png", filter_image(image, cam))
-            if sample.name in masks:
-                mask = read_mask(masks[sample.name])
-                dices[sample.name] = mean_dice(cam, mask)
-                hits[sample.name] = float(pointing_hit(cam, mask))
-    if black:
-        study.say(f"{black} of {len(samples)} maps are all zero; their filtered images are black")
-    if masks:
-        for seed, parts in study.splits.items():
-            for side, part in enumerate(parts):
-                _write_masked(study, classifier, part, (seed, side), folder)
-    return {"mean_dice": dices, "pointing_game": hits, "black": black}
-
-
-def _cams(study: _Study, classifier: Classifier, samples: Sequence[Sample], images: Sequence[Image]) -> list[Cam]:
-    """The ungated map of each image's own class."""
-    method, targets = study.settings.method, [own_class(sample) for sample in samples]
-    return compute_cams(classifier, images, targets, (method,), gate=False)[method]
-
-
-def _write_masked(study: _Study, classifier: Classifier, part: Dataset, seed: tuple[int, int], folder: Path) -> None:
-    """Write one side of a split multiplied by its true masks and by what they leave, borrowed on the same side."""
-    random, lenders = np.random.default_rng(seed), _lenders(study.images, part)
-    for sample in part.samples:
-        image = read_image(sample.path, classifier.window)
-        owner = sample.name if sample.name in study.images.masks else lenders[random.integers(len(lenders))]
-        mask = _fitted(read_mask(study.images.masks[owner]), image)
-        for kind, weights in (("truth", mask), ("inverse", ~mask)):
-            write_image(folder / f"{kind}-{seed[0]}/{sample.name}.png", filter_image(image, weights))
-
-
-def _fitted(mask: Mask, image: Image) -> Mask:
-    """A mask brought to the size of another image by the nearest pixels."""
-    rows, columns = (np.arange(new) * old // new for new, old in zip(image.shape, mask.shape, strict=False))
-    return mask[np.ix_(rows, columns)]
+    facts = filter_by_maps(classifier, study.images, study.settings, folder, study.progress)
+    if facts["black"]:
+        count = len(study.images.data.samples)
+        study.say(f"{facts['black']} of {count} maps are all zero; their filtered images are black")
+    if study.images.masks:
+        filter_by_masks(classifier, study.images, study.splits, folder)
+    return facts
 
 
 def _train(study: _Study, classifier: Classifier, kind: str, seed: int, place: Path, folder: Path) -> None:
@@ -337,7 +242,14 @@ def _train(study: _Study, classifier: Classifier, kind: str, seed: int, place: P
         images = folder / (kind if kind == "cam" else f"{kind}-{seed}")
         parts = _moved(parts[0], images), _moved(parts[1], images)
     torch.manual_seed(seed)
-    untrained, recipe = _untrained(classifier, study.settings), study.settings.training(seed)
+    settings, untrained = study.settings, _untrained(classifier, study.settings)
+    recipe = TrainSettings(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_epochs=int(settings.weights is not None),
+        seed=seed,
+    )
     train_classifier(untrained, *parts, place, recipe, device=study.device, progress=study.progress)
     (place / "model.safetensors").unlink()
 
@@ -366,48 +278,13 @@ def _moved(part: Dataset, folder: Path) -> Dataset:
     return replace(part, samples=tuple(samples))
 
 
-def _measure(study: _Study, classifier: Classifier) -> dict[str, dict[str, float]]:
-    """The measures without masks on the validation images of the first split, as the network sees them."""
-    found: dict[str, dict[str, float]] = {name: {} for name in ("insertion", "deletion", "average_drop", "increase")}
-    size, steps = study.settings.batch_size, study.settings.steps
-    samples = study.measured.samples
-    for sample in study.progress(samples, len(samples), "measures"):
-        square = classifier.to_input(read_image(sample.path, classifier.window))
-        cam = _cams(study, classifier, [sample], [square])[0]
-        score = partial(_scores, classifier, classifier.class_index(own_class(sample)))
-        mean = 255 * np.asarray(classifier.mean)
-        deletion = deletion_curve(score, square, cam, baseline=mean, steps=steps, batch_size=size)
-        pair = confidences(score, square, cam)
-        found["insertion"][sample.name] = insertion_curve(score, square, cam, steps=steps, batch_size=size).area
-        found["deletion"][sample.name] = deletion.area
-        found["average_drop"][sample.name] = confidence_drop(*pair)
-        found["increase"][sample.name] = float(confidence_rises(*pair))
-    return found
-
-
-def _scores(classifier: Classifier, target: int, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        logits = classifier.model(classifier.normalise(torch.from_numpy(images)))
-    return classifier.probabilities(logits)[:, target].cpu().numpy()
-
-
 # ---- what is reported ----------------------------------------------------------------------------
 
 
 def _over_seeds(values: Sequence[float], share: float) -> Estimate:
-    """The mean and the corrected resampled t-interval within [0, 1]; equal values, or one, say nothing of a spread.
-
-    share: validation images per training image. Splits of the same images overlap, so that their accuracies vary less
-    than those of new images would: the variance of the mean is (1 / n + share) s^2 instead of s^2 / n.
-    Source: Nadeau and Bengio, "Inference for the Generalization Error" (Machine Learning 52, 2003), section 3.
-    """
-    from scipy.stats import t
-
-    mean, count = float(np.mean(values)), len(values)
-    if min(values) == max(values):
-        return Estimate(mean=mean, count=count)
-    half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) * np.sqrt(1 / count + share))
-    return Estimate(mean=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), count=count)
+    """The mean and its interval; ``share``: validation images per training image."""
+    low, high = overlapping_splits_interval(values, share) or (None, None)
+    return Estimate(mean=float(np.mean(values)), low=low, high=high, count=len(values))
 
 
 def _over_images(study: _Study, values: Mapping[str, float]) -> Estimate:

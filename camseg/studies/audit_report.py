@@ -2,24 +2,22 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from camseg.base.files import write_csv, write_json, write_text
 from camseg.data.images import write_image
 from camseg.measure.figures import plot_scatter
+from camseg.studies.settings import AuditSettings
 from camseg.studies.tables import Table, as_markdown
 
-if TYPE_CHECKING:
-    from camseg.studies.audit import AuditSettings
-
-FILTERS = {
+FILTERS: Final = {
     "original": "the images as they are",
     "cam": "multiplied by the map of their own class, negatives included",
     "truth": "multiplied by the true mask; images without an object borrow that of another image",
     "inverse": "multiplied by what that mask leaves",
 }
 """What the architecture is trained on; the last two need true masks."""
-MEASURES = {
+MAP_MEASURES: Final = {
     "insertion": "area under the score while pixels are put into the blurred image, highest of the map first (RISE)",
     "deletion": "area under the score while they are replaced by the mean colour (RISE); less is better",
     "average_drop": "mean share of the score that is lost when the image is multiplied by its map (Grad-CAM++); "
@@ -28,12 +26,12 @@ MEASURES = {
     "pointing_game": "share of maps whose highest pixel lies in the object or within 15 pixels of it at 224",
 }
 """Measures of the maps; the last needs true masks."""
-INTERVALS = (
+INTERVALS: Final = (
     "Accuracies: mean over the seeds, each with its own split, with Student's t-interval corrected for splits that "
     "overlap (Nadeau and Bengio 2003). Maps: mean over images with the percentile bootstrap's, whole groups drawn "
     "where DATA gives them. Both 95 %."
 )
-CHOICE = (
+CHOICE: Final = (
     "Each training keeps its best epoch, chosen by macro-F1 on the validation images that its accuracy is of: all four "
     "accuracies are somewhat too high."
 )
@@ -97,7 +95,7 @@ class Audit:
     """The folder of true masks."""
     majority: float
     """Share of the most frequent class: the accuracy of one who sees nothing."""
-    settings: "AuditSettings"
+    settings: AuditSettings
     """How it was found."""
     runs: tuple[RunAudit, ...]
     """In the order of the call."""
@@ -112,7 +110,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-ready dicts and lists, with what the names in it mean."""
-        return {**asdict(self), "filters": FILTERS, "measures": MEASURES, "intervals": INTERVALS, "choice": CHOICE}
+        return {**asdict(self), "filters": FILTERS, "measures": MAP_MEASURES, "intervals": INTERVALS, "choice": CHOICE}
 
     def accuracy_table(self) -> Table:
         """Columns, and a row of strings per run: the validation accuracies and the mean-Dice of the maps."""
@@ -129,10 +127,10 @@ class Audit:
     def measure_table(self) -> Table:
         """Columns, and a row of strings per run: the measures of the maps."""
         rows = [
-            (run.name, *(str(run.measures[name]) if name in run.measures else "-" for name in MEASURES))
+            (run.name, *(str(run.measures[name]) if name in run.measures else "-" for name in MAP_MEASURES))
             for run in self.runs
         ]
-        return ("run", *(name.replace("_", " ") for name in MEASURES)), rows
+        return ("run", *(name.replace("_", " ") for name in MAP_MEASURES)), rows
 
 
 def write_audit(out: Path, found: Audit) -> None:

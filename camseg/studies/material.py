@@ -33,6 +33,10 @@ class StudyImages:
         """The images with an object."""
         return [sample for sample in self.data.samples if sample.name in self.masks]
 
+    def lenders(self, part: Dataset) -> list[str]:
+        """The names of a part's images with an object."""
+        return [sample.name for sample in part.samples if sample.name in self.masks]
+
     def interval(self, values: Mapping[str, float]) -> tuple[float, float]:
         """The mean's 95 % bootstrap interval, of values by image; whole groups are drawn where there are any."""
         groups = {sample.name: sample.group or sample.name for sample in self.data.samples}

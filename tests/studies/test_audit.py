@@ -28,8 +28,9 @@ from camseg.measure.faithfulness import (
 from camseg.measure.figures import plot_scatter
 from camseg.measure.metrics import bootstrap_interval, mean_dice
 from camseg.studies import audit
-from camseg.studies.audit import AuditSettings, audit_runs
-from camseg.studies.audit_report import FILTERS, MEASURES
+from camseg.studies.audit import audit_runs
+from camseg.studies.audit_report import FILTERS, MAP_MEASURES
+from camseg.studies.settings import AuditSettings
 from camseg.train.plan import plan_training
 
 QUICK = AuditSettings(epochs=1, seeds=2, val_fraction=0.25, batch_size=8, steps=4)
@@ -90,7 +91,7 @@ def test_from_start_to_end(data, make_run, tmp_path):
     (one,) = found["runs"]
     assert one["name"] == "run"
     assert list(one["accuracies"]) == list(FILTERS)
-    assert list(one["measures"]) == list(MEASURES)
+    assert list(one["measures"]) == list(MAP_MEASURES)
     assert one["measures"]["insertion"]["count"] == 3
     assert one["measures"]["pointing_game"]["count"] == one["mean_dice"]["count"] == 6
     assert found["majority"] == 0.5
@@ -102,7 +103,7 @@ def test_from_start_to_end(data, make_run, tmp_path):
         assert one["accuracies"][kind] == {"mean": metrics["accuracy"], "low": None, "high": None, "count": 1}
     assert not list(out.rglob("*.safetensors"))
     rows = list(csv.DictReader((out / "audit.csv").read_text().splitlines()))
-    assert {row["measure"] for row in rows} == {*(f"accuracy {kind}" for kind in FILTERS), *MEASURES, "mean_dice"}
+    assert {row["measure"] for row in rows} == {*(f"accuracy {kind}" for kind in FILTERS), *MAP_MEASURES, "mean_dice"}
     assert (out / "audit.md").read_text().count("| run |") == 4
     assert read_image(out / "audit.png").std() > 0
     # Nothing is left to do, so nothing is trained.
@@ -160,7 +161,7 @@ def test_the_measures_are_those_of_the_maps(data, make_run, quick_training, tmp_
     run = make_run()
     (found,) = audit_runs([run], data / "images", tmp_path / "out", masks=data / "masks", settings=QUICK).runs
     classifier, sets = load_network(run), load_training_data(data / "images")
-    expected = {name: [] for name in MEASURES}
+    expected = {name: [] for name in MAP_MEASURES}
     for sample in split(sets, 0.25, 0)[1].samples:
         square = classifier.to_input(read_image(sample.path))
         (cam,) = own_maps(classifier, [square], [sample])
@@ -244,7 +245,7 @@ def test_what_decides_is_known_by_its_content(data, make_run, quick_training, tm
     settings = replace(QUICK, weights=str(weights), seeds=1)
     run = make_run("run", seed=1)
     audit_runs([run], data / "images", tmp_path / "out", masks=data / "masks", settings=settings)
-    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["device"] in ("cpu", "cuda", "mps")
+    assert json.loads((tmp_path / "out/run.json").read_text())["identity"]["device"] in ("cpu", "cuda", "mps")
     done = len(quick_training)
     monkeypatch.chdir(data)
     audit_runs([run], "images", tmp_path / "out", masks="masks", settings=settings)
@@ -284,7 +285,7 @@ def test_without_masks_two_trainings_and_four_measures_run(data, make_run, quick
     found = audit_runs([make_run()], data / "images", tmp_path / "out", settings=QUICK)
     assert {kind for kind, *_ in quick_training} == {"original", "cam"}
     (one,) = found.runs
-    assert list(one.measures) == [name for name in MEASURES if name != "pointing_game"]
+    assert list(one.measures) == [name for name in MAP_MEASURES if name != "pointing_game"]
     assert one.mean_dice is None
     assert not (tmp_path / "out/audit.png").exists()
     assert not (tmp_path / "out/filtered").exists()

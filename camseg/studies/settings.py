@@ -1,0 +1,46 @@
+"""What studies are told."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from camseg.base.registry import choose
+from camseg.base.settings import Option, checked, settings
+from camseg.cams.methods.registry import METHODS
+
+
+def _check_method(name: str) -> str:
+    choose("CAM method", name, METHODS)
+    return name
+
+
+def _or_none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+@settings
+class AuditSettings:
+    """How runs are audited."""
+
+    method: Annotated[str, AfterValidator(checked(_check_method))] = "layercam"
+    """CAM method, as camseg methods lists them."""
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Most epochs of each training."""
+    seeds: Annotated[int, Field(ge=1)] = 3
+    """Repeats of each training, each with another split, other weights and another order."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Start of all random choices."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share split off for validation, by label and never through a group."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images per pass of the network."""
+    learning_rate: Annotated[float, Field(gt=0), Option(flags=("--learning-rate", "--lr"))] = 1e-3
+    """The optimiser's rate at the start."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Side of the inputs of what is trained; default: the run's own."""
+    weights: Annotated[str | None, BeforeValidator(_or_none), Option(metavar="none|imagenet|FILE", default="none")] = (
+        None
+    )
+    """Where trainings start; none: from scratch, as in the paper."""
+    steps: Annotated[int, Field(ge=1)] = 50
+    """Steps of the insertion and deletion curves."""
