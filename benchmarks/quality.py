@@ -28,7 +28,8 @@ from camseg.label.folder import cams_folder
 from camseg.label.settings import LabelSettings
 from camseg.measure.evaluate import evaluate_folder, save_best_threshold
 from camseg.runs.loop import FolderOptions
-from camseg.train.trainer import TrainSettings, train_classifier
+from camseg.train.settings import TrainSettings
+from camseg.train.trainer import train_classifier
 
 QUICK = [name for name, method in METHODS.items() if method.passes == "1"]
 SLOW = [name for name in METHODS if name not in QUICK and name != "fullgrad"]  # which cannot read this network

@@ -130,7 +130,7 @@ def train_cls(
 
     from accelerate import Accelerator
 
-    from camseg.data.augmentation import NONE, Augmentation
+    from camseg.data.settings import NONE, Augmentation
     from camseg.train.plan import plan_training, prepare_training, run_training
 
     ranges = {} if augment is None else asdict(Augmentation() if augment else NONE)

@@ -42,7 +42,8 @@ from camseg.studies.material import (
     read_study_images,
     starting_weights,
 )
-from camseg.train.plan import Prepared, Training, load_parts, plan_training, prepare_training, run_training
+from camseg.train.plan import Prepared, load_parts, plan_training, prepare_training, run_training
+from camseg.train.settings import Training
 
 TEST_FRACTION: Final = 0.2
 """Share of the images that is split off for the test where neither images, option nor recipe say otherwise."""

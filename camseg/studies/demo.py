@@ -22,7 +22,8 @@ from camseg.measure.overlays import contact_sheet, overlay_cam, overlay_mask
 from camseg.propagation.par import ParSettings
 from camseg.runs.loop import FolderOptions
 from camseg.studies.samples import NEGATIVE_CLASS, OBJECT_CLASS, generate_samples
-from camseg.train.trainer import TrainSettings, train_classifier
+from camseg.train.settings import TrainSettings
+from camseg.train.trainer import train_classifier
 
 ARCH = "test_resnet"
 """timm's smallest ResNet, 0.5 M parameters: trained from scratch in under a minute on two cores."""

@@ -22,9 +22,9 @@ from camseg.classify.checkpoint import RUN_FILES, clear_run, load_network
 from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, LinearRule
 from camseg.classify.settings import Voting
-from camseg.data.augmentation import NONE
 from camseg.data.datasets import Dataset, image_places
 from camseg.data.images import write_image
+from camseg.data.settings import NONE
 from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.figures import plot_confusion
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability

@@ -21,8 +21,9 @@ from camseg.base.arrays import Image
 from camseg.base.errors import DatasetError, ImageError
 from camseg.base.progress import Progress
 from camseg.classify.classifier import Classifier
-from camseg.data.augmentation import Augmentation, augment
+from camseg.data.augmentation import augment
 from camseg.data.datasets import Dataset, Sample
+from camseg.data.settings import Augmentation
 
 _MEMORY = 2**30
 """Resized images of a set are kept in memory up to this many bytes."""

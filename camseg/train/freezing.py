@@ -1,19 +1,18 @@
 """Networks -> which of their parameters learn, and keeping the others as they are."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import nn
 
 from camseg.base.errors import InputError
 from camseg.models.weights import head_parameters
-
-Trainable = Literal["all", "last-stages", "head"]
-"""``head``: the classifier and plug-in heads; ``last-stages``: also the last third of the backbone's blocks."""
+from camseg.train.settings import Trainable
 
 
 def learning_parameters(model: nn.Module, trainable: Trainable) -> list[nn.Parameter]:
-    """The parameters that learn.
+    """The parameters that learn; ``head``: of the classifier and plug-in heads, ``last-stages``: also the last third of
+    the backbone's blocks.
 
     Blocks are the network's children, and of sequences of blocks their members, so that what counts as one is what
     the architecture's author made one. Raises InputError where a network has no head to be told from its backbone.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,82 +11,16 @@ import torch
 from camseg.base.errors import CamsegError, CheckpointError, InputError
 from camseg.base.files import read_json, sha256
 from camseg.base.progress import Progress, Say, silent, unheard
+from camseg.base.registry import choose
+from camseg.base.settings import from_json, to_json
 from camseg.classify.classifier import Classifier
-from camseg.classify.settings import Resize
-from camseg.data.augmentation import Augmentation
 from camseg.data.datasets import Dataset, check_disjoint, image_places, load_training_data, samples_sha256, split
 from camseg.models.building import has_pretrained
-from camseg.models.names import DEFAULT_ARCH, ModelArgs
+from camseg.models.names import DEFAULT_ARCH
 from camseg.runs.loop import check_apart
 from camseg.train.recipes import RECIPES
-from camseg.train.trainer import TrainSettings, train_classifier
-
-_LISTS = ("negative", "mean", "std")
-_TEXTS = {
-    "data": False,
-    "val": True,
-    "samples_sha256": True,
-    "model": True,
-    "weights": False,
-    "weights_sha256": True,
-    "window": False,
-}
-"""Fields of a training that are text, and whether they may be None."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """Everything that a run is trained from: the same training on the same device gives the same weights.
-
-    Checked when made, as far as it can be without the data and the network: InputError.
-    """
-
-    data: str
-    """Labelled images, as ``datasets.load_training_data`` takes them; an absolute path."""
-    val: str | None = None
-    """Validation images; None: split off from ``data``."""
-    val_fraction: float = 0.2
-    """Share that is split off for validation."""
-    test_fraction: float = 0.0
-    """Share that is split off before that, takes no part in training and is scored at its end."""
-    samples_sha256: str | None = None
-    """Hash of the images' names, labels and groups; None: not known yet."""
-    recipe: str = "default"
-    """Where all that follows came from, before options changed it."""
-    model: str | None = None
-    """Architecture; None: the weights file's, else ``DEFAULT_ARCH``."""
-    model_args: ModelArgs = field(default_factory=dict)
-    """Further arguments of its constructor."""
-    weights: str = "none"
-    """``imagenet``, ``none``, or the absolute path of a file."""
-    weights_sha256: str | None = None
-    """The file's hash; None: not known yet."""
-    negative: tuple[str, ...] = ()
-    """Classes whose images contain no object."""
-    image_size: int | None = None
-    """Side of the input, pixels; None: what the architecture was described for."""
-    resize: Resize = "stretch"
-    """How images become squares."""
-    window: str = "full"
-    """How 16-bit and float images become 8-bit."""
-    mean: tuple[float, ...] | None = None
-    """Per-channel mean of the inputs; None: the weights' own."""
-    std: tuple[float, ...] | None = None
-    """Per-channel standard deviation of the inputs; None: the weights' own."""
-    settings: TrainSettings = field(default_factory=TrainSettings)
-    """How the network learns."""
-
-    def __post_init__(self) -> None:
-        for name, optional in _TEXTS.items():
-            value = getattr(self, name)
-            if not (isinstance(value, str) or (optional and value is None)):
-                raise InputError(f"expected {name} as text, got {value!r}")
-        for name in ("val_fraction", "test_fraction"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise InputError(f"expected {name} in [0, 1), got {value!r}")
-        if not isinstance(self.model_args, Mapping):
-            raise InputError(f"expected model_args by name, got {self.model_args!r}")
+from camseg.train.settings import Training, TrainSettings
+from camseg.train.trainer import train_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +63,7 @@ def plan_training(
         raise InputError(f"a training has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
     if like is None and data is None:
         raise InputError("expected labelled images to train from, or a run to be like")
-    base = _from_recipe(recipe or "default") if like is None else read_training(like)
+    base = choose("recipe", recipe or "default", RECIPES).training if like is None else read_training(like)
     settings = {name: changes.pop(name) for name in [item.name for item in fields(TrainSettings)] if name in changes}
     if "val_fraction" in changes:
         changes.setdefault("val", None)
@@ -139,7 +73,7 @@ def plan_training(
         if changes["weights"] == "none":
             settings = {"warmup_epochs": 0, "trainable": "all", **settings}
     if isinstance(settings.get("augmentation"), Mapping):
-        settings["augmentation"] = _augmentation(base.settings.augmentation, settings["augmentation"])
+        settings["augmentation"] = replace(base.settings.augmentation, **settings["augmentation"])
     if changes.get("val") is not None:
         changes["val"] = os.path.abspath(changes["val"])
     if data is not None or changes.get("val", base.val) != base.val:
@@ -172,20 +106,11 @@ def _from_record(record: object, path: str) -> Training:
         raise CheckpointError(
             f"{path} does not say what it was trained from, as runs of camseg train-cls do; give DATA and the options"
         )
+    names = [item.name for item in fields(Training)]
     try:
-        settings = dict(record["settings"])
-        settings["augmentation"] = Augmentation(**settings["augmentation"])
-        given = {item.name: record[item.name] for item in fields(Training)}
-        lists = {name: _list(given[name], name) for name in _LISTS}
-        return Training(**{**given, **lists, "settings": TrainSettings(**settings)})
-    except (KeyError, TypeError, ValueError, InputError) as error:
+        return from_json(Training, {name: record[name] for name in names})
+    except (KeyError, InputError) as error:
         raise CheckpointError(f"{path}: its training cannot be repeated ({error})") from None
-
-
-def _list(value: object, name: str) -> tuple | None:
-    if value is not None and not isinstance(value, (list, tuple)):
-        raise InputError(f"expected {name} as a list, got {value!r}")
-    return None if value is None else tuple(value)
 
 
 def prepare_training(training: Training, out: Path | str) -> Prepared:
@@ -262,7 +187,7 @@ def run_training(
     say: Say = unheard,
 ) -> dict[str, Any]:
     """``train_classifier`` on what was prepared; the run's ``classifier.json`` then says how to repeat it."""
-    origin = {name: value for name, value in asdict(prepared.training).items() if name != "settings"}
+    origin = {name: value for name, value in to_json(prepared.training).items() if name != "settings"}
     return train_classifier(
         prepared.classifier,
         prepared.train,
@@ -278,30 +203,8 @@ def run_training(
     )
 
 
-def _from_recipe(name: str) -> Training:
-    if name not in RECIPES:
-        raise InputError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    return Training(
-        data="",
-        val_fraction=recipe.val_fraction,
-        test_fraction=recipe.test_fraction,
-        recipe=name,
-        image_size=recipe.image_size,
-        resize=recipe.resize,
-        settings=recipe.settings,
-    )
-
-
 def _weights(given: str | None, model: str | None) -> str:
     """``imagenet``, ``none`` or an absolute path; without a wish ImageNet's where timm has such."""
     if given is None:
         return "imagenet" if has_pretrained(model or DEFAULT_ARCH) else "none"
     return given if given in ("imagenet", "none") else os.path.abspath(given)
-
-
-def _augmentation(base: Augmentation, changes: Mapping[str, Any]) -> Augmentation:
-    known = [item.name for item in fields(Augmentation)]
-    if unknown := sorted(set(changes) - set(known)):
-        raise InputError(f"there is no augmentation {unknown[0]!r}; there are {', '.join(known)}")
-    return replace(base, **changes)

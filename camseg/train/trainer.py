@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -29,81 +29,24 @@ from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError, OutputError
 from camseg.base.files import remove_unfinished, write_bytes, write_csv, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
+from camseg.base.settings import to_json
 from camseg.base.tensors import tensor_bytes
 from camseg.classify.checkpoint import clear_run
 from camseg.classify.classifier import Classifier
-from camseg.data.augmentation import NONE, Augmentation
 from camseg.data.datasets import Dataset
 from camseg.data.images import write_image
+from camseg.data.settings import NONE
 from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.figures import plot_confusion, plot_history, plot_reliability
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
 from camseg.models.weights import head_parameters
 from camseg.train.batches import Batches, EpochSampler, Source, load_pixels, loader
-from camseg.train.freezing import Trainable, freeze_others, learning_parameters
+from camseg.train.freezing import freeze_others, learning_parameters
+from camseg.train.settings import TrainSettings
 
 _STATE = "training.safetensors"
 _PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-Optimizer = Literal["adamw", "adam"]
-Balance = Literal["weights", "sampling", "none"]
-Precision = Literal["auto", "no", "fp16", "bf16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """How a classifier is trained; checked when made."""
-
-    epochs: int = 20
-    """Most epochs to run, the warm-up included."""
-    batch_size: int = 16
-    """Images per step and device."""
-    optimizer: Optimizer = "adamw"
-    """``adamw`` decouples the weight decay from the gradient, ``adam`` adds it there."""
-    learning_rate: float = 1e-3
-    """The optimiser's rate at the start."""
-    weight_decay: float = 1e-2
-    """The optimiser's weight decay."""
-    trainable: Trainable = "all"
-    """What learns after the warm-up: ``head``, ``last-stages`` (a third of the backbone too) or ``all``."""
-    warmup_epochs: int = 1
-    """Epochs in which only the head learns, while a pretrained backbone stays frozen."""
-    averaging: float = 0.98
-    """Decay per step of the running average of the weights that is validated and kept; 0 keeps the last step's."""
-    plateau_patience: int = 2
-    """Epochs without a lower validation loss before the rate is divided by 4; 0: never."""
-    patience: int = 8
-    """After more epochs than this without a better validation macro-F1 (or the same at a lower loss) training stops;
-    0: never."""
-    balance: Balance = "weights"
-    """How rare classes come to count as much as frequent ones: by ``weights`` of the loss, by ``sampling`` their images
-    more often, or not at all (``none``)."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """Random changes of the training images."""
-    mixed_precision: Precision = "auto"
-    """``auto``: bf16 or fp16 on a GPU that has it, float32 on the CPU."""
-    seed: int = 0
-    """Decides shuffling, augmentation, dropout and the new head's weights."""
-    workers: int = 0
-    """Processes that read and augment images; 0 reads in the main process."""
-
-    def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 1}
-        for name in (*least, "warmup_epochs", "plateau_patience", "patience", "seed", "workers"):
-            value, lowest = getattr(self, name), least.get(name, 0)
-            if not isinstance(value, int) or value < lowest:
-                raise InputError(f"expected {name} of at least {lowest}, a whole number; got {value!r}")
-        if not 0.0 <= self.averaging < 1.0:
-            raise InputError(f"expected averaging in [0, 1), got {self.averaging:g}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise InputError(f"expected a learning rate above 0, got {self.learning_rate:g}")
-        if not 0.0 <= self.weight_decay < float("inf"):
-            raise InputError(f"expected a weight decay of at least 0, got {self.weight_decay:g}")
-        choices = {"optimizer": Optimizer, "trainable": Trainable, "balance": Balance, "mixed_precision": Precision}
-        for name, choice in choices.items():
-            if getattr(self, name) not in get_args(choice):
-                words = name.replace("_", " ")
-                raise InputError(f"expected {words} {', '.join(get_args(choice))}; got {getattr(self, name)!r}")
 
 
 @dataclass
@@ -165,7 +108,7 @@ def train_classifier(
         sources.append(Source(readable, pixels))
         failed |= failures
     start = classifier.fingerprint()
-    record = {**(origin or {}), "settings": asdict(settings), "start_sha256": start}
+    record = {**(origin or {}), "settings": to_json(settings), "start_sha256": start}
     classifier = replace(classifier, training=record, temperature=1.0)
     identity = _identity(start, sources, settings)
     # Moved first: the optimiser must see the parameters where they will be.
@@ -211,7 +154,7 @@ def train_classifier(
         "train_images": len(sources[0].dataset.samples),
         "val_images": len(sources[1].dataset.samples),
         "failed": {str(path): reason for path, reason in failed.items()},
-        "training": asdict(settings),
+        "training": to_json(settings),
     }
     for source in sources[2:]:
         truth = source.dataset.targets(classifier.classes)
@@ -454,7 +397,7 @@ def _autocast_type(settings: TrainSettings, processes: Accelerator, device: torc
 
 def _identity(start: str, sources: Sequence[Source], settings: TrainSettings) -> str:
     """What must be equal for an interrupted training to go on: settings, the classifier at the start, and data."""
-    chosen = {key: value for key, value in asdict(settings).items() if key != "workers"}
+    chosen = {key: value for key, value in to_json(settings).items() if key != "workers"}
     data = [[(sample.name, sample.labels) for sample in source.dataset.samples] for source in sources]
     return hashlib.sha256(json.dumps([chosen, start, data], sort_keys=True).encode()).hexdigest()
 

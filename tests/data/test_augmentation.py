@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import InputError
-from camseg.data.augmentation import NONE, Augmentation, augment
+from camseg.data.augmentation import augment
+from camseg.data.settings import NONE, Augmentation
 
 STRONG = Augmentation(rotation=40.0, zoom=0.3, shift=0.2, brightness=0.2, contrast=0.5)
 
@@ -91,7 +92,7 @@ def test_extreme_colours_do_not_wrap():
         {"zoom": -0.1},
         {"rotation": float("nan")},
         {"shift": "far"},
-        {"mirror": 1},
+        {"mirror": "far"},
         {"contrast": True},
         {"zoom": 1.0},
         {"rotation": 360},

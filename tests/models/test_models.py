@@ -17,7 +17,8 @@ from camseg.data.images import read_image
 from camseg.models.backbones.med_ic import MedIC
 from camseg.models.building import OWN, create_model, default_image_size, normalisation
 from camseg.models.names import ARCHITECTURES, canonical_name
-from camseg.train.trainer import TrainSettings, train_classifier
+from camseg.train.settings import TrainSettings
+from camseg.train.trainer import train_classifier
 
 COUNTS = {
     "resnet50": 25_557_032,

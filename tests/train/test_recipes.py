@@ -7,11 +7,11 @@ import safetensors.torch
 
 from camseg.base.errors import CamsegError, CheckpointError, InputError
 from camseg.classify.checkpoint import load_network
-from camseg.data.augmentation import NONE, Augmentation
+from camseg.data.settings import NONE, Augmentation
 from camseg.models.building import create_model
-from camseg.train.plan import Training, plan_training, prepare_training, read_training, run_training, trained_on
+from camseg.train.plan import plan_training, prepare_training, read_training, run_training, trained_on
 from camseg.train.recipes import RECIPES
-from camseg.train.trainer import TrainSettings
+from camseg.train.settings import Training, TrainSettings
 
 TINY = {"model": "test_resnet", "weights": "none", "image_size": 32, "epochs": 2, "batch_size": 8}
 
@@ -23,19 +23,19 @@ def train(data, out, **plan):
 
 def test_the_recipes_say_what_the_papers_say():
     def stated(name, *settings):
-        return tuple(getattr(RECIPES[name].settings, setting) for setting in settings)
+        return tuple(getattr(RECIPES[name].training.settings, setting) for setting in settings)
 
-    assert RECIPES["default"].settings == TrainSettings()
+    assert RECIPES["default"].training == Training()
     assert stated("guan-loew", "epochs") == (200,)
     assert stated("guan-loew", "patience") > (0,)
-    assert RECIPES["guan-loew"].val_fraction == 0.2
+    assert RECIPES["guan-loew"].training.val_fraction == 0.2
     assert stated("laptev", "batch_size", "optimizer", "epochs", "learning_rate") == (32, "adam", 75, 1e-4)
-    assert RECIPES["laptev"].image_size == 512
+    assert RECIPES["laptev"].training.image_size == 512
     assert "12^-4" in RECIPES["laptev"].gaps
     assert stated("med-ic", "batch_size", "optimizer", "epochs", "learning_rate") == (16, "adam", 30, 1e-4)
-    med_ic = RECIPES["med-ic"]
+    med_ic = RECIPES["med-ic"].training
     assert (med_ic.image_size, med_ic.test_fraction, med_ic.val_fraction) == (28, 0.2, 0.1)
-    brain = RECIPES["brain-mri"]
+    brain = RECIPES["brain-mri"].training
     assert (brain.image_size, brain.resize, brain.val_fraction) == (224, "pad", 0.2)
     assert brain.settings.trainable == "last-stages"
     assert min(stated("brain-mri", "warmup_epochs", "plateau_patience", "patience")) > 0
@@ -44,12 +44,12 @@ def test_the_recipes_say_what_the_papers_say():
     assert (changes.zoom, changes.shift, changes.contrast, changes.brightness, changes.mirror) == (
         0.1, 0.05, 0.1, 0.0, False,
     )  # fmt: skip
-    assert all(recipe.paper for recipe in RECIPES.values())
+    assert all(recipe.paper and recipe.training.recipe == name for name, recipe in RECIPES.items())
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_decides_what_nothing_else_does(name):
-    recipe = RECIPES[name]
+    recipe = RECIPES[name].training
     plan = plan_training("x", recipe=name)
     assert plan.recipe == name
     assert plan.weights == "imagenet"
@@ -82,13 +82,13 @@ def test_without_a_wish_weights_are_imagenet_s_where_there_are_such(tmp_path):
 
 def test_plans_that_cannot_be(tmp_path):
     for plan, message in (
-        ({"recipe": "no-such"}, "no recipe 'no-such'; there are default, guan-loew"),
+        ({"recipe": "no-such"}, "unknown recipe 'no-such'; choose among default, guan-loew"),
         ({"recipe": "laptev", "like": tmp_path}, "not both"),
         ({"changes": {"rate": 1}}, "has no 'rate'; it has .*learning_rate"),
-        ({"changes": {"augmentation": {"hue": 1}}}, "no augmentation 'hue'; there are rotation"),
-        ({"changes": {"test_fraction": 1.5}}, r"test_fraction in \[0, 1\), got 1.5"),
-        ({"changes": {"batch_size": 2.5}}, "batch_size of at least 1, a whole number; got 2.5"),
-        ({"changes": {"augmentation": {"zoom": -1}}}, r"zoom in \[0, 1\)"),
+        ({"changes": {"augmentation": {"hue": 1}}}, "Augmentation has no 'hue'; it has rotation"),
+        ({"changes": {"test_fraction": 1.5}}, r"test fraction: less than 1; got 1.5"),
+        ({"changes": {"batch_size": 2.5}}, "batch size: integer.*; got 2.5"),
+        ({"changes": {"augmentation": {"zoom": -1}}}, "zoom: greater than or equal to 0; got -1"),
     ):
         with pytest.raises(InputError, match=message):
             plan_training("x", **plan)
@@ -121,7 +121,8 @@ def test_what_cannot_work_is_refused_before_the_training(make_folder, tmp_path):
         ({"val": data}, "24 images of .* are in .* too, such as .*; keep them apart"),
         ({"val": data / "red/00.png"}, "have no label|expected"),
         ({"window": "x"}, "window full, percentile or LOW,HIGH; got 'x'"),
-        ({"mean": ("x",)}, "one or three numbers for mean"),
+        ({"mean": (1, 2)}, "one or three numbers for mean"),
+        ({"mean": ("x",)}, "expected mean: .*number"),
         ({"image_size": 7}, "at least 8 pixels"),
     ):
         with pytest.raises(CamsegError, match=message):

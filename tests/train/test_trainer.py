@@ -12,13 +12,14 @@ from accelerate import Accelerator
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
-from camseg.data.augmentation import NONE, Augmentation
 from camseg.data.datasets import load_training_data, split
 from camseg.data.images import read_image
+from camseg.data.settings import NONE, Augmentation
 from camseg.measure.metrics import expected_calibration_error, reliability
 from camseg.train import trainer as training
 from camseg.train.batches import Batches, EpochSampler, Source, loader
-from camseg.train.trainer import TrainSettings, train_classifier
+from camseg.train.settings import TrainSettings
+from camseg.train.trainer import train_classifier
 
 FAST = TrainSettings(epochs=3, batch_size=8, learning_rate=2e-3, warmup_epochs=1, seed=3)
 FILES = {

@@ -1,0 +1,107 @@
+"""How a classifier is trained, and from what; nothing here loads a network."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from camseg.base.settings import Option, settings, to_json
+from camseg.classify.settings import Resize
+from camseg.data.settings import Augmentation
+from camseg.models.names import DEFAULT_ARCH
+
+Optimizer = Literal["adamw", "adam"]
+Trainable = Literal["all", "last-stages", "head"]
+Balance = Literal["weights", "sampling", "none"]
+MixedPrecision = Literal["auto", "no", "fp16", "bf16"]
+
+_RANGES = " ".join(f"{name}={json.dumps(value)}" for name, value in to_json(Augmentation()).items())
+
+
+@settings
+class TrainSettings:
+    """How a network learns."""
+
+    epochs: Annotated[int, Field(ge=1)] = 20
+    """Most epochs to run, the warm-up included."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images per step, and per process where several train together."""
+    optimizer: Optimizer = "adamw"
+    """``adamw`` decouples the weight decay from the gradient, ``adam`` adds it there."""
+    learning_rate: Annotated[float, Field(gt=0), Option(flags=("--learning-rate", "--lr"))] = 1e-3
+    """The optimiser's rate at the start."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """The optimiser's weight decay."""
+    trainable: Trainable = "all"
+    """What learns after the warm-up: ``all``, ``last-stages`` (a third of the backbone and the head), or the ``head``
+    alone. From scratch it is all, but where asked for otherwise."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    """Epochs in which only the head learns, while a pretrained backbone stays frozen. From scratch there are none, but
+    where asked for."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Decay per step of the running average of the weights that is validated and kept; 0 keeps the last step's."""
+    plateau_patience: Annotated[int, Field(ge=0)] = 2
+    """Epochs without a lower validation loss before the rate is divided by 4; 0: never."""
+    patience: Annotated[int, Field(ge=0)] = 8
+    """After more epochs than this without a better validation macro-F1 (or the same at a lower loss) training stops;
+    0: never."""
+    balance: Balance = "weights"
+    """How rare classes come to count as much as frequent ones: by ``weights`` of the loss, by ``sampling`` their images
+    more often, or not at all (``none``)."""
+    augmentation: Annotated[Augmentation, Option(metavar="KEY=VALUE", default=_RANGES)] = field(
+        default_factory=Augmentation
+    )
+    """Range of a random change of the training images: the rotation in degrees, others as shares, whether to mirror."""
+    mixed_precision: MixedPrecision = "auto"
+    """``auto``: bf16, else fp16, on a GPU, and float32 (``no``) elsewhere."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Start of all random choices: the splits, the new head's weights, shuffling, augmentation and dropout."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read and augment images; 0 reads in the main one."""
+
+
+@settings
+class Training:
+    """Everything that a run is trained from: the same training on the same device gives the same weights."""
+
+    data: Annotated[str, Option(hidden=True)] = ""
+    """Labelled images, as ``datasets.load_training_data`` takes them; an absolute path. Recipes have none."""
+    val: Annotated[str | None, Option(metavar="DATA")] = None
+    """Validation images; else they are split off."""
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share that is split off for validation, by label and never through a group."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share that is split off before that, takes no part in training and is scored at its end."""
+    samples_sha256: Annotated[str | None, Option(hidden=True)] = None
+    """Hash of the images' names, labels and groups; None: not known yet."""
+    recipe: Annotated[str, Option(hidden=True)] = "default"
+    """Where all that follows came from, before options changed it."""
+    model: Annotated[str | None, Option(metavar="NAME", default=f"that of the weights file, else {DEFAULT_ARCH}")] = (
+        None
+    )
+    """timm's or a paper's architecture, such as ResNet50V2, with heads joined if wanted, such as
+    mobilenetv2_100+mab+sbr."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Argument of the architecture's constructor, JSON values only."""
+    weights: Annotated[
+        str, Option(metavar="imagenet|none|FILE", default="imagenet, or none for architectures without such weights")
+    ] = "none"
+    """Where training starts; of a file the absolute path."""
+    weights_sha256: Annotated[str | None, Option(hidden=True)] = None
+    """The file's hash; None: not known yet."""
+    negative: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()
+    """Class whose images contain no object."""
+    image_size: Annotated[int | None, Option(default="what the architecture was described for, else 224")] = None
+    """Side of the network's input, pixels."""
+    resize: Resize = "stretch"
+    """How images become squares: stretched, or padded to keep the aspect ratio."""
+    window: Annotated[str, Option(metavar="full|percentile|LOW,HIGH")] = "full"
+    """How 16-bit and float images become 8-bit."""
+    mean: Annotated[tuple[float, ...] | None, Option(default="the weights' own")] = None
+    """Mean of the inputs, in [0, 1]: one number, or one per channel."""
+    std: Annotated[tuple[float, ...] | None, Option(default="the weights' own")] = None
+    """Standard deviation of the inputs, as their mean."""
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    """How the network learns."""
