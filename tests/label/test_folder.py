@@ -1,33 +1,60 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from camseg.base.errors import EvaluationError, InputError, LayerError, OutputError, ThresholdError
-from camseg.cams.compute import compute_cams
-from camseg.cams.extract import AUTO_SCALES, CamSettings
+from camseg.base.errors import EvaluationError, InputError, LayerError, OutputError
+from camseg.base.settings import from_json, to_json
+from camseg.cams.compute import classifier_features, compute_cams
 from camseg.cams.methods.registry import METHODS
-from camseg.data.datasets import load_images
+from camseg.cams.settings import AUTO_SCALES, CamSettings
 from camseg.data.images import read_cam, read_image, read_levels, read_mask, write_image
-from camseg.label import folder as labelling
-from camseg.label.chain import classifier_features, label_image
-from camseg.label.folder import KINDS, cams_folder, label_folder
-from camseg.label.settings import LabelSettings, TrimapSettings
-from camseg.label.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
-from camseg.masks.cleaning import PostprocessingSettings
-from camseg.masks.threshold import save_threshold
+from camseg.label import network_stages
+from camseg.label.chain import label_image
+from camseg.label.folder import (
+    cams_folder,
+    label_folder,
+    masks_folder,
+    propagate_folder,
+    refine_folder,
+    trimap_folder,
+)
+from camseg.label.settings import Kind, LabelSettings
+from camseg.masks.settings import CleaningSettings, MaskSettings, save_threshold
 from camseg.measure.evaluate import evaluate_folder
-from camseg.propagation.walk import WalkSettings
-from camseg.runs.loop import FolderOptions
+from camseg.propagation.settings import PropagateSettings
+from camseg.refinement.settings import RefineSettings, TrimapSettings
+from camseg.runs import stage
 from camseg.runs.output import MANIFEST, RUN, read_manifest
+from camseg.runs.record import SCHEMA_VERSION
+from camseg.runs.settings import FolderOptions
 
 SIZES = [(40, 60), (64, 64), (30, 90), (50, 20)]
-QUICK = LabelSettings(scales=(1.0,), flip=False, refiner="none")
-LABEL_KEYS = [
-    *("input", "name", "labels", "class", "files", "score", "method", "layer", "scales", "propagation", "threshold"),
+KINDS = get_args(Kind)
+OTSU = MaskSettings(threshold="otsu")
+NOT_REFINED = RefineSettings(method="none")
+QUICK = LabelSettings(
+    cams=CamSettings(score="auto", layers=("stages",), scales=(1.0,), flip=False), refinement=NOT_REFINED
+)
+KEYS = [
+    *(
+        "schema_version",
+        "input",
+        "name",
+        "labels",
+        "class",
+        "files",
+        "score",
+        "method",
+        "layer",
+        "scales",
+        "propagation",
+        "threshold",
+    ),
     *("refiner", "fallback", "area", "status", "error"),
 ]
 
@@ -39,6 +66,11 @@ def tree(folder: Path, *, without: tuple[str, ...] = (RUN,)) -> dict[str, bytes]
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in without
     }
+
+
+def lines(folder: Path) -> list[dict]:
+    """The manifest as any program reads it."""
+    return [json.loads(line) for line in (folder / MANIFEST).read_text(encoding="utf-8").splitlines()]
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -81,45 +113,48 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
         assert set(np.unique(mask)) <= {0, 255}
         assert mask.any() == (path.parent.name != "none")
     records = read_manifest(out)
-    assert [record["name"] for record in records] == sorted(record["name"] for record in records)
+    assert [record.name for record in records] == sorted(record.name for record in records)
     settings = LabelSettings()
-    for record in records:
-        assert list(record) == LABEL_KEYS
-        assert record["class"] == record["name"].split("/")[0] == record["labels"][0]
-        assert (out / record["files"]["mask"]).is_file()
-        assert record["area"] == read_mask(out / record["files"]["mask"]).sum()
-        assert record["input"] == record["name"] + ".png"
-        assert 0 < record["score"] < 1
-        assert record["layer"] == "layer3,layer4"  # the names, not "stages"
-        assert (record["method"], record["propagation"]) == (settings.method, settings.propagation)
-        assert (record["scales"], record["threshold"]) == (list(AUTO_SCALES), settings.threshold)
-        assert (record["status"], record["error"]) == ("ok", None)
-        assert record["refiner"] in ("auto", "closed-form", "grabcut")
-        assert (record["fallback"] == "empty mask") == (record["class"] == "none")
+    for record, line in zip(records, lines(out), strict=True):
+        assert list(line) == KEYS
+        assert (line["schema_version"], line["class"]) == (SCHEMA_VERSION, record.class_name)
+        assert record.class_name == record.name.split("/")[0] == record.labels[0]
+        assert (out / record.files["mask"]).is_file()
+        assert record.area == read_mask(out / record.files["mask"]).sum()
+        assert record.input == record.name + ".png"
+        assert 0 < record.score < 1
+        assert record.layer == "layer3,layer4"  # the names, not "stages"
+        assert (record.method, record.propagation) == (settings.cams.methods[0], settings.propagation.method)
+        assert (record.scales, record.threshold) == (AUTO_SCALES, str(settings.masks.threshold))
+        assert (record.status, record.error) == ("ok", None)
+        assert record.refiner in ("auto", "closed-form", "grabcut")
+        assert (record.fallback == "empty mask") == (record.class_name == "none")
     run = json.loads((out / RUN).read_text())
-    assert run["command"] == "label"
-    assert run["settings"]["classifier"] == tiny_classifier.fingerprint()
-    assert run["settings"]["score"] == "margin"
-    assert run["settings"]["images"] == str(images)
-    assert run["settings"]["trimap"]["dilate"] == TrimapSettings().dilate
+    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds"]
+    assert (run["schema_version"], run["command"]) == (SCHEMA_VERSION, "label")
+    assert run["identity"]["cams.classifier"] == tiny_classifier.fingerprint()
+    assert run["identity"]["inputs"] == str(images)
+    assert run["identity"]["trimap.dilate"] == run["settings"]["trimap"]["dilate"] == str(TrimapSettings().dilate)
+    assert from_json(LabelSettings, {name: run["settings"][name] for name in to_json(settings)}) == settings
 
 
 @pytest.mark.parametrize("refiner", ["auto", "closed-form"])
 def test_what_is_saved_beside_the_masks_on_request(images, tiny_classifier, tmp_path, refiner):
     out = tmp_path / "out"
-    label_folder(images, tiny_classifier, out, replace(QUICK, refiner=refiner), save=KINDS)
+    refined = replace(QUICK, refinement=RefineSettings(method=refiner), save=KINDS)
+    label_folder(images, tiny_classifier, out, refined)
     names = {path.relative_to(images).as_posix() for path in images.rglob("*.png")}
     expected = {f"{kind}/{name}" for kind in ("masks", *KINDS) for name in names}
     assert set(tree(out)) == expected | {MANIFEST}
     for record in read_manifest(out):
-        assert list(record["files"]) == ["mask", "cam", "trimap", "alpha", "overlay"]
-        alpha, mask = read_cam(out / record["files"]["alpha"]), read_mask(out / record["files"]["mask"])
+        assert list(record.files) == ["mask", "cam", "trimap", "alpha", "overlay"]
+        alpha, mask = read_cam(out / record.files["alpha"]), read_mask(out / record.files["mask"])
         np.testing.assert_array_equal(mask, alpha > 0.5)
-        known = read_levels(out / record["files"]["trimap"])
+        known = read_levels(out / record.files["trimap"])
         assert mask[known == 255].all()
         assert not mask[known == 0].any()
-        assert (record["fallback"] is None) == (record["class"] != "none")
-        assert pixels(out / record["files"]["overlay"]).shape == (*mask.shape, 3)
+        assert (record.fallback is None) == (record.class_name != "none")
+        assert pixels(out / record.files["overlay"]).shape == (*mask.shape, 3)
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -132,8 +167,8 @@ def test_maps_lie_below_their_method_and_the_class_comes_last(images, tiny_class
     expected = {f"{method}/{middle}{name}.png" for method in settings.methods for middle in middles for name in names}
     assert set(tree(out)) == expected | {MANIFEST}
     record = read_manifest(out)[0]
-    assert record["files"] == {method: f"{method}/{middles[0]}cat/a.png" for method in settings.methods}
-    assert record["method"] == "gradcam,eigencam"
+    assert record.files == {method: f"{method}/{middles[0]}cat/a.png" for method in settings.methods}
+    assert record.method == "gradcam,eigencam"
 
 
 def test_raw_maps_are_float_tiff(unlabelled, tiny_classifier, tmp_path):
@@ -178,25 +213,25 @@ def test_a_multi_label_classifier_has_a_folder_per_class(unlabelled, make_classi
     label_folder(unlabelled, classifier, tmp_path / "out", QUICK, targets=targets)
     records = read_manifest(tmp_path / "out")
     for record in records:
-        expected = {"mask": f"masks/{record['class']}/{record['name']}.png"} if record["class"] else {}
-        assert record["files"] == expected
+        expected = {"mask": f"masks/{record.class_name}/{record.name}.png"} if record.class_name else {}
+        assert record.files == expected
     if targets != ("dog",):
         rows = classifier.model(classifier.preprocess([read_image(path) for path in sorted(unlabelled.iterdir())]))
         present = {(str(n), classifier.classes[k]) for n, k in (rows > 0).nonzero().tolist()}
-        assert {(record["name"], record["class"]) for record in records if record["class"]} == present
+        assert {(record.name, record.class_name) for record in records if record.class_name} == present
 
 
 def test_labels_decide_and_predictions_fill_in(unlabelled, tiny_classifier, tmp_path):
     labels = table(tmp_path / "labels.csv", "image,label", "plain/0.png,dog", "plain/1.png,none")
     label_folder(labels, tiny_classifier, tmp_path / "labelled", QUICK)
-    assert [record["class"] for record in read_manifest(tmp_path / "labelled")] == ["dog", "none"]
+    assert [record.class_name for record in read_manifest(tmp_path / "labelled")] == ["dog", "none"]
     assert not read_mask(tmp_path / "labelled/masks/plain/1.png").any()
     label_folder(unlabelled, tiny_classifier, tmp_path / "predicted", QUICK)
     logits = tiny_classifier.model(
         tiny_classifier.preprocess([read_image(path) for path in sorted(unlabelled.iterdir())])
     )
     predicted = [tiny_classifier.classes[k] for k in logits.argmax(dim=1)]
-    assert [record["class"] for record in read_manifest(tmp_path / "predicted")] == predicted
+    assert [record.class_name for record in read_manifest(tmp_path / "predicted")] == predicted
     with pytest.raises(InputError, match="--target label needs a label for every image; 4 have none"):
         label_folder(unlabelled, tiny_classifier, tmp_path / "other", QUICK, targets=["label"])
 
@@ -205,11 +240,11 @@ def test_an_empty_cell_is_an_empty_mask(unlabelled, tiny_classifier, tmp_path):
     labels = table(tmp_path / "labels.csv", "image,label", "plain/0.png,dog", "plain/1.png,", "plain/2.png")
     report = label_folder(labels, tiny_classifier, tmp_path / "out", QUICK)
     assert report.done == 3
-    records = {record["name"]: record for record in read_manifest(tmp_path / "out")}
-    assert records["plain/0"]["area"] > 0
+    records = {record.name: record for record in read_manifest(tmp_path / "out")}
+    assert records["plain/0"].area > 0
     for n in (1, 2):
         record = records[f"plain/{n}"]
-        assert (record["class"], record["labels"], record["area"], record["status"]) == (None, [], 0, "ok")
+        assert (record.class_name, record.labels, record.area, record.status) == (None, (), 0, "ok")
         mask = read_levels(tmp_path / f"out/masks/plain/{n}.png")
         assert mask.shape == SIZES[n]
         assert not mask.any()
@@ -221,16 +256,16 @@ def test_an_empty_cell_of_a_multi_label_set_counts_as_zero_in_every_class(unlabe
     label_folder(labels, classifier, tmp_path / "out", QUICK)
     assert set(tree(tmp_path / "out")) == {f"masks/{name}/plain/0.png" for name in ("cat", "dog")} | {MANIFEST}
     last = read_manifest(tmp_path / "out")[-1]
-    assert (last["class"], last["files"], last["labels"], last["status"]) == (None, {}, [], "ok")
+    assert (last.class_name, last.files, last.labels, last.status) == (None, {}, (), "ok")
     for name in ("cat", "dog"):
         for n in range(2):
             truth = np.zeros(SIZES[n], np.uint8)
             truth[:9, : 9 * (1 - n)] = 255
             write_image(tmp_path / f"truth/{name}/plain/{n}.png", truth)
     # The stages one by one know of it too.
-    cams_folder(labels, classifier, tmp_path / "cams", QUICK.cams(classifier))
-    propagate_folder(load_images(labels), tmp_path / "cams/layercam", tmp_path / "spread", "par", device="cpu")
-    masks_folder(tmp_path / "spread/par", tmp_path / "masks", QUICK.threshold)
+    cams_folder(labels, classifier, tmp_path / "cams", QUICK.cams)
+    propagate_folder(labels, tmp_path / "cams/layercam", tmp_path / "spread")
+    masks_folder(tmp_path / "spread/par", tmp_path / "masks")
     for predictions in ("out/masks", "cams/layercam", "spread/par", "masks"):
         found = evaluate_folder(tmp_path / predictions, tmp_path / "truth")
         assert (found.overall.images, found.overall.empty_images) == (2, 2)
@@ -259,57 +294,84 @@ def test_margin_needs_a_negative_class_and_fails_before_any_work(images, make_cl
     with pytest.raises(InputError, match="--negative CLASS"):
         cams_folder(images, make_classifier(), tmp_path / "out", CamSettings(score="margin"))
     assert not (tmp_path / "out").exists()
+    # Of itself the chain takes the class's score then.
+    of_class = replace(QUICK, cams=replace(QUICK.cams, score="class"))
     label_folder(images, make_classifier(), tmp_path / "out", QUICK)
-    assert json.loads((tmp_path / "out" / RUN).read_text())["settings"]["score"] == "class"
+    label_folder(images, make_classifier(), tmp_path / "class", of_class)
+    assert tree(tmp_path / "out") == tree(tmp_path / "class")
 
 
 # The same bytes, whatever happens
 
 
 @pytest.mark.processes
-def test_label_is_the_chain_of_the_single_commands_byte_for_byte(images, tiny_classifier, tmp_path):
-    settings = LabelSettings()
-    label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["cams"])
-    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
-    propagate_folder(
-        load_images(images), tmp_path / "cams/layercam", tmp_path / "spread", settings.propagation, device="cpu"
-    )
-    masks_folder(tmp_path / "spread/par", tmp_path / "masks", settings.threshold)
-    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap, cams=tmp_path / "spread/par")
-    refine_folder(
-        load_images(images), tmp_path / "trimaps", tmp_path / "refined", settings.refiner, masks=tmp_path / "masks"
-    )
+@pytest.mark.parametrize("propagation", ["par", "random-walk"])
+def test_label_is_the_chain_of_the_single_commands_byte_for_byte(images, tiny_classifier, tmp_path, propagation):
+    settings = LabelSettings(propagation=PropagateSettings(method=propagation), save=("cams",))
+    walks = {"classifier": tiny_classifier} if settings.propagation.needs_features else {}
+    label_folder(images, tiny_classifier, tmp_path / "label", settings)
+    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams)
+    propagate_folder(images, tmp_path / "cams/layercam", tmp_path / "spread", settings.propagation, **walks)
+    maps = tmp_path / f"spread/{propagation}"
+    masks_folder(maps, tmp_path / "masks", settings.masks)
+    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap, cams=maps)
+    refine_folder(images, tmp_path / "trimaps", tmp_path / "refined", settings.refinement, masks=tmp_path / "masks")
     here = tree(tmp_path / "label/masks")
     assert len(here) == 6
     assert here == tree(tmp_path / "refined/masks")
-    assert tree(tmp_path / "label/cams") == tree(tmp_path / "spread/par")
+    assert tree(tmp_path / "label/cams") == tree(tmp_path / f"spread/{propagation}")
+    # What the manifests say of each image has come along.
+    told = [[replace(record, files={}) for record in read_manifest(tmp_path / out)] for out in ("label", "refined")]
+    assert told[0] == told[1]
+    assert all(record.score is not None and record.layer == "layer3,layer4" for record in told[1])
 
 
 @pytest.mark.parametrize("refiner", ["grabcut"])
 @pytest.mark.parametrize("thresholds", [{}, {"low": "0.3", "high": "max:0.8"}])
 def test_label_is_the_chain_with_refiners_too(images, tiny_classifier, tmp_path, refiner, thresholds):
     trimap = TrimapSettings(dilate="4", **thresholds)
-    settings = LabelSettings(propagation="none", threshold="otsu", refiner=refiner, trimap=trimap)
-    label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["trimaps", "alphas"])
-    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
-    masks_folder(tmp_path / "cams/layercam", tmp_path / "masks", settings.threshold)
+    settings = LabelSettings(
+        propagation=PropagateSettings(method="none"),
+        masks=OTSU,
+        refinement=RefineSettings(method=refiner),
+        trimap=trimap,
+        save=("trimaps", "alphas"),
+    )
+    label_folder(images, tiny_classifier, tmp_path / "label", settings)
+    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams)
+    masks_folder(tmp_path / "cams/layercam", tmp_path / "masks", settings.masks)
     maps = tmp_path / "cams/layercam"
     if thresholds:
         trimap_folder(maps, tmp_path / "trimaps", trimap)
     else:
         trimap_folder(tmp_path / "masks", tmp_path / "trimaps", trimap, cams=maps)
     options = {"masks": tmp_path / "masks", "save": ["alphas", "foregrounds"]}
-    refine_folder(load_images(images), tmp_path / "trimaps", tmp_path / "refined", refiner, **options)
+    refine_folder(images, tmp_path / "trimaps", tmp_path / "refined", settings.refinement, **options)
     assert tree(tmp_path / "label/masks") == tree(tmp_path / "refined/masks")
     assert tree(tmp_path / "label/alphas") == tree(tmp_path / "refined/alphas")
     assert tree(tmp_path / "label/trimaps") == tree(tmp_path / "trimaps", without=(RUN, MANIFEST))
-    fallbacks = [[record["fallback"] for record in read_manifest(tmp_path / out)] for out in ("label", "refined")]
+    fallbacks = [[record.fallback for record in read_manifest(tmp_path / out)] for out in ("label", "refined")]
     assert fallbacks[0] == fallbacks[1]
     cutout = pixels(tmp_path / "refined/foregrounds/cat/a.png")  # RGBA
     np.testing.assert_array_equal(cutout[..., 3], read_levels(tmp_path / "refined/alphas/cat/a.png"))
 
 
-@pytest.mark.parametrize("settings", [LabelSettings(), replace(QUICK, refiner="grabcut", propagation="none")])
+def test_two_thresholds_cut_the_maps_that_are_given_whatever_others_lie_beside(images, tiny_classifier, tmp_path):
+    for target in ("cat", "dog"):
+        cams_folder(images, tiny_classifier, tmp_path / target, CamSettings(), targets=[target])
+    chosen, maps = TrimapSettings(low="0.3", high="max:0.8"), tmp_path / "cat/layercam"
+    trimap_folder(maps, tmp_path / "alone", chosen)
+    trimap_folder(maps, tmp_path / "beside", chosen, cams=tmp_path / "dog/layercam")
+    assert tree(tmp_path / "alone") == tree(tmp_path / "beside")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LabelSettings(),
+        replace(QUICK, refinement=RefineSettings(method="grabcut"), propagation=PropagateSettings(method="none")),
+    ],
+)
 def test_label_image_is_label_folder_of_one(images, tiny_classifier, tmp_path, settings):
     label_folder(images, tiny_classifier, tmp_path / "out", settings, batch_size=1)
     for path in images.rglob("*.png"):
@@ -317,22 +379,14 @@ def test_label_image_is_label_folder_of_one(images, tiny_classifier, tmp_path, s
         np.testing.assert_array_equal(labelled.mask, read_mask(tmp_path / "out/masks" / path.relative_to(images)))
 
 
-def test_label_passes_features_and_postprocessing_on_as_the_commands_do(images, tiny_classifier, tmp_path):
-    afterwards = PostprocessingSettings(smooth="2", fill_holes="all", min_area="1%", keep=1)
-    settings = replace(QUICK, propagation="random-walk", threshold="otsu", postprocessing=afterwards)
-    settings = replace(settings, propagation_settings=WalkSettings(rounds=2))
-    label_folder(images, tiny_classifier, tmp_path / "label", settings, save=["cams"])
-    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams(tiny_classifier))
-    propagate_folder(
-        load_images(images),
-        tmp_path / "cams/layercam",
-        tmp_path / "spread",
-        "random-walk",
-        device="cpu",
-        settings=settings.propagation_settings,
-        classifier=tiny_classifier,
-    )
-    masks_folder(tmp_path / "spread/random-walk", tmp_path / "masks", settings.threshold, afterwards)
+def test_label_passes_features_and_cleaning_on_as_the_commands_do(images, tiny_classifier, tmp_path):
+    walk = PropagateSettings(method="random-walk", args={"rounds": 2})
+    afterwards = CleaningSettings(smooth="2", fill_holes="all", min_area="1%", keep=1)
+    settings = replace(QUICK, propagation=walk, masks=OTSU, cleaning=afterwards, save=("cams",))
+    label_folder(images, tiny_classifier, tmp_path / "label", settings)
+    cams_folder(images, tiny_classifier, tmp_path / "cams", settings.cams)
+    propagate_folder(images, tmp_path / "cams/layercam", tmp_path / "spread", walk, classifier=tiny_classifier)
+    masks_folder(tmp_path / "spread/random-walk", tmp_path / "masks", settings.masks, afterwards)
     assert tree(tmp_path / "label/cams") == tree(tmp_path / "spread/random-walk")
     assert tree(tmp_path / "label/masks") == tree(tmp_path / "masks", without=(RUN, MANIFEST))
     for path in images.rglob("*.png"):
@@ -340,10 +394,33 @@ def test_label_passes_features_and_postprocessing_on_as_the_commands_do(images, 
         np.testing.assert_array_equal(labelled.mask, read_mask(tmp_path / "label/masks" / path.relative_to(images)))
 
 
+def test_the_network_runs_once_per_batch_whatever_propagation_walks_on(images, tiny_classifier, tmp_path):
+    passes = []
+    label_folder(images, tiny_classifier, tmp_path / "first", QUICK)  # layers and scales are tried but once
+    tiny_classifier.model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    for n, layers in enumerate((("stages",), ("layer2",))):
+        for method in ("par", "random-walk"):
+            cams = replace(QUICK.cams, layers=layers)
+            settings = replace(QUICK, cams=cams, propagation=PropagateSettings(method=method))
+            label_folder(images, tiny_classifier, tmp_path / "dry", settings, options=FolderOptions(dry_run=True))
+            passes.clear()
+            label_folder(images, tiny_classifier, tmp_path / f"{method}{n}", settings, batch_size=4)
+            assert passes == [4, 2], method
+
+
+def test_propagation_alone_runs_the_network_once_per_batch(images, tiny_classifier, tmp_path):
+    cams_folder(images, tiny_classifier, tmp_path / "cams", QUICK.cams)
+    passes = []
+    tiny_classifier.model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    walk = PropagateSettings(method="random-walk")
+    propagate_folder(images, tmp_path / "cams/layercam", tmp_path / "out", walk, classifier=tiny_classifier)
+    assert passes == [6]
+
+
 def test_features_are_those_of_the_image_alone(make_classifier, make_images):
     classifier = make_classifier(resize="pad")
     (image,) = make_images((64, 32))
-    features = classifier_features(classifier, classifier.to_input(image), (64, 32))
+    features = classifier_features(classifier, image)
     assert features.dtype == np.float32
     assert features.shape[1] == 2 * features.shape[2]  # the padding at the sides is left out
 
@@ -360,7 +437,7 @@ def test_label_image_takes_the_likeliest_class_by_default(make_images, tiny_clas
 
 
 def test_any_number_of_workers_gives_the_same_bytes(images, tiny_classifier, tmp_path):
-    settings = replace(QUICK, refiner="grabcut")
+    settings = replace(QUICK, refinement=RefineSettings(method="grabcut"))
     for workers in (1, 4):
         options = FolderOptions(workers=workers)
         label_folder(images, tiny_classifier, tmp_path / f"{workers}", settings, batch_size=2, options=options)
@@ -392,7 +469,7 @@ def test_inputs_that_failed_or_are_finished_keep_their_place_in_the_batch(images
     good = spoilt.read_bytes()
     spoilt.write_bytes(good[:50])
     report = label_folder(images, tiny_classifier, tmp_path / "out", batch_size=3)
-    assert [record["name"] for record in report.failed] == ["cat/b"]
+    assert [record.name for record in report.failed] == ["cat/b"]
     expected = tree(whole)
     for name, content in tree(tmp_path / "out").items():
         if name != MANIFEST:
@@ -422,23 +499,33 @@ def test_added_images_are_taken_up(unlabelled, tiny_classifier, tmp_path):
 @pytest.mark.parametrize("change", ["settings", "classifier", "images", "targets", "negative", "batch", "threshold"])
 def test_a_run_of_another_kind_is_not_mixed_in(images, unlabelled, make_classifier, tmp_path, change):
     save_threshold(tmp_path / "t.json", 100, name="val", masks=3)
-    settings = replace(QUICK, threshold=str(tmp_path / "t.json"))
+    settings = replace(QUICK, masks=MaskSettings(threshold=tmp_path / "t.json"))
     first = make_classifier(negative=["none"])
     call = {"images": images, "classifier": first, "settings": settings, "targets": (), "batch_size": 16}
     label_folder(out=tmp_path / "out", **call)
+    # What was read stays as it is, whatever becomes of the file; read again it is another threshold.
+    save_threshold(tmp_path / "t.json", 101, name="val", masks=3)
+    assert label_folder(out=tmp_path / "out", **call).kept == 6
     before = tree(tmp_path / "out", without=())
-    if change == "threshold":
-        save_threshold(tmp_path / "t.json", 101, name="val", masks=3)
     changes = {
-        "settings": {"settings": replace(settings, flip=True)},
+        "settings": {"settings": replace(settings, cams=replace(settings.cams, flip=True))},
         "classifier": {"classifier": make_classifier(seed=1, negative=["none"])},
         "images": {"images": unlabelled},
         "targets": {"targets": ["cat"]},
         "negative": {"classifier": replace(first, negative=("dog",))},
         "batch": {"batch_size": 4},
-        "threshold": {},
+        "threshold": {"settings": replace(settings, masks=MaskSettings(threshold=tmp_path / "t.json"))},
     }
-    with pytest.raises(OutputError, match="written with other settings"):
+    words = {
+        "settings": r"cams\.flip was False, now True",
+        "classifier": r"cams\.classifier was '.*', now '",
+        "images": "inputs was '.*', now '.*plain'",
+        "targets": r"cams\.targets was \[\], now \['cat'\]",
+        "negative": r"cams\.classifier was '.*', now '",
+        "batch": r"cams\.batch_size was 16, now 4",
+        "threshold": r"masks\.threshold was .*now ",
+    }
+    with pytest.raises(OutputError, match=rf"written with other settings \({words[change]}"):
         label_folder(out=tmp_path / "out", **call | changes[change])
     assert tree(tmp_path / "out", without=()) == before
     report = label_folder(
@@ -450,18 +537,33 @@ def test_a_run_of_another_kind_is_not_mixed_in(images, unlabelled, make_classifi
 def test_maps_that_were_written_anew_are_not_mixed_with_the_old_masks(unlabelled, tiny_classifier, tmp_path):
     cams = tmp_path / "cams"
     cams_folder(unlabelled, tiny_classifier, cams, CamSettings(), targets=["cat"])
-    masks_folder(cams / "layercam", tmp_path / "masks", "otsu")
-    assert masks_folder(cams / "layercam", tmp_path / "masks", "otsu").kept == 4
+    masks_folder(cams / "layercam", tmp_path / "masks", OTSU)
+    assert masks_folder(cams / "layercam", tmp_path / "masks", OTSU).kept == 4
     options = FolderOptions(overwrite=True)
     cams_folder(unlabelled, tiny_classifier, cams, CamSettings(), targets=["dog"], options=options)
-    with pytest.raises(OutputError, match="source_run was"):
-        masks_folder(cams / "layercam", tmp_path / "masks", "otsu")
-    masks_folder(cams / "layercam", tmp_path / "masks", "otsu", options=options)
+    with pytest.raises(OutputError, match="cam run was"):
+        masks_folder(cams / "layercam", tmp_path / "masks", OTSU)
+    masks_folder(cams / "layercam", tmp_path / "masks", OTSU, options=options)
+
+
+@pytest.mark.parametrize("command", ["propagate", "refine"])
+@pytest.mark.parametrize("change", ["images", "window"])
+def test_stages_with_other_images_or_another_window_are_not_mixed_in(images, unlabelled, tmp_path, command, change):
+    for path in images.rglob("*.png"):
+        write_image(tmp_path / "in" / path.relative_to(images), np.zeros(read_image(path).shape[:2], np.uint8))
+    run, source = {"propagate": (propagate_folder, "cams"), "refine": (refine_folder, "trimaps")}[command]
+    call = {"images": images, source: tmp_path / "in", "out": tmp_path / "out"}
+    run(**call)
+    before = tree(tmp_path / "out", without=())
+    changed = {"images": {"images": unlabelled}, "window": {"window": "percentile"}}[change]
+    with pytest.raises(OutputError, match=f"{change} was "):
+        run(**call | changed)
+    assert tree(tmp_path / "out", without=()) == before
 
 
 def test_overwriting_removes_the_earlier_run_s_files_and_no_others(images, tiny_classifier, tmp_path):
     out = tmp_path / "out"
-    label_folder(images, tiny_classifier, out, QUICK, targets=["all"], save=["overlays"])
+    label_folder(images, tiny_classifier, out, replace(QUICK, save=("overlays",)), targets=["all"])
     (out / "masks/mine.png").write_bytes(b"mine")
     label_folder(images, tiny_classifier, out, QUICK, options=FolderOptions(overwrite=True))
     assert set(tree(out)) == {f"masks/{c}/{n}.png" for c in ("cat", "dog", "none") for n in "ab"} | {
@@ -475,8 +577,9 @@ def test_a_dry_run_checks_everything_and_writes_nothing(images, tiny_classifier,
     report = label_folder(images, tiny_classifier, tmp_path / "out", QUICK, options=options)
     assert (report.planned, report.kept, report.done) == (6, 0, 0)
     assert not (tmp_path / "out").exists()
+    nowhere = replace(QUICK, cams=replace(QUICK.cams, layers=("nope",)))
     with pytest.raises(LayerError):
-        label_folder(images, tiny_classifier, tmp_path / "out", replace(QUICK, layers=("nope",)), options=options)
+        label_folder(images, tiny_classifier, tmp_path / "out", nowhere, options=options)
     label_folder(images, tiny_classifier, tmp_path / "out", QUICK)
     (tmp_path / "out/masks/cat/a.png").unlink()
     before = tree(tmp_path / "out", without=())
@@ -505,10 +608,23 @@ def test_inputs_and_outputs_lie_apart(images, tiny_classifier, tmp_path):
         label_folder(images / "cat/a.png", tiny_classifier, images / "cat/out", QUICK)
 
 
-@pytest.mark.parametrize("change", [{"method": "all"}, {"method": "none"}, {"refiner": "x"}, {"propagation": "x"}])
-def test_settings_name_the_choices(change):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LabelSettings(cams=CamSettings(methods=("none",))),
+        lambda: LabelSettings(refinement={"method": "x"}),
+        lambda: LabelSettings(propagation={"method": "x"}),
+    ],
+)
+def test_settings_name_the_choices(make):
     with pytest.raises(InputError, match=r"choose among \w"):
-        LabelSettings(**change)
+        make()
+
+
+@pytest.mark.parametrize("change", [{"methods": ("all",)}, {"methods": ("gradcam", "layercam")}, {"raw": True}])
+def test_masks_are_made_of_one_method_s_maps(change):
+    with pytest.raises(InputError, match="one CAM method's maps"):
+        LabelSettings(cams=CamSettings(**change))
 
 
 @pytest.mark.parametrize("change", [{"low": "0.5"}, {"low": "0.5", "high": "0.4"}, {"erode": "-1"}, {"open": "x"}])
@@ -522,14 +638,21 @@ def test_thresholds_of_areas_run_the_other_way():
     TrimapSettings(low="0.3", high="max:0.1")  # nobody knows before the map
     with pytest.raises(InputError, match="low threshold below"):
         TrimapSettings(low="area:0.1", high="area:0.3")
-    with pytest.raises(ThresholdError):
+    with pytest.raises(InputError, match=r"threshold 'nan' is outside \[0, 1\]"):
         TrimapSettings(low="nan", high="0.3")
 
 
-@pytest.mark.parametrize("save", [["masks"], ["alphas"], ["trimaps"]])
-def test_only_what_there_will_be_can_be_saved(images, tiny_classifier, tmp_path, save):
-    with pytest.raises(InputError, match="choose"):
-        label_folder(images, tiny_classifier, tmp_path / "out", QUICK, save=save)
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (("masks",), "expected save.*'cams', 'trimaps', 'alphas' or 'overlays'; got 'masks'"),
+        (("alphas",), "without a refiner there are no alphas; choose a refiner"),
+        (("trimaps",), "without a refiner there are no trimaps; choose a refiner"),
+    ],
+)
+def test_only_what_there_will_be_can_be_saved(save, words):
+    with pytest.raises(InputError, match=words):
+        LabelSettings(refinement=NOT_REFINED, save=save)
 
 
 def test_layers_and_scales_are_tried_before_any_work(images, make_classifier, tmp_path):
@@ -539,7 +662,7 @@ def test_layers_and_scales_are_tried_before_any_work(images, make_classifier, tm
     tiles = make_classifier("test_vit", image_size=160)
     with pytest.raises(InputError, match="test_vit cannot take inputs of 88 pixels"):
         cams_folder(images, tiles, tmp_path / "out", CamSettings(layers=("patch_embed.proj",), scales=(1.0, 0.55)))
-    with pytest.raises(InputError, match="at least 1 worker"):
+    with pytest.raises(InputError, match=r"expected workers: .* 1; got 0"):
         FolderOptions(workers=0)
     with pytest.raises(InputError, match="batch size"):
         cams_folder(images, make_classifier(), tmp_path / "out", CamSettings(), batch_size=0)
@@ -550,35 +673,42 @@ def test_scores_that_are_no_numbers_fail_the_image(images, tiny_classifier, tmp_
     tiny_classifier.model.fc.weight.data[:] = np.nan
     report = label_folder(images, tiny_classifier, tmp_path / "out", QUICK, targets=["cat"])
     assert len(report.failed) == 6
-    assert "not finite" in report.failed[0]["error"]
+    assert "not finite" in report.failed[0].error
 
 
 def test_stages_refuse_unknown_methods_and_missing_folders(images, tmp_path):
-    data = load_images(images)
     with pytest.raises(InputError, match=r"unknown propagation 'x'; choose among par"):
-        propagate_folder(data, images, tmp_path / "out", "x", device="cpu")
+        propagate_folder(images, images, tmp_path / "out", PropagateSettings(method="x"))
     with pytest.raises(InputError, match=r"unknown refiner 'x'; choose among auto, closed-form"):
-        refine_folder(data, images, tmp_path / "out", "x")
-    with pytest.raises(InputError, match="expected the folder of the masks"):
-        refine_folder(data, images, tmp_path / "out", "grabcut", masks=tmp_path / "nowhere")
+        refine_folder(images, images, tmp_path / "out", RefineSettings(method="x"))
+    with pytest.raises(InputError, match="expected a propagation by name; none is only for the whole chain"):
+        propagate_folder(images, images, tmp_path / "out", PropagateSettings(method="none"))
+    with pytest.raises(InputError, match="expected a refiner by name; none is only for the whole chain"):
+        refine_folder(images, images, tmp_path / "out", NOT_REFINED)
+    with pytest.raises(InputError, match="random-walk walks over a classifier's features"):
+        propagate_folder(images, images, tmp_path / "out", PropagateSettings(method="random-walk"))
+    with pytest.raises(InputError, match=r"expected the folder of the masks .*nowhere is none"):
+        refine_folder(images, images, tmp_path / "out", masks=tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"expected the folder of the cams .*nowhere is none"):
+        trimap_folder(images, tmp_path / "out", cams=tmp_path / "nowhere")
     with pytest.raises(InputError, match="does not exist"):
-        masks_folder(tmp_path / "nowhere", tmp_path / "out", "otsu")
+        masks_folder(tmp_path / "nowhere", tmp_path / "out", OTSU)
     with pytest.raises(InputError, match="expected a window"):
-        propagate_folder(data, images, tmp_path / "out", "par", device="cpu", window="x")
+        propagate_folder(images, images, tmp_path / "out", window="x")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_map_without_its_image_fails_alone(images, tiny_classifier, tmp_path):
     cams_folder(images, tiny_classifier, tmp_path / "cams", CamSettings())
     (images / "cat/a.png").unlink()
-    report = propagate_folder(load_images(images), tmp_path / "cams/layercam", tmp_path / "out", "par", device="cpu")
+    report = propagate_folder(images, tmp_path / "cams/layercam", tmp_path / "out")
     assert report.done == 5
-    assert "a.png: no image cat/a in " in report.failed[0]["error"]
+    assert "a.png: no image cat/a among the images" in report.failed[0].error
 
 
 def test_images_are_found_below_a_folder_per_class(images, tiny_classifier, tmp_path):
     cams_folder(images, tiny_classifier, tmp_path / "cams", CamSettings(), targets=["cat", "dog"])
-    report = propagate_folder(load_images(images), tmp_path / "cams/layercam", tmp_path / "out", "par", device="cpu")
+    report = propagate_folder(images, tmp_path / "cams/layercam", tmp_path / "out")
     assert (report.done, report.failed) == (12, [])
 
 
@@ -586,28 +716,30 @@ def test_16_bit_images_pass_the_same_window_in_every_stage(make_classifier, tmp_
     classifier = make_classifier(window="percentile")
     levels = np.random.default_rng(0).integers(1000, 1400, (40, 60)).astype(np.uint16)
     levels[10:20, 10:30] += 400
-    (tmp_path / "images").mkdir()
-    PilImage.fromarray(levels).save(tmp_path / "images/a.png")
-    settings = replace(QUICK, refiner="closed-form")
-    label_folder(tmp_path / "images", classifier, tmp_path / "label", settings, targets=["cat"])
-    cams_folder(tmp_path / "images", classifier, tmp_path / "cams", settings.cams(classifier), targets=["cat"])
-    data, window = load_images(tmp_path / "images"), classifier.window
-    propagate_folder(data, tmp_path / "cams/layercam", tmp_path / "spread", "par", device="cpu", window=window)
-    masks_folder(tmp_path / "spread/par", tmp_path / "masks", settings.threshold)
-    trimap_folder(tmp_path / "masks", tmp_path / "trimaps", settings.trimap, cams=tmp_path / "spread/par")
-    refine_folder(data, tmp_path / "trimaps", tmp_path / "out", "closed-form", masks=tmp_path / "masks", window=window)
+    data = tmp_path / "images"
+    data.mkdir()
+    PilImage.fromarray(levels).save(data / "a.png")
+    settings = replace(QUICK, refinement=RefineSettings(method="closed-form"))
+    label_folder(data, classifier, tmp_path / "label", settings, targets=["cat"])
+    cams_folder(data, classifier, tmp_path / "cams", settings.cams, targets=["cat"])
+    window, masks = classifier.window, tmp_path / "masks"
+    propagate_folder(data, tmp_path / "cams/layercam", tmp_path / "spread", window=window)
+    masks_folder(tmp_path / "spread/par", masks, settings.masks)
+    trimap_folder(masks, tmp_path / "trimaps", settings.trimap, cams=tmp_path / "spread/par")
+    refine_folder(data, tmp_path / "trimaps", tmp_path / "out", settings.refinement, masks=masks, window=window)
     assert tree(tmp_path / "label/masks") == tree(tmp_path / "out/masks")
-    refine_folder(data, tmp_path / "trimaps", tmp_path / "other", "closed-form", masks=tmp_path / "masks")
+    refine_folder(data, tmp_path / "trimaps", tmp_path / "other", settings.refinement, masks=masks)
     assert tree(tmp_path / "other/masks") != tree(tmp_path / "out/masks")
 
 
 def test_large_images_are_not_kept_in_memory_while_they_wait(images, tiny_classifier, tmp_path, monkeypatch):
-    kept = label_folder(images, tiny_classifier, tmp_path / "kept", QUICK, save=["overlays"])
-    monkeypatch.setattr(labelling, "_KEPT_PIXELS", 0)
+    settings = replace(QUICK, save=("overlays",))
+    kept = label_folder(images, tiny_classifier, tmp_path / "kept", settings)
+    monkeypatch.setattr(network_stages, "_KEPT_PIXELS", 0)
     reads = []
-    monkeypatch.setattr(labelling, "read_image", lambda path, window: reads.append(path) or read_image(path, window))
-    label_folder(images, tiny_classifier, tmp_path / "reread", QUICK, save=["overlays"])
-    assert len(reads) > 6
+    monkeypatch.setattr(stage, "read_image", lambda path, window: reads.append(path) or read_image(path, window))
+    label_folder(images, tiny_classifier, tmp_path / "reread", settings)
+    assert sorted(set(reads)) == sorted(images.rglob("*.png"))  # again, behind the network
     assert kept.done == 6
     assert tree(tmp_path / "kept") == tree(tmp_path / "reread")
 
