@@ -28,7 +28,7 @@ from camseg.data.settings import NONE
 from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.figures import plot_confusion
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
-from camseg.train.batches import Batches, Source, load_pixels, loader
+from camseg.train.batches import Batches, LoadedSet, load_pixels, loader
 from camseg.train.plan import trained_on
 
 MemberWeights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
@@ -195,7 +195,7 @@ class _Passes:
             failed |= problems
             order = [(0, index) for index in range(len(data.samples))]
             batches = loader(
-                member, Source(data, pixels), Batches(size=self.batch_size, seed=0, workers=0), order, NONE
+                member, LoadedSet(data, pixels), Batches(size=self.batch_size, seed=0, workers=0), order, NONE
             )
             network = Network(classifier=member, layers=())
             passes = [

@@ -30,7 +30,7 @@ _MEMORY = 2**30
 
 
 @dataclass(frozen=True)
-class Source:
+class LoadedSet:
     """A dataset with its pixels, where they fit in memory."""
 
     dataset: Dataset
@@ -41,14 +41,14 @@ class Source:
 class _Squares(TorchDataset):
     """(epoch, index), or (epoch, index, turn) -> the augmented input square, uint8 (S, S, 3), and its target."""
 
-    def __init__(self, classifier: Classifier, source: Source, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, classifier: Classifier, images: LoadedSet, augmentation: Augmentation, seed: int) -> None:
         self.preprocessing = classifier.preprocessing  # and no more, as worker processes get a copy
-        self.source, self.augmentation, self.seed = source, augmentation, seed
-        self.targets = torch.from_numpy(source.dataset.targets(classifier.classes))
+        self.images, self.augmentation, self.seed = images, augmentation, seed
+        self.targets = torch.from_numpy(images.dataset.targets(classifier.classes))
 
     def __getitem__(self, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        index, pixels = key[1], self.source.pixels
-        square = self.preprocessing.read(self.source.dataset.samples[index].path) if pixels is None else pixels[index]
+        index, pixels = key[1], self.images.pixels
+        square = self.preprocessing.read(self.images.dataset.samples[index].path) if pixels is None else pixels[index]
         square = augment(square, self.augmentation, (self.seed, *key))
         return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
 
@@ -98,7 +98,7 @@ class Batches:
 
 def loader(
     classifier: Classifier,
-    source: Source,
+    images: LoadedSet,
     batches: Batches,
     order: EpochSampler | Sequence[tuple[int, ...]],
     augmentation: Augmentation,
@@ -107,7 +107,7 @@ def loader(
     # A last batch of one image would leave batch norm without a spread.
     lonely = len(order) > batches.size and len(order) % batches.size == 1
     return DataLoader(
-        _Squares(classifier, source, augmentation, batches.seed),
+        _Squares(classifier, images, augmentation, batches.seed),
         batch_size=batches.size,
         sampler=order,
         drop_last=lonely and isinstance(order, EpochSampler),

@@ -872,7 +872,7 @@ def test_training_goes_on_and_does_not_repeat_itself(call, refused, make_folder,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("camseg.train.trainer._write_reports", interrupt)
+        patch.setattr("camseg.train.trainer.write_reports", interrupt)
         assert call("train-cls", data, "-o", run, *TRAIN)[0] == 130
     assert "unfinished run with other data or settings" in refused("train-cls", data, "-o", run, *TRAIN, "--seed", "1")
     code, _, err = call("train-cls", data, "-o", run, *TRAIN)

@@ -16,8 +16,10 @@ from camseg.data.datasets import load_training_data, split
 from camseg.data.images import read_image
 from camseg.data.settings import NONE, Augmentation
 from camseg.measure.metrics import expected_calibration_error, reliability
-from camseg.train import trainer as training
-from camseg.train.batches import Batches, EpochSampler, Source, loader
+from camseg.train import learner, report
+from camseg.train.balance import class_weights, sampling_shares
+from camseg.train.batches import Batches, EpochSampler, LoadedSet, loader
+from camseg.train.learner import Learner
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier
 
@@ -126,7 +128,7 @@ def after_an_epoch(epoch, monkeypatch):
 
 
 def between_the_two_writes(epoch, monkeypatch):
-    real, calls = training.write_bytes, []
+    real, calls = learner.write_bytes, []
 
     def write(path, data):
         calls.append(path)
@@ -134,7 +136,7 @@ def between_the_two_writes(epoch, monkeypatch):
             raise Interrupt
         real(path, data)
 
-    monkeypatch.setattr(training, "write_bytes", write)  # the state; the weights are written by the classifier
+    monkeypatch.setattr(learner, "write_bytes", write)  # the state; the weights are written by the classifier
     return {}
 
 
@@ -142,7 +144,7 @@ def before_the_reports(epoch, monkeypatch):
     def fail(*_):
         raise Interrupt
 
-    monkeypatch.setattr(training, "plot_history", fail)
+    monkeypatch.setattr(report, "plot_history", fail)
     return {}
 
 
@@ -331,19 +333,19 @@ def test_labels_that_do_not_fit_the_classifier(parts, several, tmp_path):
 def test_class_weights(make_classifier):
     single, multi = make_classifier(), make_classifier(multi_label=True)
     # 6 images: 3, 2, 1 of each of 3 classes -> 6 / (3 * count)
-    assert training._class_weights(np.array([0, 0, 0, 1, 1, 2]), single).tolist() == pytest.approx([2 / 3, 1, 2])
-    assert training._class_weights(np.array([0, 0, 1, 1]), single)[:2].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert class_weights(np.array([0, 0, 0, 1, 1, 2]), single).tolist() == pytest.approx([2 / 3, 1, 2])
+    assert class_weights(np.array([0, 0, 1, 1]), single)[:2].tolist() == pytest.approx([2 / 3, 2 / 3])
     present = np.zeros((100, 3), np.float32)
     present[:20, 0] = present[:1, 1] = present[:99, 2] = 1
     # absent / present: 80 / 20, 99 / 1 cut to 10, 1 / 99 raised to 0.1
-    assert training._class_weights(present, multi).tolist() == pytest.approx([4, 10, 0.1])
+    assert class_weights(present, multi).tolist() == pytest.approx([4, 10, 0.1])
 
 
 def test_sampling_draws_every_class_equally_often():
-    single = training._sampling_shares(np.array([0, 0, 0, 1, 1, 3]))
+    single = sampling_shares(np.array([0, 0, 0, 1, 1, 3]))
     assert single == pytest.approx(np.array([1 / 9, 1 / 9, 1 / 9, 1 / 6, 1 / 6, 1 / 3]))
     # Labels a, a and b, none, a: the rarest label of each counts 1/3, 1, 1, 1/3.
-    several = training._sampling_shares(np.array([[1, 0], [1, 1], [0, 0], [1, 0]], np.float32))
+    several = sampling_shares(np.array([[1, 0], [1, 1], [0, 0], [1, 0]], np.float32))
     assert several == pytest.approx(np.array([1, 3, 3, 1]) / 8)
     sampler = EpochSampler(6, 0, Accelerator(), single)
     drawn = []
@@ -357,7 +359,7 @@ def test_sampling_draws_every_class_equally_often():
 def test_an_image_that_is_drawn_again_is_augmented_in_another_way(parts):
     train, _ = parts
     classifier = create()
-    source = Source(train, None)
+    source = LoadedSet(train, None)
     shares = np.array([1.0, *[0.0] * (len(train.samples) - 1)])
     sampler = EpochSampler(len(train.samples), 0, Accelerator(), shares)
     assert list(sampler) == [(0, 0, turn) for turn in range(len(train.samples))]
@@ -453,7 +455,7 @@ def test_a_warm_up_leaves_at_least_one_epoch_to_the_backbone(parts, tmp_path):
 
 @pytest.mark.parametrize(("warmup", "patience", "epochs"), [(0, 2, 4), (4, 2, 7), (0, 0, 9)])
 def test_training_stops_when_patience_runs_out(parts, tmp_path, monkeypatch, warmup, patience, epochs):
-    monkeypatch.setattr(training._Trainer, "validate", lambda _: (torch.zeros(6, 2), 1.0))
+    monkeypatch.setattr(Learner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=9, warmup_epochs=warmup, patience=patience)
     metrics = train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     assert metrics["best_epoch"] == 1
@@ -461,7 +463,7 @@ def test_training_stops_when_patience_runs_out(parts, tmp_path, monkeypatch, war
 
 
 def test_the_rate_falls_on_a_plateau(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(training._Trainer, "validate", lambda _: (torch.zeros(6, 2), 1.0))
+    monkeypatch.setattr(Learner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=6, learning_rate=1e-3, plateau_patience=1, patience=0, warmup_epochs=0)
     train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     rates = [row["learning_rate"] for row in history(tmp_path)]
@@ -499,7 +501,7 @@ def test_half_precision_on_the_cpu(parts, tmp_path):
 
 
 def test_a_rate_that_never_falls(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(training._Trainer, "validate", lambda _: (torch.zeros(6, 2), 1.0))
+    monkeypatch.setattr(Learner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=6, plateau_patience=0, patience=0, warmup_epochs=0)
     train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     assert {row["learning_rate"] for row in history(tmp_path)} == {FAST.learning_rate}
