@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import InputError
-from camseg.classify.targets import WORDS, target_rule
+from camseg.classify.targets import WORDS, TargetRule, target_rule
 from camseg.data.datasets import Sample
 
 SCORES = np.array([0.6, 0.1, 0.7], np.float32)  # cat, dog, none
@@ -90,6 +90,24 @@ def test_a_class_may_have_the_name_of_a_word(make_classifier):
     assert rule.targets(classifier, UNKNOWN, SCORES) == [0]
     assert not rule.per_class
     assert target_rule(["all", "dog"], classifier, [UNKNOWN]).named == ("all", "dog")
+
+
+def test_the_likeliest_is_one_class_whatever_the_label(single, multi):
+    rule = TargetRule(word="likeliest")
+    for classifier in (single, multi):
+        for one in (sample("dog", "cat"), UNKNOWN):
+            assert rule.targets(classifier, one, SCORES) == [2]
+    assert not rule.per_class
+
+
+@pytest.mark.parametrize(
+    ("targets", "given"),
+    [([], ()), (["auto"], ()), (["all"], ("all",)), (["label"], ("label",)), (["dog", "cat", "dog"], ("dog", "cat"))],
+)
+def test_a_rule_knows_what_was_said_for_it(single, targets, given):
+    rule = target_rule(targets, single, [sample("dog")])
+    assert rule.given == given
+    assert target_rule(rule.given, single, [sample("dog")]) == rule
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -6,7 +6,8 @@ import pytest
 
 from camseg.base.errors import EvaluationError, InputError, ThresholdError
 from camseg.data.images import write_image, write_mask
-from camseg.masks.threshold import cam_to_mask, load_threshold, parse_threshold
+from camseg.masks.settings import load_threshold, parse_threshold
+from camseg.masks.threshold import cam_to_mask
 from camseg.measure.evaluate import MEASURES, THESE_MASKS, evaluate_folder, evaluation_table, save_best_threshold
 from camseg.measure.metrics import mask_counts, mean_dice
 
@@ -188,7 +189,10 @@ def test_suffixes_may_differ_and_predictions_without_a_mask_are_reported(folders
 
 
 def write_manifest(path: Path, entries: list[tuple[str, str | None, str]]) -> None:
-    lines = [json.dumps({"name": name, "class": label, "status": status}) for name, label, status in entries]
+    lines = [
+        json.dumps({"schema_version": 2, "input": f"{name}.png", "name": name, "class": label, "status": status})
+        for name, label, status in entries
+    ]
     path.write_text("\n".join([*lines, '{"name": "hal']))
 
 
