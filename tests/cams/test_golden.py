@@ -1,4 +1,8 @@
-"""Golden numbers: each method of each registry on one fixed input, so that no change goes unnoticed."""
+"""Golden numbers: each method of our own on one fixed input, so that no change goes unnoticed.
+
+What other libraries calculate (grad-cam's methods, scikit-image's superpixels) may change with their versions; the
+tests of the methods compare it with what the library itself gives.
+"""
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from torch import nn
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN
 from camseg.cams.capture import Capture, Network
 from camseg.cams.methods.registry import METHODS as CAM_METHODS
+from camseg.cams.methods.registry import NATIVE
 from camseg.classify.classifier import Classifier
 from camseg.propagation.propagate import propagate
 from camseg.propagation.registry import METHODS as PROPAGATORS
@@ -29,20 +34,11 @@ CAMS: dict[str, tuple[float, float, float]] = {
     "saliency": (0.128236, 0.086549, 0.051647),
     "integrated-gradients": (0.009101, 0.204481, 0.006240),
     "occlusion": (0.048708, 0.403601, 0.037999),
-    "finercam": (-0.022455, 0.217082, 0.007318),
-    "shapleycam": (-0.064829, 0.237455, -0.014849),
-    "kpcacam": (0.000000, 0.748132, -0.000657),
-    "fem": (-0.044343, 0.383320, 0.003240),
-    "segeigencam": (-0.000000, 0.782961, -0.003482),
-    "refinecam": (0.229483, 0.237057, 0.112018),
-    "fullgrad": (0.343877, 0.180695, 0.159824),
-    "sess": (0.443852, 0.236127, 0.210876),
 }
 PROPAGATED: dict[str, tuple[float, float, float]] = {
     "par": (0.374996, 0.279199, 0.183233),
     "crf": (0.190906, 0.354238, 0.089972),
     "guided": (0.310797, 0.215210, 0.151541),
-    "superpixels": (0.334635, 0.259986, 0.163227),
     "random-walk": (0.414684, 0.248389, 0.207119),
 }
 ALPHAS: dict[str, tuple[float, float, float]] = {
@@ -84,7 +80,7 @@ class MadeUp(nn.Module):
         return 10 * x.mean(dim=(2, 3)) + self.layer(x).square().mean(dim=(2, 3)).sqrt() @ self.head.T
 
 
-@pytest.mark.parametrize("name", CAM_METHODS)
+@pytest.mark.parametrize("name", NATIVE)
 def test_cam_methods(name):
     random = np.random.default_rng(1)
     activations, gradients = (torch.from_numpy(random.normal(size=(2, 6, 5, 5)).astype(np.float32)) for _ in range(2))
@@ -116,7 +112,7 @@ def test_cam_methods(name):
     assert found == pytest.approx(CAMS[name], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", PROPAGATORS)
+@pytest.mark.parametrize("name", [name for name in PROPAGATORS if name != "superpixels"])
 def test_propagators(name):
     image, disc = scene()
     cam = np.float32(0.2) + np.float32(0.8) * np.roll(disc, 5, axis=1)
