@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from camseg.data.settings import Augmentation
 
 _MEMORY = 2**30
 """Resized images of a set are kept in memory up to this many bytes."""
+Loader: TypeAlias = DataLoader[tuple[Tensor, Tensor]]
+"""Gives batches: uint8 (N, S, S, 3) and their targets, as ``Dataset.targets`` has them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class LoadedSet:
     """(N, S, S, 3) in the order of the samples; None: read each time."""
 
 
-class _Squares(TorchDataset):
+class _Squares(TorchDataset[tuple[Tensor, Tensor]]):
     """(epoch, index), or (epoch, index, turn) -> the augmented input square, uint8 (S, S, 3), and its target."""
 
     def __init__(self, classifier: Classifier, images: LoadedSet, augmentation: Augmentation, seed: int) -> None:
@@ -53,7 +56,7 @@ class _Squares(TorchDataset):
         return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
 
 
-class EpochSampler(Sampler):
+class EpochSampler(Sampler[tuple[int, int, int]]):
     """This process's share of a shuffled epoch, as (epoch, index, turn): workers need no other news of the epoch.
 
     With ``shares`` float64 (count,), which sum to 1, indices are drawn with these probabilities and put back; ``turn``
@@ -102,7 +105,7 @@ def loader(
     batches: Batches,
     order: EpochSampler | Sequence[tuple[int, ...]],
     augmentation: Augmentation,
-) -> DataLoader:
+) -> Loader:
     """The batches of an order of (epoch, index[, turn]): uint8 (N, S, S, 3) and their targets."""
     # A last batch of one image would leave batch norm without a spread.
     lonely = len(order) > batches.size and len(order) % batches.size == 1

@@ -1,9 +1,10 @@
 """The network under training: epochs of steps, validation, and a state on disk from which it goes on."""
 
-import copy
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from camseg.base.errors import CheckpointError, InputError, OutputError
 from camseg.base.files import write_bytes
@@ -23,7 +24,7 @@ from camseg.classify.classifier import Classifier
 from camseg.data.settings import NONE
 from camseg.models.weights import head_parameters
 from camseg.train.balance import class_weights, sampling_shares
-from camseg.train.batches import Batches, EpochSampler, LoadedSet, loader
+from camseg.train.batches import Batches, EpochSampler, LoadedSet, Loader, loader
 from camseg.train.freezing import freeze_others, learning_parameters
 from camseg.train.report import scores
 from camseg.train.settings import TrainSettings
@@ -37,7 +38,6 @@ class State:
     """What changes from epoch to epoch, beside the tensors."""
 
     epoch: int = 0
-    step: int = 0
     best_f1: float = -1.0
     best_loss: float = float("inf")
     best_epoch: int = 0
@@ -47,7 +47,7 @@ class State:
 class Learner:
     """The network under training with its optimiser, its data and its state.
 
-    What learns is a copy, ``learner``; the classifier's own network is the running average of its weights, which on
+    What learns is a copy, ``model``; the classifier's own network is the running average of its weights, which on
     small sets both classifies and localises better, and varies less from seed to seed.
     """
 
@@ -65,16 +65,20 @@ class Learner:
         self.truth = val.dataset.targets(classifier.classes)
         device = classifier.device
         self.weights = class_weights(targets, classifier).to(device) if settings.balance == "weights" else None
-        self.learner = copy.deepcopy(classifier.model)
-        self.head = head_parameters(self.learner)
-        self.learning = learning_parameters(self.learner, settings.trainable)
+        self.average = AveragedModel(classifier.model, multi_avg_fn=_decaying(settings.averaging), use_buffers=True)
+        # It copies what it is given: let the copy learn, and the classifier's own network be the average.
+        self.model: nn.Module = self.average.module
+        self.average.module = classifier.model
+        self.average.n_averaged.fill_(1)  # the weights at the start, which the first step moves and does not replace
+        self.head = head_parameters(self.model)
+        self.learning = learning_parameters(self.model, settings.trainable)
         self.optimizer = _OPTIMIZERS[settings.optimizer](
-            self.learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.scheduler = ReduceLROnPlateau(self.optimizer, factor=0.25, patience=settings.plateau_patience)
         self.autocast_type = _autocast_type(settings, processes, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_type == torch.float16)
-        self.network: nn.Module | None = None
+        self.parallel: nn.Module | None = None
 
     def finished(self) -> bool:
         """Whether the last epoch has been, or patience has run out after the warm-up."""
@@ -85,11 +89,11 @@ class Learner:
         """Train one epoch, validate, and let plateau and best epoch follow."""
         epoch = self.state.epoch
         warming = epoch < self._warmup()
-        if self.network is None or epoch == self._warmup():
-            freeze_others(self.learner, self.head if warming else self.learning)
-            # Wrapped for several processes only now: what learns must be settled before.
+        if self.parallel is None or epoch == self._warmup():
+            freeze_others(self.model, self.head if warming else self.learning)
+            # Only now, as what learns must be settled before.
             several = self.processes.num_processes > 1
-            self.network = nn.parallel.DistributedDataParallel(self.learner) if several else self.learner
+            self.parallel = nn.parallel.DistributedDataParallel(self.model) if several else self.model
         self.sampler.epoch = epoch
         torch.manual_seed(hash((self.settings.seed, epoch, self.processes.process_index)) % 2**63)
         loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}")
@@ -115,7 +119,7 @@ class Learner:
         if not np.isfinite(loss):
             raise InputError(f"the loss became {loss}; lower --learning-rate, or use --mixed-precision no")
 
-    def in_order(self, images: LoadedSet) -> DataLoader:
+    def in_order(self, images: LoadedSet) -> Loader:
         """The unchanged images of a set: every process takes them all, as they are few and nothing is gathered."""
         order = [(0, index) for index in range(len(images.dataset.samples))]
         return loader(self.classifier, images, self.batches, order, NONE)
@@ -127,7 +131,7 @@ class Learner:
         loss = _loss(logits, torch.from_numpy(self.truth), weights, self.classifier.multi_label)
         return logits, float(loss)
 
-    def predict(self, images: DataLoader) -> Tensor:
+    def predict(self, images: Loader) -> Tensor:
         """The averaged network's logits (N, classes), float32 on the CPU."""
         self.classifier.model.eval()
         outputs = []
@@ -141,8 +145,8 @@ class Learner:
 
     def save(self, path: Path, identity: str) -> None:
         """Write weights, optimiser and state into one safetensors file, the state as JSON in its metadata."""
-        tensors = {f"average.{name}": value for name, value in self.classifier.model.state_dict().items()}
-        tensors |= {f"learner.{name}": value for name, value in self.learner.state_dict().items()}
+        tensors = {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         for index, slots in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
@@ -161,14 +165,19 @@ class Learner:
             with safe_open(path, framework="pt", device=str(self.classifier.device)) as file:
                 facts = json.loads(file.metadata()["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            same = facts["identity"] == identity
+            if same:
+                self._take_up(facts, tensors)
         except Exception as error:  # whatever a damaged file provokes
             raise CheckpointError(f"{path}: damaged training state ({error}); start again with --overwrite") from None
-        if facts["identity"] != identity:
+        if not same:
             raise OutputError(
                 f"{path.parent} holds an unfinished run with other data or settings, or from other starting weights; "
                 "repeat its call to continue it, choose another --out, or --overwrite it"
             )
-        for model, prefix in ((self.classifier.model, "average."), (self.learner, "learner.")):
+
+    def _take_up(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        for model, prefix in ((self.average, "average."), (self.model, "model.")):
             model.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
@@ -186,39 +195,43 @@ class Learner:
         return min(self.settings.warmup_epochs, self.settings.epochs - 1) if self.head else 0
 
     def _train(self, progress: Progress, title: str) -> float:
-        assert self.network is not None
+        assert self.parallel is not None
         total, count = 0.0, 0
         for squares, targets in progress(self.train_loader, len(self.train_loader), title):
             self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
-                logits = self.network(self.classifier.normalise(squares))
+                logits = self.parallel(self.classifier.normalise(squares))
             loss = _loss(logits.float(), targets.to(logits.device), self.weights, self.classifier.multi_label)
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self._average()
+            self.average.update_parameters(self.model)
             total, count = total + loss.item() * len(targets), count + len(targets)
         sums = self.processes.reduce(torch.tensor([total, count], device=self.processes.device), "sum")
         return float(sums[0] / sums[1])
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the classifier's weights and statistics toward the learner's; in the first steps nearly all the way."""
-        self.state.step += 1
-        decay = min(self.settings.averaging, self.state.step / (10 + self.state.step))
-        for average, value in zip(
-            self.classifier.model.state_dict().values(), self.learner.state_dict().values(), strict=True
-        ):
-            if average.is_floating_point():
-                average.lerp_(value, 1.0 - decay)
-            else:
-                average.copy_(value)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.autocast_type != torch.float32
         return torch.autocast(
             self.classifier.device.type, dtype=self.autocast_type if enabled else None, enabled=enabled
         )
+
+
+def _decaying(most: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """How averages move toward new values: with a decay of ``most``, and less in the first steps, nearly all the way.
+
+    Counts, such as those of batch norm's batches, are taken over.
+    """
+
+    def move(averages: Sequence[Tensor], values: Sequence[Tensor], steps: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            decay = min(most, int(steps) / (10 + int(steps)))
+            get_ema_multi_avg_fn(decay)(averages, values, steps)
+        else:
+            for average, value in zip(averages, values, strict=True):
+                average.copy_(value)
+
+    return move
 
 
 def _loss(logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: bool) -> Tensor:

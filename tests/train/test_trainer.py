@@ -6,8 +6,10 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.classify.checkpoint import load_classifier
@@ -261,7 +263,15 @@ def test_an_unfinished_run_is_not_mixed_with_another(parts, tmp_path, monkeypatc
         with pytest.raises(OutputError, match="unfinished run with other data or settings"):
             train_classifier(classifier, data, val, tmp_path, settings, device="cpu")
     state = (tmp_path / "training.safetensors").read_bytes()
+    (tmp_path / "whole").write_bytes(state)
     (tmp_path / "training.safetensors").write_bytes(state[: len(state) // 2])
+    with pytest.raises(CheckpointError, match=r"damaged training state.*--overwrite"):
+        train_classifier(create(), train, val, tmp_path, FAST, device="cpu")
+    with safe_open(whole := tmp_path / "whole", framework="pt") as file:
+        facts, kept = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    kept.popitem()
+    safetensors.torch.save_file(kept, tmp_path / "training.safetensors", facts)
+    whole.unlink()
     with pytest.raises(CheckpointError, match=r"damaged training state.*--overwrite"):
         train_classifier(create(), train, val, tmp_path, FAST, device="cpu")
     train_classifier(create(), fewer, val, tmp_path, FAST, device="cpu", overwrite=True)
@@ -369,6 +379,18 @@ def test_an_image_that_is_drawn_again_is_augmented_in_another_way(parts):
     # The first time is what it would be in a set that is gone through once.
     ((once, _),) = loader(classifier, source, batches, [(0, 0)], Augmentation())
     assert torch.equal(squares[0], once[0])
+
+
+def test_averages_move_nearly_all_the_way_at_first():
+    move = learner._decaying(0.5)
+    averages, values = [torch.zeros(1), torch.ones(1)], [torch.full((1,), 11.0), torch.ones(1)]
+    move(averages, values, torch.tensor(1))  # a decay of 1 / 11
+    assert [float(average) for average in averages] == pytest.approx([10, 1])
+    move(averages, values, 20)  # 20 / 30 would be more than the most
+    assert float(averages[0]) == pytest.approx(10.5)
+    counts = [torch.tensor(3)]
+    move(counts, [torch.tensor(8)], 5)
+    assert counts == [torch.tensor(8)]
 
 
 @pytest.mark.parametrize("weighted", [True, False])
