@@ -241,7 +241,7 @@ def channel_rows(arch: str, side: int, device: torch.device, repeats: int) -> li
     rows = []
     for name in [name for name in CHANNEL_PEERS if name in METHODS]:
         few = replace(captured, score_channels=channels // 4)
-        ours = [partial(METHODS[name].function, captured), partial(METHODS[name].function, few)]
+        ours = [partial(METHODS[name].load(), captured), partial(METHODS[name].load(), few)]
         theirs = partial(peer.maps, x.contiguous(), CHANNEL_PEERS[name], 0)
         (plain_ms, *ours_ms), (peer_ms,) = compare([partial(plain_pass, classifier, x), *ours], [theirs], repeats)
         for count, our, function in zip((channels, channels // 4), ours_ms, ours, strict=True):
@@ -322,7 +322,7 @@ def our_maps(chosen: Network, x: Tensor, methods: Sequence[str], classes: int = 
     for target in range(classes):
         (captured,) = seen.toward([target] * len(x))
         for name in methods:
-            METHODS[name].function(captured)
+            METHODS[name].load()(captured)
 
 
 def compare(quick: Sequence[Call], slow: Sequence[Call], repeats: int) -> tuple[list[float], list[float]]:
@@ -405,7 +405,7 @@ def _slowest(chosen: Network, x: Tensor) -> str:
     """The method of the largest cost beyond the pass, among those that need gradients."""
     (captured,) = chosen.forward(x).toward([0] * len(x))
     names = [name for name in PEERS if METHODS[name].needs == "gradients"]
-    times, _ = compare([partial(METHODS[name].function, captured) for name in names], [], 3)
+    times, _ = compare([partial(METHODS[name].load(), captured) for name in names], [], 3)
     return max(zip(times, names, strict=True))[1]
 
 

@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,18 +21,23 @@ import cv2
 import numpy as np
 import torch
 
-from camseg.base.arrays import dequantise, quantise
+from camseg.base.arrays import Cam, Mask, Trimap, dequantise, quantise
+from camseg.cams.compute import classifier_features
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
+from camseg.data.datasets import Sample
 from camseg.data.images import find_images, read_cam, read_image, read_mask, relative_name
-from camseg.label.chain import classifier_features, make_trimap, needs_features
 from camseg.label.settings import LabelSettings
-from camseg.masks.threshold import Threshold, cam_to_mask
+from camseg.label.stages import TrimapStage
+from camseg.masks.settings import Threshold
+from camseg.masks.threshold import cam_to_mask
 from camseg.measure.metrics import dice, iou, mask_counts, threshold_counts
-from camseg.propagation.propagate import METHODS as PROPAGATORS
 from camseg.propagation.propagate import propagate
-from camseg.refinement.refine import METHODS as REFINERS
+from camseg.propagation.registry import METHODS as PROPAGATORS
+from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.refine import refine_with_report
+from camseg.refinement.registry import METHODS as REFINERS
+from camseg.runs.stage import new_item
 
 LABEL = LabelSettings()
 
@@ -57,13 +62,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--propagation", nargs="+", default=["none", *PROPAGATORS])
     parser.add_argument("--refiner", nargs="+", default=["none", "closed-form", "grabcut", "auto"])
-    parser.add_argument("--threshold", default=LABEL.threshold)
+    parser.add_argument("--threshold", default=str(LABEL.masks.threshold))
     parser.add_argument("--every", type=int, default=1, help="Measure every Nth image only.")
     parser.add_argument("--half", default="test", choices=("test", "train"), help="Which images are scored.")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, help="Also write every seed's figures there.")
     args = parser.parse_args()
-    known = {"none", "auto", *(name for name, method in REFINERS.items() if method.refine is not None)}
+    known = {"none", "auto", *(name for name, method in REFINERS.items() if not method.needs_weights)}
     if unknown := set(args.refiner) - known:
         parser.error(f"no refiner to measure is called {sorted(unknown)[0]}; choose among {', '.join(sorted(known))}")
     found: dict[str, dict[str, list[dict]]] = {}
@@ -88,7 +93,7 @@ def main() -> None:
 
 def jobs(data: Path, run: Path, half: str, propagation: str) -> list[Job]:
     """The images of one half whose true mask is not empty."""
-    cams = run / "cams" / half / LABEL.method
+    cams = run / "cams" / half / LABEL.cams.methods[0]
     images = find_images(data / "images" / half)
     every = [
         Job(
@@ -109,10 +114,17 @@ def propagated(job: Job) -> np.ndarray:
     if job.propagation == "none":
         return cam
     image, features = read_image(job.image), None
-    if needs_features(job.propagation):
-        run = classifier(job.run)
-        features = classifier_features(run, run.to_input(image), image.shape[:2])
+    if PropagateSettings(method=job.propagation).needs_features:
+        features = classifier_features(classifier(job.run), image)
     return dequantise(quantise(propagate(image, cam, job.propagation, features=features)))
+
+
+def trimap_of(job: Job, mask: Mask, cam: Cam) -> Trimap:
+    """The trimap that the chain would make."""
+    item = replace(new_item(Sample(path=job.image, name=job.image.stem)), mask=mask, cams={"": cam})
+    trimap = TrimapStage(settings=LABEL.trimap).each(item).trimap
+    assert trimap is not None
+    return trimap
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +154,7 @@ class _Measure:
         scores = {}
         for basis, threshold in self.thresholds.items():
             mask = cam_to_mask(cam, threshold)
-            trimap = make_trimap(mask, cam, LABEL.trimap)
+            trimap = trimap_of(job, mask, cam)
             for refiner in self.refiners:
                 final, fallback = mask, None
                 if refiner != "none":

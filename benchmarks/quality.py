@@ -18,16 +18,17 @@ import torch
 
 from camseg.base.errors import InputError
 from camseg.base.files import read_json, write_json
-from camseg.cams.extract import CamSettings
 from camseg.cams.methods.registry import METHODS
+from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Dataset, load_images, load_training_data, split
 from camseg.data.images import read_image
 from camseg.label.folder import cams_folder
 from camseg.label.settings import LabelSettings
+from camseg.masks.settings import Threshold
 from camseg.measure.evaluate import evaluate_folder, save_best_threshold
-from camseg.runs.loop import FolderOptions
+from camseg.runs.settings import FolderOptions
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier
 
@@ -36,7 +37,8 @@ SLOW = [name for name in METHODS if name not in QUICK and name != "fullgrad"]  #
 SLOW_EVERY = 6
 """Methods of more than one pass are measured on every sixth image of one seed."""
 LABEL = LabelSettings()
-PLAIN = CamSettings(methods=(LABEL.method,))
+METHOD = LABEL.cams.methods[0]
+PLAIN = CamSettings(methods=LABEL.cams.methods)
 PARTS: dict[str, tuple[CamSettings, int | None]] = {
     "one view, one layer, the class's score": (PLAIN, None),
     "margin alone": (replace(PLAIN, score="margin"), None),
@@ -102,7 +104,7 @@ def measure(data: Path, negative: str, weights: str, out: Path, seed: int) -> di
     cams_folder(test, classifier, out / "methods", CamSettings(methods=tuple(QUICK)), options=options)
     plain = {name: maps_score(out / "methods" / name, data) for name in QUICK}
     for half, images in (("test", test), ("train", training)):  # for chains.py
-        cams_folder(images, classifier, out / "cams" / half, LABEL.cams(classifier), options=options)
+        cams_folder(images, classifier, out / "cams" / half, LABEL.cams, options=options)
     parts = {}
     for number, (part, (settings, stride)) in enumerate(PARTS.items()):
         parts[part] = part_score(data, classifier, out / "parts" / str(number), settings, stride)
@@ -118,9 +120,9 @@ def part_score(data: Path, classifier: Classifier, out: Path, settings: CamSetti
         objects = object_images(load_images(data / "images" / half, classifier.classes), classifier)
         seconds = cams_folder(objects, classifier, out / half, settings).seconds["network"] / len(objects.samples)
     truth = {half: linked_masks(data, half, classifier, out / f"{half}-masks") for half in ("train", "test")}
-    chosen = evaluate_folder(out / "train" / LABEL.method, truth["train"])
+    chosen = evaluate_folder(out / "train" / METHOD, truth["train"])
     save_best_threshold(out / "threshold.json", chosen, name=f"{data.name} training masks")
-    return {**scores(out / "test" / LABEL.method, truth["test"], str(out / "threshold.json")), "seconds": seconds}
+    return {**scores(out / "test" / METHOD, truth["test"], str(out / "threshold.json")), "seconds": seconds}
 
 
 def object_images(images: Dataset, classifier: Classifier) -> Dataset:
@@ -161,15 +163,15 @@ def slow_methods(data: Path, out: Path) -> dict:
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to((data / "masks" / "test" / f"{sample.name}.png").resolve())
-    return {name: scores(out / "slow" / name, truth, LABEL.threshold) for name in SLOW}
+    return {name: scores(out / "slow" / name, truth, LABEL.masks.threshold) for name in SLOW}
 
 
-def maps_score(folder: Path, data: Path, threshold: str = LABEL.threshold) -> dict:
+def maps_score(folder: Path, data: Path, threshold: Threshold = LABEL.masks.threshold) -> dict:
     """The scores of test maps or masks."""
     return scores(folder, data / "masks" / "test", threshold)
 
 
-def scores(folder: Path, truth: Path, threshold: str) -> dict:
+def scores(folder: Path, truth: Path, threshold: Threshold | str) -> dict:
     """Headline scores of one folder; ``best`` is Dice at the level that is best on these very masks."""
     overall = evaluate_folder(folder, truth, thresholds=(threshold,)).overall
     cut = overall.thresholds[0]

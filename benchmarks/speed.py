@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from camseg.measure.metrics import mean_dice
-from camseg.propagation.propagate import METHODS as PROPAGATORS
 from camseg.propagation.propagate import propagate
-from camseg.refinement.refine import METHODS, refine
+from camseg.propagation.registry import METHODS as PROPAGATORS
+from camseg.refinement.refine import refine
+from camseg.refinement.registry import METHODS
 
 REPEATS = 5
 
@@ -73,7 +74,7 @@ def refinement_rows() -> list[dict]:
     image = np.clip(60 + 100 * (distance < 100)[..., None] + noise, 0, 255).astype(np.uint8).repeat(3, axis=2)
     trimap = np.where(distance < 88, 255, np.where(distance < 113, 128, 0)).astype(np.uint8)
     found = []
-    for name in (name for name, method in METHODS.items() if method.load is None):
+    for name in (name for name, method in METHODS.items() if not method.needs_weights):
         (ours_ms,) = compare(lambda name=name: refine(image, trimap, name))
         found.append({"what": f"{name}, 512 x 512", "peer": "-", "peer_ms": None, "ours_ms": ours_ms})
     return found
