@@ -128,10 +128,9 @@ def train_cls(
     """
     from dataclasses import asdict
 
-    from accelerate import Accelerator
-
     from camseg.data.settings import NONE, Augmentation
     from camseg.train.plan import plan_training, prepare_training, run_training
+    from camseg.train.processes import started_together
 
     ranges = {} if augment is None else asdict(Augmentation() if augment else NONE)
     given = {
@@ -167,7 +166,7 @@ def train_cls(
     training = plan_training(data, recipe=recipe, like=like, changes=changes)
     prepared = prepare_training(training, out)
     classifier = prepared.classifier
-    speaks = Accelerator().is_main_process  # the first of those that accelerate launched
+    speaks = started_together().first
     if speaks:
         sizes = f"{len(prepared.train.samples)} training and {len(prepared.val.samples)} validation images"
         start = "from scratch" if training.weights == "none" else f"from {training.weights}"

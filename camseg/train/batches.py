@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -25,6 +24,7 @@ from camseg.classify.classifier import Classifier
 from camseg.data.augmentation import augment
 from camseg.data.datasets import Dataset, Sample
 from camseg.data.settings import Augmentation
+from camseg.train.processes import Processes
 
 _MEMORY = 2**30
 """Resized images of a set are kept in memory up to this many bytes."""
@@ -63,14 +63,12 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
     counts how often an index has come before, so that each time it is augmented in another way.
     """
 
-    def __init__(
-        self, count: int, seed: int, processes: Accelerator, shares: NDArray[np.float64] | None = None
-    ) -> None:
+    def __init__(self, count: int, seed: int, processes: Processes, shares: NDArray[np.float64] | None = None) -> None:
         self.count, self.seed, self.processes, self.shares = count, seed, processes, shares
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.count // self.processes.num_processes)
+        return -(-self.count // self.processes.count)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         random = np.random.default_rng((self.seed, self.epoch))
@@ -79,10 +77,10 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         else:
             order = random.choice(self.count, self.count, p=self.shares)
         # Repeated from its start, so that every process takes the same number of steps.
-        padded = np.resize(order, len(self) * self.processes.num_processes)
+        padded = np.resize(order, len(self) * self.processes.count)
         turns: Counter[int] = Counter()
         for place, index in enumerate(padded.tolist()):
-            if place % self.processes.num_processes == self.processes.process_index:
+            if place % self.processes.count == self.processes.rank:
                 yield self.epoch, index, turns[index]
             turns[index] += 1
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,8 +24,9 @@ from camseg.models.weights import head_parameters
 from camseg.train.balance import class_weights, sampling_shares
 from camseg.train.batches import Batches, EpochSampler, LoadedSet, Loader, loader
 from camseg.train.freezing import freeze_others, learning_parameters
+from camseg.train.processes import Processes
 from camseg.train.report import scores
-from camseg.train.settings import TrainSettings
+from camseg.train.settings import MixedPrecision, TrainSettings
 
 _PLATEAU = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 _OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -52,7 +51,7 @@ class Learner:
     """
 
     def __init__(
-        self, classifier: Classifier, settings: TrainSettings, processes: Accelerator, train: LoadedSet, val: LoadedSet
+        self, classifier: Classifier, settings: TrainSettings, processes: Processes, train: LoadedSet, val: LoadedSet
     ) -> None:
         self.classifier, self.settings, self.processes = classifier, settings, processes
         self.state = State()
@@ -76,7 +75,7 @@ class Learner:
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.scheduler = ReduceLROnPlateau(self.optimizer, factor=0.25, patience=settings.plateau_patience)
-        self.autocast_type = _autocast_type(settings, processes, device)
+        self.autocast_type = _autocast_type(settings.mixed_precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.autocast_type == torch.float16)
         self.parallel: nn.Module | None = None
 
@@ -92,10 +91,10 @@ class Learner:
         if self.parallel is None or epoch == self._warmup():
             freeze_others(self.model, self.head if warming else self.learning)
             # Only now, as what learns must be settled before.
-            several = self.processes.num_processes > 1
+            several = self.processes.count > 1
             self.parallel = nn.parallel.DistributedDataParallel(self.model) if several else self.model
         self.sampler.epoch = epoch
-        torch.manual_seed(hash((self.settings.seed, epoch, self.processes.process_index)) % 2**63)
+        torch.manual_seed(hash((self.settings.seed, epoch, self.processes.rank)) % 2**63)
         loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}")
         logits, val_loss = self.validate()
         report = scores(self.classifier, logits, self.truth)
@@ -141,7 +140,7 @@ class Learner:
                     outputs.append(self.classifier.model(self.classifier.normalise(squares)).float().cpu())
         # Statistics of batch norm differ between processes; what is decided from the scores, when to stop among it,
         # must not, or one process waits for ever. So all take those of the first.
-        return broadcast(torch.cat(outputs).to(self.processes.device)).cpu()
+        return self.processes.from_first(torch.cat(outputs).to(self.classifier.device)).cpu()
 
     def save(self, path: Path, identity: str) -> None:
         """Write weights, optimiser and state into one safetensors file, the state as JSON in its metadata."""
@@ -207,7 +206,7 @@ class Learner:
             self.scaler.update()
             self.average.update_parameters(self.model)
             total, count = total + loss.item() * len(targets), count + len(targets)
-        sums = self.processes.reduce(torch.tensor([total, count], device=self.processes.device), "sum")
+        sums = self.processes.total(torch.tensor([total, count], device=self.classifier.device))
         return float(sums[0] / sums[1])
 
     def _autocast(self) -> torch.autocast:
@@ -240,13 +239,10 @@ def _loss(logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: 
     return functional.cross_entropy(logits, targets, weight=weights)
 
 
-def _autocast_type(settings: TrainSettings, processes: Accelerator, device: torch.device) -> torch.dtype:
-    """float32, unless half precision is asked for, set for ``accelerate launch``, or ``auto`` on a GPU."""
-    named = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if settings.mixed_precision != "auto":
-        return named[settings.mixed_precision]
-    if processes.mixed_precision in ("fp16", "bf16"):
-        return named[processes.mixed_precision]
+def _autocast_type(precision: MixedPrecision, device: torch.device) -> torch.dtype:
+    """float32, unless half precision is asked for, or ``auto`` on a GPU."""
+    if precision != "auto":
+        return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

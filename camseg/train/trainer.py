@@ -1,8 +1,7 @@
 """Labelled images -> a classifier run: warm-up, fine-tuning, early stopping, the best epoch kept, calibration.
 
-Runs through accelerate: on one device as it is, on several with ``accelerate launch``. All randomness
-follows from seed, epoch and image index, so an interrupted run that is started again ends where an
-uninterrupted one would have.
+On one device as it is, on several with torchrun. All randomness follows from seed, epoch and image index, so an
+interrupted run that is started again ends where an uninterrupted one would have.
 """
 
 import hashlib
@@ -13,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from accelerate import Accelerator
 
-from camseg.base.device import find_device
 from camseg.base.errors import OutputError
 from camseg.base.files import remove_unfinished
 from camseg.base.progress import Progress, Say, silent, unheard
@@ -27,6 +24,7 @@ from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.metrics import expected_calibration_error
 from camseg.train.batches import LoadedSet, load_pixels
 from camseg.train.learner import Learner
+from camseg.train.processes import started_together
 from camseg.train.report import calibration_error, reliability_of, scores, write_reports
 from camseg.train.settings import TrainSettings
 
@@ -64,9 +62,9 @@ def train_classifier(
     # A set may happen to give every image one label beside a multi-label classifier.
     parts = [replace(part, multi_label=classifier.multi_label) for part in (train, val, *([test] if test else ()))]
     out = Path(out)
-    processes = Accelerator()
+    processes = started_together()
     state_file = out / _STATE
-    if not processes.is_main_process:
+    if not processes.first:
         progress, say = silent, unheard
     if out.exists() and not out.is_dir():
         raise OutputError(f"expected a folder for the run; {out} is a file")
@@ -84,13 +82,13 @@ def train_classifier(
     classifier = replace(classifier, training=record, temperature=1.0)
     identity = _identity(start, sources, settings)
     # Moved first: the optimiser must see the parameters where they will be.
-    classifier.model.to(processes.device if processes.num_processes > 1 else find_device(device))
+    classifier.model.to(processes.join(device))
     learner = Learner(classifier, settings, processes, sources[0], sources[1])
-    if overwrite and processes.is_main_process:  # only now that nothing speaks against the new run
+    if overwrite and processes.first:  # only now that nothing speaks against the new run
         clear_run(out)
-    if processes.is_main_process:
+    if processes.first:
         remove_unfinished(out)
-    processes.wait_for_everyone()
+    processes.wait()
     if state_file.exists():
         learner.restore(state_file, identity)
         say(f"continuing {out} after epoch {learner.state.epoch}")
@@ -101,12 +99,12 @@ def train_classifier(
             f"epoch {learner.state.epoch}/{settings.epochs}: loss {last['train_loss']:.3f}, validation loss "
             f"{last['val_loss']:.3f}, accuracy {last['val_accuracy']:.3f}, macro-F1 {last['val_macro_f1']:.3f}"
         )
-        if processes.is_main_process:
+        if processes.first:
             # The best weights first: a kill between the two writes repeats an epoch and loses nothing.
             if learner.state.best_epoch == learner.state.epoch:
                 classifier.save(out)
             learner.save(state_file, identity)
-    processes.wait_for_everyone()
+    processes.wait()
     classifier.model.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
     logits, _ = learner.validate()
     temperature = fit_temperature(logits.numpy(), learner.truth, classifier.multi_label)
@@ -133,11 +131,11 @@ def train_classifier(
         logits = learner.predict(learner.in_order(source))
         error = calibration_error(calibrated, logits, truth)
         metrics["test"] = {**scores(calibrated, logits, truth), "expected_calibration_error": error}
-    if processes.is_main_process:
+    if processes.first:
         calibrated.save(out)
         write_reports(out, classifier, metrics, learner.state.history, tables)
         state_file.unlink(missing_ok=True)
-    processes.wait_for_everyone()
+    processes.part()
     return metrics
 
 

@@ -18,12 +18,11 @@ from PIL import Image as PilImage
 from camseg.cams.capture import capture
 from camseg.cams.methods.registry import METHODS
 from camseg.classify.checkpoint import load_classifier
-from camseg.classify.classifier import Classifier
 from camseg.cli import app
 from camseg.data.images import read_image, read_levels, read_mask, write_image, write_mask
 from camseg.models.names import DEFAULT_ARCH
-from camseg.propagation.propagate import METHODS as PROPAGATORS
-from camseg.refinement.refine import METHODS as REFINERS
+from camseg.propagation.registry import METHODS as PROPAGATORS
+from camseg.refinement.registry import METHODS as REFINERS
 from camseg.runs.output import MANIFEST, RUN, read_manifest
 
 COMMANDS = (
@@ -964,45 +963,6 @@ def test_pretrained_weights_that_cannot_be_had_say_what_to_do(refused, make_fold
     error = refused("train-cls", make_folder(), "-o", tmp_path / "run", *arguments)
     assert "could not be had" in error
     assert "--weights FILE" in error
-
-
-WATCHED = """
-import hashlib
-from pathlib import Path
-from camseg import training
-from camseg.cli import main
-
-run_epoch = training._Trainer.run_epoch
-
-def watched(trainer, progress):
-    run_epoch(trainer, progress)
-    weights = b"".join(p.detach().numpy().tobytes() for p in trainer.classifier.model.parameters())
-    told = f"{hashlib.sha256(weights).hexdigest()} {trainer.state}"
-    with Path("OUT", f"rank{trainer.processes.process_index}").open("a") as file:
-        file.write(told + "\\n")
-
-training._Trainer.run_epoch = watched
-main()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_run(make_folder, tmp_path):
-    script, run = tmp_path / "watched.py", tmp_path / "run"
-    script.write_text(WATCHED.replace("OUT", str(tmp_path)))
-    # As the console script accelerate launch does; --multi_gpu starts the processes, of which each takes a CPU here.
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    command = [sys.executable, *launch, str(script), "train-cls", str(make_folder()), "-o", str(run), *TRAIN, "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert {path.name for path in run.iterdir()} == FILES
-    assert json.loads(done.stdout)["train_images"] == 19  # one of them speaks
-    assert done.stderr.count("epoch 2/2") == 1
-    first, second = ((tmp_path / f"rank{rank}").read_text().splitlines() for rank in range(2))
-    assert len(first) == 2
-    assert first == second  # weights, losses, best epoch
-    assert isinstance(load_classifier(run), Classifier)
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from accelerate import Accelerator
 from safetensors import safe_open
 
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
@@ -22,6 +21,7 @@ from camseg.train import learner, report
 from camseg.train.balance import class_weights, sampling_shares
 from camseg.train.batches import Batches, EpochSampler, LoadedSet, loader
 from camseg.train.learner import Learner
+from camseg.train.processes import Processes
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier
 
@@ -357,7 +357,7 @@ def test_sampling_draws_every_class_equally_often():
     # Labels a, a and b, none, a: the rarest label of each counts 1/3, 1, 1, 1/3.
     several = sampling_shares(np.array([[1, 0], [1, 1], [0, 0], [1, 0]], np.float32))
     assert several == pytest.approx(np.array([1, 3, 3, 1]) / 8)
-    sampler = EpochSampler(6, 0, Accelerator(), single)
+    sampler = EpochSampler(6, 0, Processes(), single)
     drawn = []
     for sampler.epoch in range(500):
         drawn += [index for _, index, _ in sampler]
@@ -371,7 +371,7 @@ def test_an_image_that_is_drawn_again_is_augmented_in_another_way(parts):
     classifier = create()
     source = LoadedSet(train, None)
     shares = np.array([1.0, *[0.0] * (len(train.samples) - 1)])
-    sampler = EpochSampler(len(train.samples), 0, Accelerator(), shares)
+    sampler = EpochSampler(len(train.samples), 0, Processes(), shares)
     assert list(sampler) == [(0, 0, turn) for turn in range(len(train.samples))]
     batches = Batches(size=100, seed=0, workers=0)
     ((squares, _),) = loader(classifier, source, batches, sampler, Augmentation())
