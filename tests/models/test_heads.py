@@ -210,7 +210,8 @@ def test_imagenet_weights_are_those_of_the_backbone(monkeypatch):
     assert classifier.model.backbone.fc.weight.std() < 0.02
 
 
-# One method of gradients, and where the network is small one that runs it again from the layer on.
+# One method of gradients, and where the network is small one that runs it again from the layer on. In some versions of
+# timm a swin takes inputs of its own size only.
 @pytest.mark.parametrize(
     ("arch", "size", "args", "methods"),
     [
@@ -231,7 +232,8 @@ def test_saved_and_loaded_heads_give_equal_cams(tmp_path, make_classifier, make_
     assert find_stages(classifier)[-1] == find_stages(again)[-1] == last
     images = make_images((40, 50), (64, 64))
     ours, theirs = (
-        compute_cams(one, images, ["dog", "cat"], methods, scales=(1.0, 1.5)) for one in (classifier, again)
+        compute_cams(one, images, ["dog", "cat"], methods, scales=(1.0,) if "swin" in arch else (1.0, 1.5))
+        for one in (classifier, again)
     )
     for method in methods:
         for own, other in zip(ours[method], theirs[method], strict=True):

