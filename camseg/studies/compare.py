@@ -5,54 +5,47 @@ Classifiers are trained by name or loaded from runs; thresholds are chosen on th
 
 import os
 import re
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from camseg.base.arrays import Cam, Image, quantise
 from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError, OutputError
 from camseg.base.files import read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.cams.capture import predict
-from camseg.cams.compute import compute_cams
-from camseg.cams.extract import CamSettings, plan
+from camseg.base.settings import to_json
+from camseg.cams.plan import plan
+from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import AnyClassifier, load_classifier
-from camseg.data.datasets import Dataset, Sample, check_disjoint, load_training_data
-from camseg.data.images import read_image, read_mask
-from camseg.measure.faithfulness import confidence_drop, filter_image
-from camseg.measure.metrics import classification_metrics, dice, threshold_counts
+from camseg.data.datasets import Dataset, check_disjoint, load_training_data
 from camseg.models.building import check_architecture
 from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, Run, check_names
 from camseg.studies.compare_report import Cell, Comparison, ModelScores, write_comparison
+from camseg.studies.judging import Judge
 from camseg.studies.material import (
     StudyImages,
     acquaintance,
     check_exclusive,
     check_run,
     images_identity,
-    in_batches,
     own_class,
     read_study_images,
     starting_weights,
 )
+from camseg.studies.settings import CompareSettings
 from camseg.train.plan import Prepared, load_parts, plan_training, prepare_training, run_training
 from camseg.train.settings import Training
 
 TEST_FRACTION: Final = 0.2
 """Share of the images that is split off for the test where neither images, option nor recipe say otherwise."""
-WITHOUT_MASKS: Final = 64
-"""Most test images whose maps are made where no masks judge them, evenly over the sorted names."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sources:
+class _Places:
     """Where images and masks lie."""
 
     data: Path | str
@@ -103,10 +96,7 @@ class _Study:
     """What is the same for every model."""
 
     train: StudyImages  # which needs no masks
-    val: StudyImages  # with masks where there are any, as the test images
-    test: StudyImages
-    cams: CamSettings
-    batch_size: int
+    judge: Judge
     out: Path
     device: str
     progress: Progress
@@ -117,13 +107,12 @@ def compare_models(
     models: Sequence[str],
     data: Path | str,
     out: Path | str,
+    settings: CompareSettings | None = None,
     *,
     test: Path | str | None = None,
     masks: Path | str | None = None,
     test_masks: Path | str | None = None,
-    recipe: str | None = None,
     changes: Mapping[str, Any] | None = None,
-    cams: CamSettings | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
@@ -133,18 +122,19 @@ def compare_models(
 
     ``models``: architectures by name, trained on ``data`` into ``out/runs``, or folders of runs, ensembles too.
     ``test``: labelled images for every score; None: split off from ``data``. ``masks`` and ``test_masks``: true masks
-    of the same relative names as ``data`` and ``test``. ``recipe`` and ``changes`` are those of
-    ``runs.plan_training``; a weights file serves the models that it fits, others start from scratch. What is finished
-    is kept: a training, a classifier's scores, and each model's maps by one method; models and methods may be added.
+    of the same relative names as ``data`` and ``test``. ``changes`` are those of ``plan_training``; a weights file
+    serves the models that it fits, others start from scratch. What is finished is kept: a training, a classifier's
+    scores, and each model's maps by one method; models and methods may be added.
 
     Raises InputError or DatasetError for images, models or settings that do not fit; EvaluationError for masks that
     are missing, empty or of another size; OutputError when ``out`` holds another comparison.
     """
-    out, cams = Path(out), cams or CamSettings()
+    out, settings = Path(out), settings or CompareSettings()
+    cams = settings.cams
     names = _names(models, out)
-    sources = _Sources(data=data, test=test, masks=masks, test_masks=test_masks)
-    trainings = _plan_trainings(sources, recipe, dict(changes or {}), say)
-    train, val, tested = _split(trainings.common, sources, out)
+    places = _Places(data=data, test=test, masks=masks, test_masks=test_masks)
+    trainings = _plan_trainings(places, settings, dict(changes or {}), say)
+    train, val, tested = _split(trainings.common, places, out)
     runs = {
         name: _load(model, train, trainings.common, cams, device) for name, model in names.items() if _is_run(model)
     }
@@ -156,21 +146,25 @@ def compare_models(
     windows = {member.window for run in runs.values() for member in run.members}
     windows |= {trainings.common.window} if len(runs) < len(names) else set()
     negative = {name for run in runs.values() for name in run.negative} | set(trainings.common.negative)
-    if not _without_negative(tested, negative):
+    if all(own_class(sample) in negative for sample in tested.samples):
         raise InputError(f"every test image is of a negative class ({', '.join(sorted(negative))}): none has an object")
     study = _Study(
         train=StudyImages(data=train),
-        val=read_study_images(val, masks, negative, windows, progress, "validation"),
-        test=read_study_images(tested, masks if test is None else test_masks, negative, windows, progress, "test"),
-        cams=cams,
-        batch_size=trainings.common.settings.batch_size,
+        judge=Judge(
+            val=read_study_images(val, masks, negative, windows, progress, "validation"),
+            test=read_study_images(tested, masks if test is None else test_masks, negative, windows, progress, "test"),
+            cams=cams,
+            batch_size=trainings.common.settings.batch_size,
+            progress=progress,
+        ),
         out=out,
         device=device,
         progress=progress,
         say=say,
     )
-    facts = _identity(study, sources, trainings)
-    Output(out, Run(command="compare", settings=facts), overwrite=overwrite, parts=("runs", "cells"))
+    asked, facts = _asked(settings, changes or {}), _identity(study, places, trainings)
+    run = Run(command="compare", settings=asked, identity=facts)
+    Output(out, run, overwrite=overwrite, parts=("runs", "cells"))
     scores, cells = [], []
     for name in names:
         start, classifier = ("run", runs[name]) if name in runs else _train(study, name, prepared.pop(name, None))
@@ -200,8 +194,8 @@ def _names(models: Sequence[str], out: Path) -> dict[str, str]:
             raise OutputError(f"the run {model} lies in the output folder {out}; choose another --out")
     short = [Path(os.path.abspath(model)).name if _is_run(model) else _architecture(model) for model in models]
     names = [name if short.count(name) == 1 else str(model) for name, model in zip(short, models, strict=True)]
-    places = {Path(model).resolve() if _is_run(model) else _architecture(model) for model in models}
-    if not models or len(places) < len(models):
+    meant = {Path(model).resolve() if _is_run(model) else _architecture(model) for model in models}
+    if not models or len(meant) < len(models):
         raise InputError(f"expected different models, at least one; got {', '.join(map(str, models)) or 'none'}")
     return dict(zip(names, models, strict=True))
 
@@ -225,18 +219,15 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]", "-", name)
 
 
-def _plan_trainings(sources: _Sources, recipe: str | None, changes: dict[str, Any], say: Say) -> _Trainings:
-    if own := sorted({"model", "val"} & changes.keys()):
-        raise InputError(f"a comparison has models and a validation split of its own; leave out {', '.join(own)}")
-    share = changes.get("test_fraction")
-    if sources.test is not None and share:
+def _plan_trainings(places: _Places, settings: CompareSettings, changes: dict[str, Any], say: Say) -> _Trainings:
+    if own := sorted({"model", "val", "test_fraction"} & changes.keys()):
+        raise InputError(f"a comparison has models and splits of its own; leave out {', '.join(own)}")
+    if places.test is not None and settings.test_fraction is not None:
         raise InputError("expected test images, or a share of DATA for the test, not both")
-    if sources.test is None and share == 0:
-        raise InputError("expected a share of DATA above 0 for the test, or test images: every score is of them")
     weights = changes.pop("weights", None) or "imagenet"
     start = starting_weights(weights)  # a file that no model can start from is refused first
-    training = plan_training(sources.data, recipe=recipe, changes={**changes, "weights": "none"})
-    share = 0.0 if sources.test is not None else training.test_fraction or TEST_FRACTION
+    training = plan_training(places.data, recipe=settings.recipe, changes={**changes, "weights": "none"})
+    share = 0.0 if places.test else settings.test_fraction or training.test_fraction or TEST_FRACTION
     return _Trainings(
         common=replace(training, test_fraction=share),
         changes={**changes, "test_fraction": share},
@@ -246,7 +237,7 @@ def _plan_trainings(sources: _Sources, recipe: str | None, changes: dict[str, An
     )
 
 
-def _split(training: Training, sources: _Sources, out: Path) -> tuple[Dataset, Dataset, Dataset]:
+def _split(training: Training, places: _Places, out: Path) -> tuple[Dataset, Dataset, Dataset]:
     """Training, validation and test images, the first two as ``prepare_training`` splits them."""
     train, val, test = load_parts(
         training.data,
@@ -255,8 +246,8 @@ def _split(training: Training, sources: _Sources, out: Path) -> tuple[Dataset, D
         test_fraction=training.test_fraction,
         seed=training.settings.seed,
     )
-    if sources.test is not None:
-        test = load_training_data(sources.test)
+    if places.test is not None:
+        test = load_training_data(places.test)
     assert test is not None  # one of the two is there
     for part in (train, val, test):
         check_exclusive(part)
@@ -276,16 +267,23 @@ def _load(run: str, data: Dataset, training: Training, cams: CamSettings, device
     return classifier
 
 
-def _identity(study: _Study, sources: _Sources, trainings: _Trainings) -> dict[str, Any]:
+def _asked(settings: CompareSettings, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a call, from which ``--config`` repeats it."""
+    asked = to_json(settings)
+    asked["cams"] = {name: value for name, value in asked["cams"].items() if name not in ("raw", "gate")}
+    return {**asked, **{name: to_json(value) if is_dataclass(value) else value for name, value in changes.items()}}
+
+
+def _identity(study: _Study, places: _Places, trainings: _Trainings) -> dict[str, Any]:
     """What two calls that share a folder must have in common; more models and methods may come."""
-    facts = {**asdict(trainings.common), **asdict(trainings.common.settings), **asdict(study.cams)}
+    facts = {**to_json(trainings.common), **to_json(trainings.common.settings), **to_json(study.judge.cams)}
     for name in ("settings", "methods", "model", "workers", "weights_sha256"):
         del facts[name]
-    folders = {"test": sources.test, "masks": sources.masks, "test_masks": sources.test_masks}
+    folders = {"test": places.test, "masks": places.masks, "test_masks": places.test_masks}
     return {
         **facts,
         **{name: None if folder is None else os.path.abspath(folder) for name, folder in folders.items()},
-        **images_identity(study.train, study.val, study.test),
+        **images_identity(study.train, study.judge.val, study.judge.test),
         "weights": trainings.start,
         "device": find_device(study.device).type,
     }
@@ -309,113 +307,30 @@ def _measure(study: _Study, name: str, start: str, classifier: AnyClassifier) ->
     """A model's row of the table, what an earlier call finished taken from its files."""
     folder = study.out / "cells" / f"{_file_name(name)}-{classifier.fingerprint()[:12]}"
     if not (folder / "classifier.json").exists():
-        write_json(folder / "classifier.json", _classify(study, classifier, name))
+        write_json(folder / "classifier.json", study.judge.classifier(classifier, name))
     scores = ModelScores(name=name, start=start, **read_json(folder / "classifier.json", InputError))
     cells = []
-    for method in study.cams.methods:
+    for method in study.judge.cams.methods:
         file = folder / f"{method}.json"
         if not file.exists():
-            write_json(file, _judge_maps(study, classifier, method, f"{name}, {method}"))
-        cells.append(_cell(study, name, method, read_json(file, InputError)))
+            write_json(file, study.judge.maps(classifier, method, f"{name}, {method}"))
+        cells.append(_cell(study.judge.test, name, method, read_json(file, InputError)))
     return scores, cells
-
-
-def _classify(study: _Study, classifier: AnyClassifier, name: str) -> dict[str, Any]:
-    data = study.test.data
-    rows = [
-        predict(classifier, [_views(classifier, sample) for sample in batch])
-        for batch in in_batches(data.samples, study.batch_size, study.progress, f"{name}, test images")
-    ]
-    found = classification_metrics(data.targets(classifier.classes), np.concatenate(rows), classifier.classes, False)
-    count = sum(parameter.numel() for member in classifier.members for parameter in member.model.parameters())
-    return {"parameters": count, **{key: found[key] for key in ("accuracy", "macro_f1")}}
-
-
-def _judge_maps(study: _Study, classifier: AnyClassifier, method: str, title: str) -> dict[str, Any]:
-    """What the maps of one method are worth, by image, and the seconds that one takes."""
-    seconds: list[float] = []
-    if not study.test.masks:
-        samples = _without_negative(study.test.data, classifier.negative)
-        places = np.linspace(0, len(samples) - 1, min(WITHOUT_MASKS, len(samples))).round().astype(int)
-        drops: dict[str, float] = {}
-        for sample, views, cam, each in _maps(study, classifier, method, [samples[n] for n in places], title):
-            drops[sample.name] = _average_drop(classifier, sample, views, cam)
-            seconds.append(each)
-        return {"average_drop": drops, "seconds": float(np.mean(seconds))}
-    curves: dict[str, NDArray[np.float64]] = {}  # (256,) each
-    for sample, _, cam, _ in _maps(study, classifier, method, study.val.objects, f"{title}, validation"):
-        curves[sample.name] = _dice_curve(study.val, sample, cam)
-    level = int(np.mean(list(curves.values()), axis=0).argmax())
-    curves = {}
-    for sample, _, cam, each in _maps(study, classifier, method, study.test.objects, title):
-        curves[sample.name] = _dice_curve(study.test, sample, cam)
-        seconds.append(each)
-    return {
-        "mean_dice": {name: float(curve.mean()) for name, curve in curves.items()},
-        "dice": {name: float(curve[level]) for name, curve in curves.items()},
-        "level": level,
-        "seconds": float(np.mean(seconds)),
-    }
-
-
-def _maps(
-    study: _Study, classifier: AnyClassifier, method: str, samples: Sequence[Sample], title: str
-) -> Iterator[tuple[Sample, Mapping[str, Image], Cam, float]]:
-    """Every image by window, with the map of its own class, and the seconds from its file to that."""
-    cams = study.cams
-    for batch in in_batches(samples, study.batch_size, study.progress, title):
-        started = time.perf_counter()
-        images = [_views(classifier, sample) for sample in batch]
-        maps = compute_cams(
-            classifier,
-            images,
-            [own_class(sample) for sample in batch],
-            (method,),
-            scales=cams.scales,
-            flip=cams.flip,
-            score=cams.score,
-            layer=cams.layers,
-            score_channels=cams.score_channels,
-            precision=cams.precision,
-            batch_size=study.batch_size,
-        )[method]
-        each = (time.perf_counter() - started) / len(batch)
-        for sample, views, cam in zip(batch, images, maps, strict=True):
-            yield sample, views, cam, each
-
-
-def _views(classifier: AnyClassifier, sample: Sample) -> dict[str, Image]:
-    """An image in the window of each member."""
-    return {window: read_image(sample.path, window) for window in {member.window for member in classifier.members}}
-
-
-def _dice_curve(part: StudyImages, sample: Sample, cam: Cam) -> NDArray[np.float64]:
-    return dice(threshold_counts(quantise(cam), read_mask(part.masks[sample.name])))
-
-
-def _average_drop(classifier: AnyClassifier, sample: Sample, views: Mapping[str, Image], cam: Cam) -> float:
-    filtered = {window: filter_image(image, cam) for window, image in views.items()}
-    full, rest = predict(classifier, [views, filtered])[:, classifier.class_index(own_class(sample))]
-    return confidence_drop(float(full), float(rest))
-
-
-def _without_negative(data: Dataset, negative: Collection[str]) -> list[Sample]:
-    return [sample for sample in data.samples if own_class(sample) not in negative]
 
 
 # ---- what is reported ----------------------------------------------------------------------------
 
 
-def _cell(study: _Study, model: str, method: str, found: Mapping[str, Any]) -> Cell:
+def _cell(test: StudyImages, model: str, method: str, found: Mapping[str, Any]) -> Cell:
     def mean(measure: str) -> float | None:
         return float(np.mean(list(found[measure].values()))) if measure in found else None
 
     return Cell(
         model=model,
         method=method,
-        images=len(found["mean_dice" if study.test.masks else "average_drop"]),
+        images=len(found["mean_dice" if test.masks else "average_drop"]),
         mean_dice=mean("mean_dice"),
-        interval=study.test.interval(found["mean_dice"]) if study.test.masks else None,
+        interval=test.interval(found["mean_dice"]) if test.masks else None,
         dice=mean("dice"),
         level=found.get("level"),
         average_drop=mean("average_drop"),
@@ -424,13 +339,14 @@ def _cell(study: _Study, model: str, method: str, found: Mapping[str, Any]) -> C
 
 
 def _notes(study: _Study, scores: Sequence[ModelScores], runs: Mapping[str, AnyClassifier]) -> list[str]:
+    test, val = study.judge.test, study.judge.val
     notes = ["Maps are of each image's own class; seconds are from the file to the map."]
-    if study.test.masks:
+    if test.masks:
         notes.append(
-            f"Maps are judged on the {len(study.test.masks)} test images with an object; 95 % bootstrap intervals; "
-            f"thresholds are chosen on the masks of {len(study.val.masks)} validation images."
+            f"Maps are judged on the {len(test.masks)} test images with an object; 95 % bootstrap intervals; "
+            f"thresholds are chosen on the masks of {len(val.masks)} validation images."
         )
     if scratch := [one.name for one in scores if one.start == "scratch"]:
         notes.append(f"Trained from scratch: {', '.join(scratch)}.")
-    met = [acquaintance(name, classifier, study.test.data, "test images") for name, classifier in runs.items()]
+    met = [acquaintance(name, classifier, test.data, "test images") for name, classifier in runs.items()]
     return notes + [note for note in met if note is not None]

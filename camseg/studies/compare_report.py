@@ -75,7 +75,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-ready dicts and lists."""
-        return json.loads(json.dumps(asdict(self)))
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
     @property
     def measure(self) -> str:

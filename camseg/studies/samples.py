@@ -172,7 +172,8 @@ def _blend(below: Pixels, above: Pixels | tuple[float, ...], alpha: Pixels) -> P
 
 
 def _luminance(colors: Pixels) -> Pixels:
-    return colors @ np.array([0.299, 0.587, 0.114])
+    luminance: Pixels = colors @ np.array([0.299, 0.587, 0.114])
+    return luminance
 
 
 # ---- the panel -----------------------------------------------------------------------------------
@@ -211,7 +212,9 @@ def _galvanised(grid: _Grid, rng: Generator) -> Pixels:
     distance = (grid.y[..., None] + warp[..., None] - seeds[:, 0]) ** 2 + (grid.x[..., None] - seeds[:, 1]) ** 2
     _, _, brightness, hue = np.moveaxis(seeds[np.argmin(distance, axis=2)], 2, 0)
     shade = 1 + 0.35 * (brightness - 0.5) + 0.14 * _noise(grid, rng, 24, 2)
-    return (np.array([0.50, 0.53, 0.56]) + 0.03 * (hue[..., None] - 0.5) * np.array([1, 0, -1])) * shade[..., None]
+    colors: Pixels = np.array([0.50, 0.53, 0.56]) + 0.03 * (hue[..., None] - 0.5) * np.array([1, 0, -1])
+    lit: Pixels = colors * shade[..., None]
+    return lit
 
 
 def _expose(colors: Pixels, grid: _Grid, rng: Generator) -> Pixels:

@@ -1,12 +1,16 @@
 """What studies are told."""
 
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from camseg.base.errors import InputError
 from camseg.base.registry import choose
 from camseg.base.settings import Option, checked, settings
 from camseg.cams.methods.registry import METHODS
+from camseg.cams.settings import CamSettings
 
 
 def _check_method(name: str) -> str:
@@ -16,6 +20,14 @@ def _check_method(name: str) -> str:
 
 def _or_none(value: Any) -> Any:
     return None if value == "none" else value
+
+
+def _separate_methods(cams: Any) -> Any:
+    """Settings of maps with each method by itself, where one text names several: gradcam,layercam."""
+    if not isinstance(cams, Mapping) or "methods" not in cams:
+        return cams
+    names = [name.strip() for text in cams["methods"] for name in text.split(",")]
+    return {**cams, "methods": [name for name in names if name]}
 
 
 @settings
@@ -44,3 +56,21 @@ class AuditSettings:
     """Where trainings start; none: from scratch, as in the paper."""
     steps: Annotated[int, Field(ge=1)] = 50
     """Steps of the insertion and deletion curves."""
+
+
+@settings
+class CompareSettings:
+    """What a comparison is told beside the options of its trainings."""
+
+    cams: Annotated[CamSettings, BeforeValidator(_separate_methods)] = field(default_factory=CamSettings)
+    """How maps are extracted."""
+    recipe: Annotated[str | None, Option(metavar="NAME")] = None
+    """Training recipe, as in train-cls."""
+    test_fraction: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Option(default="the recipe's, else 0.2")] = (
+        None
+    )
+    """Share split off for the test where no images are given for it."""
+
+    def __post_init__(self) -> None:
+        if self.cams.raw or not self.cams.gate:
+            raise InputError("a comparison judges maps in [0, 1] of classes with an object; leave raw and gate out")

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from camseg.base.errors import CheckpointError, DatasetError, EvaluationError, InputError, LayerError, OutputError
 from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
-from camseg.cams.extract import CamSettings
+from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.ensemble import Ensemble
 from camseg.cli import app
@@ -25,9 +26,12 @@ from camseg.measure.figures import plot_heat_map
 from camseg.measure.metrics import bootstrap_interval, dice, mask_counts, mean_dice
 from camseg.studies import compare
 from camseg.studies.compare import compare_models
+from camseg.studies.judging import Judge
+from camseg.studies.settings import CompareSettings
 
 METHODS = CamSettings(methods=("layercam", "eigencam"))
-QUICK = {"weights": "none", "epochs": 1, "image_size": 32, "batch_size": 8, "val_fraction": 0.25, "test_fraction": 0.3}
+QUICK = {"weights": "none", "epochs": 1, "image_size": 32, "batch_size": 8, "val_fraction": 0.25}
+TESTED = CompareSettings(test_fraction=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +73,8 @@ def quick(data, tmp_path):
             data / "images/train",
             tmp_path / out,
             masks=data / "masks/train",
+            settings=replace(TESTED, cams=cams),
             changes={**QUICK, **changes},
-            cams=cams,
             overwrite=overwrite,
         )
 
@@ -84,11 +88,11 @@ def but_seconds(found):
 
 def test_from_start_to_end(data, tmp_path):
     out = tmp_path / "out"
-    call = ["compare", str(data / "images/train"), "--models", "test_resnet,test_vit", "--out", str(out)]
-    call += ["--methods", "gradcam, layercam", "--masks", str(data / "masks/train"), "--weights", "none"]
-    call += ["--test", str(data / "images/test"), "--test-masks", str(data / "masks/test"), "--image-size", "32"]
-    call += ["--epochs", "1", "--val-fraction", "0.3", "--negative", "clean", "--device", "cpu"]
-    call += ["--window", "percentile"]
+    files = ["compare", str(data / "images/train"), "--models", "test_resnet,test_vit", "--out", str(out)]
+    files += ["--masks", str(data / "masks/train"), "--test", str(data / "images/test"), "--device", "cpu"]
+    files += ["--test-masks", str(data / "masks/test")]
+    call = [*files, "--methods", "gradcam, layercam", "--weights", "none", "--image-size", "32", "--epochs", "1"]
+    call += ["--val-fraction", "0.3", "--negative", "clean", "--window", "percentile"]
     result = CliRunner().invoke(app, call)
     assert result.exit_code == 0, result.output
     assert result.output.count("test_resnet") >= 3  # once for the model, and for each method
@@ -112,8 +116,8 @@ def test_from_start_to_end(data, tmp_path):
     assert "Trained from scratch: test_resnet, test_vit." in (out / "compare.md").read_text()
     assert read_image(out / "compare.png").std() > 0
     # Nothing is left to do; even the seconds stay.
-    again = CliRunner().invoke(app, [*call, "--json"])
-    assert json.loads(again.stdout) == found
+    for again in (call, [*files, "--config", str(out / "run.json")]):
+        assert json.loads(CliRunner().invoke(app, [*again, "--json"]).stdout) == found
 
 
 def test_numbers_are_those_of_the_maps(data, make_run, quick):
@@ -187,7 +191,7 @@ def test_each_member_sees_its_own_window(deep, make_classifier, tmp_path):
     settings = {"classes": ("clean", "scratch"), "negative": ("clean",), "image_size": 32}
     members = tuple(make_classifier(seed=n, window=window, **settings) for n, window in ((1, "0,3000"), (2, "0,400")))
     Ensemble(members=members, shares=(0.5, 0.5)).save(tmp_path / "both")
-    call = {"changes": {**QUICK, "window": "percentile"}}
+    call = {"settings": TESTED, "changes": {**QUICK, "window": "percentile"}}
     judged = compare_models(
         ["test_resnet", str(tmp_path / "both")], deep / "images", tmp_path / "a", masks=deep / "masks", **call
     )
@@ -213,21 +217,21 @@ def test_each_member_sees_its_own_window(deep, make_classifier, tmp_path):
 
 def test_killed_it_goes_on(quick, monkeypatch):
     expected = quick("test_resnet", "med_ic", out="whole")
-    train, judge, done = compare.run_training, compare._judge_maps, []
+    train, judge, done = compare.run_training, Judge.maps, []
 
     def dies_at_the_second(prepared, run, **options):
         if run.name == "med_ic":
             raise KeyboardInterrupt
         return train(prepared, run, **options)
 
-    def counted(study, classifier, method, title):
+    def counted(self, classifier, method, title):
         if title == "med_ic, eigencam" and title not in done:
             done.append(title)
             raise KeyboardInterrupt
         done.append(title)
-        return judge(study, classifier, method, title)
+        return judge(self, classifier, method, title)
 
-    monkeypatch.setattr(compare, "_judge_maps", counted)
+    monkeypatch.setattr(Judge, "maps", counted)
     monkeypatch.setattr(compare, "run_training", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         quick("test_resnet", "med_ic")
@@ -252,7 +256,7 @@ def test_killed_it_goes_on(quick, monkeypatch):
 def test_files_edited_under_their_names_are_another_comparison(quick, data, tmp_path, edited):
     copy = tmp_path / "copy"
     shutil.copytree(data, copy)
-    call = {"masks": copy / "masks/train", "changes": QUICK}
+    call = {"settings": TESTED, "masks": copy / "masks/train", "changes": QUICK}
     first = compare_models(["test_resnet"], copy / "images/train", tmp_path / "out", **call)
     again = compare_models(["test_resnet"], copy / "images/train", tmp_path / "out", **call)
     assert again == first
@@ -268,7 +272,7 @@ def test_without_masks_the_score_judges(data, make_run, make_classifier, tmp_pat
     ensemble = tmp_path / "both"
     members = tuple(make_classifier(seed=n, classes=("clean", "scratch"), image_size=32) for n in (1, 2))
     Ensemble(members=members, shares=(0.5, 0.5)).save(ensemble)
-    found = compare_models([make_run(), str(ensemble)], data / "images/train", tmp_path / "out", changes=QUICK)
+    found = compare_models([make_run(), str(ensemble)], data / "images/train", tmp_path / "out", TESTED, changes=QUICK)
     assert [one.name for one in found.models] == ["run", "both"]
     assert found.models[1].parameters == 2 * found.models[0].parameters
     classifier, drops = load_classifier(tmp_path / "run"), []
@@ -336,6 +340,9 @@ def test_what_does_not_do_is_refused_before_anything_is_trained(data, make_run, 
         quick("ResNet50", "resnet50")
     with pytest.raises(InputError, match="at least one; got none"):
         quick()
+    for settings in ({"test_fraction": 0.0}, {"cams": CamSettings(raw=True)}, {"cams": {"methods": "magic"}}):
+        with pytest.raises(InputError):
+            CompareSettings(**settings)
     with pytest.raises(InputError, match="unknown CAM method 'magic'"):
         CamSettings(methods=("magic",))
     with pytest.raises(LayerError):
@@ -351,16 +358,16 @@ def test_what_does_not_do_is_refused_before_anything_is_trained(data, make_run, 
         ("but no test images", InputError, {"masks": masks, "test_masks": masks}),
         ("they choose the threshold", InputError, {"test": test, "test_masks": masks}),
         ("are missing, the first is clean/", EvaluationError, {"masks": data / "images"}),
-        ("not both", InputError, {"test": test, "changes": QUICK}),
-        ("above 0 for the test", InputError, {"changes": {**QUICK, "test_fraction": 0.0}}),
+        ("not both", InputError, {"test": test, "settings": TESTED}),
         ("20 images of .* are in .* too", DatasetError, {"test": images, "changes": {"weights": "none"}}),
         ("leave out model, val", InputError, {"changes": {"model": "test_vit", "val": "elsewhere"}}),
+        ("leave out test_fraction", InputError, {"changes": {"test_fraction": 0.1}}),
         ("'image_sise'", InputError, {"changes": {"image_sise": 3}}),
     ):
         with pytest.raises(error, match=message):
             compare_models(["test_resnet"], images, out, **{"changes": {"weights": "none"}, **given})
     with pytest.raises(InputError, match="every test image is of a negative class"):
-        compare_models(["test_resnet"], images, out, changes={**QUICK, "negative": ("clean", "scratch")})
+        compare_models(["test_resnet"], images, out, TESTED, changes={**QUICK, "negative": ("clean", "scratch")})
     with pytest.raises(OutputError, match="lies in the output folder"):
         compare_models([make_run("mine/run")], images, tmp_path / "mine", changes=QUICK)
     with pytest.raises(DatasetError, match="have no label"):
