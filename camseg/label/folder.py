@@ -137,7 +137,8 @@ def propagate_folder(
     the classifier.
     """
     settings = settings or PropagateSettings()
-    stages: list[Stage] = [ReadStage(kind="cam", root=Path(cams))]
+    data = images if isinstance(images, Dataset) else load_images(images)
+    stages: list[Stage] = [ReadStage(kind="cam", root=Path(cams), images=data.root, window=window)]
     if settings.needs_features:
         from camseg.label.network_stages import FeatureStage, SquareStage
 
@@ -151,7 +152,7 @@ def propagate_folder(
         raise InputError("expected a propagation by name; none is only for the whole chain")
     stages += [PropagateStage(settings=settings), WriteCamsStage(folder=Path(out))]
     asked = {**to_json(settings), "window": window, "classifier": None if classifier is None else classifier.run}
-    return _file_folder("propagate", cams, out, stages, asked, options, images, window, device)
+    return _file_folder("propagate", cams, out, stages, asked, options, data, window, device)
 
 
 def masks_folder(
@@ -186,8 +187,11 @@ def trimap_folder(
     ``cams``: the folder of the maps that the masks were made of, for what those are sure of.
     """
     settings = settings or TrimapSettings()
+    beside = _beside("cam", cams)
     stages = [
-        ReadStage(kind="cam" if settings.from_map else "mask", root=Path(source), beside=_beside("cam", cams)),
+        ReadStage(kind="cam", root=Path(source))
+        if settings.from_map
+        else ReadStage(kind="mask", root=Path(source), beside=beside),
         TrimapStage(settings=settings),
         WriteStage(folder=Path(out), kinds={"trimap": ""}),
     ]
@@ -216,15 +220,16 @@ def refine_folder(
     if settings.method == "none":
         raise InputError("expected a refiner by name; none is only for the whole chain")
     kinds = {"mask": "masks"} | {kind.removesuffix("s"): kind for kind in ("alphas", "foregrounds") if kind in save}
+    data = images if isinstance(images, Dataset) else load_images(images)
     stages = [
-        ReadStage(kind="trimap", root=Path(trimaps), beside=_beside("mask", masks)),
+        ReadStage(kind="trimap", root=Path(trimaps), beside=_beside("mask", masks), images=data.root, window=window),
         RefineStage(settings=settings, colors="foregrounds" in save),
         CleanStage(settings=cleaning),
         WriteStage(folder=Path(out), kinds=kinds),
     ]
     asked = {**to_json(settings), **to_json(cleaning), "masks": masks and str(masks), "window": window}
     asked |= {"alpha": "alphas" in save, "foreground": "foregrounds" in save}
-    return _file_folder("refine", trimaps, out, stages, asked, options, images, window, device)
+    return _file_folder("refine", trimaps, out, stages, asked, options, data, window, device)
 
 
 def _file_folder(
@@ -234,7 +239,7 @@ def _file_folder(
     stages: Sequence[Stage],
     settings: Mapping[str, Any],
     options: FolderOptions | None,
-    images: Dataset | Path | str | None = None,
+    images: Dataset | None = None,
     window: Window = "full",
     device: str = "cpu",
 ) -> FolderReport:
@@ -242,7 +247,8 @@ def _file_folder(
     check_window(window)
     found = find_images(source)
     earlier = records_by_file(found.root)
-    partners = {} if images is None else _partners(images)
+    # A map's image has its name, or its name without the class folder in front.
+    partners = {} if images is None else {sample.name: sample.path for sample in images.samples}
     items = []
     for path in found.files:
         name = relative_name(path, found.root)
@@ -270,12 +276,6 @@ def _file_folder(
         batch_size=ClassifierOptions.batch_size,
         options=options,
     )
-
-
-def _partners(images: Dataset | Path | str) -> dict[str, Path]:
-    """Image files by name; a map's image has its name, or its name without the class folder in front."""
-    data = images if isinstance(images, Dataset) else load_images(images)
-    return {sample.name: sample.path for sample in data.samples}
 
 
 def _beside(kind: str, folder: Path | str | None) -> dict[str, Path]:

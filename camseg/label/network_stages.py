@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +32,10 @@ class LoadStage(Stage):
     name: ClassVar[str] = "images"
     plan: Plan
     """Says of which sizes, in which windows."""
+
+    def files(self, item: Item) -> tuple[Path, ...]:
+        """The image."""
+        return (item.sample.path,)
 
     def each(self, item: Item) -> Item:
         """The item with its inputs, and with its pixels unless they are too many to wait."""

@@ -10,7 +10,7 @@ import numpy as np
 from camseg.base.arrays import dequantise, quantise
 from camseg.base.errors import InputError
 from camseg.base.files import sha256
-from camseg.data.images import read_cam, read_mask, read_trimap, write_cam, write_image, write_mask, write_raw
+from camseg.data.images import Window, read_cam, read_mask, read_trimap, write_cam, write_image, write_mask, write_raw
 from camseg.masks.cleaning import clean
 from camseg.masks.settings import CleaningSettings, MaskSettings
 from camseg.masks.threshold import cam_to_mask
@@ -36,18 +36,30 @@ class ReadStage(Stage):
     """The folder of the inputs."""
     beside: Mapping[str, Path] = field(default_factory=dict)
     """Folders of what belongs to each input, by kind; files of the same names."""
+    images: Path | None = None
+    """Where the images lie that the inputs belong to, if a later stage looks at them."""
+    window: Window = "full"
+    """How their 16-bit and float pixels become 8-bit."""
 
     def identity(self) -> dict[str, Any]:
         """With which settings the folders were written: they may be written again under their names."""
         others = {kind: str(folder.resolve()) for kind, folder in self.beside.items()}
+        if self.images is not None:
+            others |= {"images": str(self.images.resolve()), "window": self.window}
         runs = {f"{kind} run": provenance(folder) for kind, folder in {self.kind: self.root, **self.beside}.items()}
         return {**others, **runs}
 
+    def files(self, item: Item) -> tuple[Path, ...]:
+        """The input, and what belongs to it in other folders."""
+        return tuple(self._paths(item).values())
+
+    def _paths(self, item: Item) -> dict[str, Path]:
+        beside = {kind: folder / f"{item.sample.name}.png" for kind, folder in self.beside.items()}
+        return {self.kind: item.sample.path, **beside}
+
     def each(self, item: Item) -> Item:
         """The item with what its files hold."""
-        paths = {self.kind: item.sample.path}
-        paths |= {kind: folder / f"{item.sample.name}.png" for kind, folder in self.beside.items()}
-        read = {kind: READERS[kind](path) for kind, path in paths.items()}
+        read = {kind: READERS[kind](path) for kind, path in self._paths(item).items()}
         cams = {"cam": read["cam"]} if "cam" in read else {}
         return replace(item, cams=cams, mask=read.get("mask"), trimap=read.get("trimap"))
 
@@ -64,6 +76,10 @@ class PropagateStage(Stage):
     def setup(self, device: str) -> None:
         """Take note of the device."""
         self.device = device
+
+    def files(self, item: Item) -> tuple[Path, ...]:
+        """The image."""
+        return () if item.source is None else (item.source,)
 
     def each(self, item: Item) -> Item:
         """The item with the spread map in place of the map, as the 8-bit map that a file would hold."""
@@ -152,6 +168,10 @@ class RefineStage(Stage):
         self.device = device if self.settings.weights is not None else "cpu"
         if self.settings.method != "none":
             open_network(self.settings.method, self.settings.weights, self.device)
+
+    def files(self, item: Item) -> tuple[Path, ...]:
+        """The image."""
+        return () if item.source is None else (item.source,)
 
     def identity(self) -> dict[str, Any]:
         """The settings, and what the file of weights holds."""

@@ -15,10 +15,19 @@ from typing import Any
 from camseg.base.errors import InputError
 from camseg.data.datasets import Dataset
 from camseg.runs.executors.local import run_local
-from camseg.runs.output import Output, Run, check_names, check_output, group_records, is_finished, read_manifest
+from camseg.runs.output import (
+    Output,
+    Run,
+    check_names,
+    check_output,
+    group_records,
+    has_changed,
+    is_finished,
+    read_manifest,
+)
 from camseg.runs.record import Record
 from camseg.runs.settings import FolderOptions
-from camseg.runs.stage import Item, Stage
+from camseg.runs.stage import Item, Stage, files_read
 
 
 @dataclass(kw_only=True)
@@ -74,7 +83,12 @@ def run_folder(
     if options.dry_run:
         check_output(out, run, overwrite=options.overwrite)
         there = {} if options.overwrite else group_records(read_manifest(out))
-        kept = sum(one.name in there and is_finished(out, there[one.name], one.labels) for one in samples)
+        kept = sum(
+            (lines := there.get(item.sample.name)) is not None
+            and is_finished(out, lines, item.sample.labels)
+            and not has_changed(out, lines, files_read(stages, item))
+            for item in items
+        )
         return FolderReport(planned=len(samples) - kept, kept=kept)
     output = Output(out, run, overwrite=options.overwrite)
     report = FolderReport()
@@ -96,7 +110,11 @@ def run_folder(
     for path, reason in inputs.failures:
         names.append(str(path))
         note([Record(input=str(path), name=str(path), status="failed", error=f"{path}: {reason}")])
-    finished = {sample.name for sample in samples if output.finished(sample.name, sample.labels)}
+    done = [item for item in items if output.finished(item.sample.name, item.sample.labels)]
+    changed = [item.sample for item in done if output.changed(item.sample.name, files_read(stages, item))]
+    if changed:
+        options.say(f"{len(changed)} inputs have changed and are done again, such as {changed[0].path}")
+    finished = {item.sample.name for item in done} - {sample.name for sample in changed}
     report.kept = len(finished)
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     todo = [batch for batch in batches if any(item.sample.name not in finished for item in batch)]

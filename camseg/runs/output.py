@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from camseg.base.errors import CamsegError, InputError, OutputError
-from camseg.base.files import append_text, read_json, write_json, write_text
+from camseg.base.files import append_text, contents_sha256, read_json, write_json, write_text
 from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
 
 MANIFEST = "manifest.jsonl"
@@ -110,6 +110,10 @@ class Output:
         """Whether an input needs no more work: see ``is_finished``."""
         return name in self._lines and is_finished(self.folder, self._records(name), labels)
 
+    def changed(self, name: str, inputs: Sequence[Path]) -> bool:
+        """Whether a finished input's files hold something else by now: see ``has_changed``."""
+        return has_changed(self.folder, self._records(name), inputs)
+
     def add(self, records: Sequence[Record]) -> None:
         """Append the lines of one input; they replace what an earlier run said of it, and the files it wrote."""
         name = records[0].name
@@ -199,6 +203,22 @@ def is_finished(folder: Path, records: Sequence[Record], labels: Sequence[str] |
     return all(not record.failed and record.labels == known for record in records) and all(
         (folder / file).is_file() for file in _files(records)
     )
+
+
+def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path]) -> bool:
+    """Whether the files that an input was made of hold something else than when its lines were written.
+
+    Only of files that were touched after the outputs were written is the content compared.
+    """
+    known = records[0].input_sha256
+    try:
+        outputs = [(folder / file).stat().st_mtime for file in _files(records)]
+        touched = [max(state.st_mtime, state.st_ctime) for state in (path.stat() for path in inputs)]
+    except OSError:
+        return False  # what is not there any more cannot be done again
+    if known is None or (outputs and max(touched, default=0.0) < min(outputs)):
+        return False
+    return contents_sha256(inputs) != known
 
 
 def map_root(folder: Path | str) -> Path:

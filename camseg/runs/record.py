@@ -23,6 +23,8 @@ class Record:
     """The input's path below the folder of inputs, with its suffix."""
     name: str
     """That path without suffix: what the lines of one input share."""
+    input_sha256: str | None = None
+    """SHA-256 over what the input's files held: the image, or all that a single command read for it."""
     labels: tuple[str, ...] | None = None
     """The labels that the input had; [] = none of the classes, null = not known."""
     class_name: Annotated[str | None, Field(alias="class")] = None

@@ -101,6 +101,10 @@ class Stage:
     def setup(self, device: str) -> None:
         """Load and compile what the stage needs, once in each process, before the first item."""
 
+    def files(self, item: Item) -> tuple[Path, ...]:
+        """The files that the stage reads for an item: where they have changed, a finished item is done again."""
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """Everything that decides the stage's bytes, as JSON values."""
         settings = getattr(self, "settings", None)
@@ -113,6 +117,11 @@ class Stage:
     def each(self, item: Item) -> Item:
         """One item after this stage."""
         raise NotImplementedError
+
+
+def files_read(stages: Sequence[Stage], item: Item) -> list[Path]:
+    """Each file that stages read for an item, once."""
+    return list(dict.fromkeys(path for stage in stages for path in stage.files(item)))
 
 
 def run_stages(stages: Sequence[Stage], items: Sequence[Item]) -> list[Item]:

@@ -1,5 +1,6 @@
 import gc
 import json
+import os
 import threading
 import time
 import weakref
@@ -306,8 +307,12 @@ def test_a_long_manifest_is_no_burden(tmp_path, monkeypatch):
 
 def test_stages_of_another_identity_are_refused(tmp_path):
     class Known(Together):
+        def __init__(self, level):
+            super().__init__(None)
+            self.level = level
+
         def identity(self):
-            return {"level": self.batches}
+            return {"level": self.level}
 
     stages = make_stages(tmp_path)
     stages[1] = Known(3)
@@ -330,3 +335,35 @@ def test_stages_are_set_up_once_for_the_device_and_only_for_work(tmp_path):
     for _ in range(2):
         run(tmp_path, stages)
     assert heard == ["cpu"]
+
+
+def test_inputs_that_hold_something_else_are_done_again_and_said(tmp_path):
+    folder, heard, written = tmp_path / "in", [], []
+    folder.mkdir()
+    data = [Sample(path=folder / f"{n:03}.png", name=f"{n:03}") for n in range(6)]
+    for sample in data:
+        sample.path.write_text("first")
+
+    class Looking(Reading):
+        def files(self, item):
+            return (item.sample.path,)
+
+    def go(**options):
+        out = tmp_path / "out"
+        out.mkdir(exist_ok=True)
+        stages = [Looking(Load), Together(None), Writing(out, written.append)]
+        inputs = Dataset(root=folder, samples=tuple(data), classes=(), multi_label=False)
+        items = [new_item(sample) for sample in data]
+        given = FolderOptions(say=heard.append, **options)
+        return run_folder("test", inputs, items, stages, out, settings={}, batch_size=4, options=given)
+
+    assert (go().done, len(heard)) == (6, 0)
+    data[1].path.write_text("other")
+    os.utime(data[1].path, (1, 1))  # as a copy that keeps the time of the original
+    data[4].path.write_text("first")  # touched, and yet the same
+    assert (go(dry_run=True).planned, go(dry_run=True).kept) == (1, 5)
+    written.clear()
+    report = go()
+    assert (report.done, report.kept, written) == (1, 5, ["001"])
+    assert heard == [f"1 inputs have changed and are done again, such as {data[1].path}"]
+    assert go().kept == 6

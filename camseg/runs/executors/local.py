@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import groupby
 
 from camseg.base.errors import CamsegError
+from camseg.base.files import contents_sha256
 from camseg.base.workers import Call, call_here, worker_processes
 from camseg.runs.record import Record
-from camseg.runs.stage import Item, Stage, failed_item, run_stages
+from camseg.runs.stage import Item, Stage, failed_item, files_read, run_stages
 
 Note = Callable[[str, float], None]
 """Takes the seconds that a part (``read``, ``network``, ``write``) took."""
@@ -39,12 +41,17 @@ def run_local(
     waiting = deque(batches)
     reading: deque[list[Future[tuple[list[Item], float]]]] = deque()
     writing: deque[list[Future[tuple[list[Item], float]]]] = deque()
+
+    def hashed(item: Item) -> Item:
+        found = contents_sha256(files_read(stages, item))
+        return replace(item, record=replace(item.record, input_sha256=found))
+
     with apart as call:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="camseg")
         try:
             while waiting or reading or writing:
                 while waiting and len(reading) < 2:
-                    reading.append([pool.submit(_each, before, [item], call_here) for item in waiting.popleft()])
+                    reading.append([pool.submit(_read, hashed, before, item) for item in waiting.popleft()])
                 if reading and len(writing) < 2:
                     read = [_settle(future, "read", note) for future in reading.popleft()]
                     groups = _together(together, [item for items in read for item in items], note)
@@ -56,6 +63,13 @@ def run_local(
                         yield [item.record for item in _settle(future, "write", note)]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(hashed: Callable[[Item], Item], stages: Sequence[Stage], item: Item) -> tuple[list[Item], float]:
+    """As ``_each``, of an item that knows what its files hold."""
+    clock = time.perf_counter()
+    known = hashed(item)
+    return _each(stages, [known], call_here)[0], time.perf_counter() - clock
 
 
 def _each(stages: Sequence[Stage], items: list[Item], call: Call) -> tuple[list[Item], float]:
