@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,17 +22,17 @@ from camseg.classify.checkpoint import RUN_FILES, clear_run, load_network
 from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, LinearRule
 from camseg.classify.settings import Voting
-from camseg.data.datasets import Dataset, image_places
+from camseg.data.datasets import Dataset, image_places, load_training_data
 from camseg.data.images import write_image
 from camseg.data.settings import NONE
 from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.figures import plot_confusion
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
+from camseg.runs.loop import check_apart
+from camseg.studies.settings import EnsembleSettings, MemberWeights
 from camseg.train.batches import Batches, LoadedSet, load_pixels, loader
-from camseg.train.plan import trained_on
+from camseg.train.plan import load_parts, trained_on
 
-MemberWeights: TypeAlias = Sequence[float] | Literal["equal", "accuracy"]
-"""What the members count: a number for each, all the same, or by the validation accuracy in their ``metrics.json``."""
 _WRITTEN_FIRST: Final = ("metrics.json", "confusion.png", "rule.safetensors")
 """An ensemble's files that stand there before its ``classifier.json`` does."""
 STRENGTHS: Final = tuple(10.0**power for power in range(-6, 1))
@@ -42,13 +42,11 @@ STRENGTHS: Final = tuple(10.0**power for power in range(-6, 1))
 def make_ensemble(
     runs: Sequence[Path | str],
     out: Path | str,
+    settings: EnsembleSettings | None = None,
     *,
-    method: Voting = "soft",
-    weights: MemberWeights = "equal",
     train: Dataset | None = None,
     val: Dataset | None = None,
     device: str = "auto",
-    batch_size: int = 16,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = silent,
@@ -65,9 +63,8 @@ def make_ensemble(
     holds a run, finished or not, or lies where a member does; DatasetError for data that do not fit the classifiers, or
     that not all members can read.
     """
-    out = Path(out)
-    if method not in get_args(Voting):
-        raise InputError(f"expected the method {', '.join(get_args(Voting))}; got {method!r}")
+    settings, out = settings or EnsembleSettings(), Path(out)
+    method = settings.method
     if len(runs) < 2:
         raise InputError(f"expected at least two runs to join, got {len(runs)}")
     if method != "soft" and (train is None or val is None):
@@ -75,7 +72,7 @@ def make_ensemble(
     _check_out(runs, out, overwrite)
     place = find_device(device)
     members = tuple(load_network(run, place) for run in runs)
-    ensemble = Ensemble(members=members, shares=_shares(runs, weights))
+    ensemble = Ensemble(members=members, shares=_shares(runs, settings.weights))
     train, val = (part and replace(part, multi_label=ensemble.multi_label) for part in (train, val))
     for part in (train, val):
         if part is not None:
@@ -86,7 +83,7 @@ def make_ensemble(
         return {}
     metrics: dict[str, Any] = {}
     if val is not None:
-        passes = _Passes(features=method != "soft", batch_size=batch_size, progress=progress)
+        passes = _Passes(features=method != "soft", batch_size=settings.batch_size, progress=progress)
         seen = passes.over(members, val, "validation images")
         facts: dict[str, Any] = {"method": method, "val_images": len(seen.truth)}
         failed = seen.failed
@@ -114,6 +111,30 @@ def make_ensemble(
         write_json(out / "metrics.json", metrics)
     ensemble.save(out)
     return metrics
+
+
+def read_parts(
+    settings: EnsembleSettings, out: Path | str, *, data: Path | str | None, val: Path | str | None
+) -> tuple[Dataset | None, Dataset | None]:
+    """The images to fit a rule on, and those to evaluate on: of ``data`` as trainings split it, or ``val``.
+
+    Raises what loading and splitting do, and InputError for images in the output folder.
+    """
+    train = held = None
+    if data is not None:
+        train, held, _ = load_parts(
+            data,
+            val=val,
+            val_fraction=settings.val_fraction,
+            test_fraction=settings.test_fraction,
+            seed=settings.seed,
+        )
+    elif val is not None:
+        held = load_training_data(val)
+    for part in (train, held):
+        if part is not None:
+            check_apart(part, Path(out))
+    return train, held
 
 
 def _check_out(runs: Sequence[Path | str], out: Path, overwrite: bool) -> None:
@@ -145,14 +166,14 @@ def _warn(runs: Sequence[Path | str], members: Sequence[Classifier], val: Datase
 
 def _shares(runs: Sequence[Path | str], weights: MemberWeights) -> tuple[float, ...]:
     if isinstance(weights, str):
-        if weights not in ("equal", "accuracy"):
-            raise InputError(f"expected weights as numbers, equal or accuracy; got {weights!r}")
-        numbers = [1.0 if weights == "equal" else _accuracy(Path(run)) for run in runs]
+        numbers = tuple(1.0 if weights == "equal" else _accuracy(Path(run)) for run in runs)
     else:
-        numbers = [float(weight) for weight in weights]
+        numbers = weights
     total = sum(numbers)
     if len(numbers) != len(runs) or not all(one >= 0 for one in numbers) or not 0 < total < math.inf:
-        raise InputError(f"expected {len(runs)} weights of at least 0, not all 0, with a finite sum; got {numbers}")
+        raise InputError(
+            f"expected {len(runs)} weights of at least 0, not all 0, with a finite sum; got {list(numbers)}"
+        )
     return tuple(number / total for number in numbers)
 
 
@@ -168,7 +189,7 @@ def _accuracy(run: Path) -> float:
 class _Seen:
     """What the members say to a set of images."""
 
-    truth: NDArray
+    truth: NDArray[Any]
     """As ``Dataset.targets`` gives it, in the order of the ensemble's classes."""
     logits: list[Tensor]
     """Each member's, (N, classes) in that member's order."""
@@ -246,7 +267,7 @@ def _fit_rule(method: Voting, train: _Seen, val: _Seen, ensemble: Ensemble) -> t
 
 
 def _fit(
-    method: Voting, x: NDArray[np.float64], truth: NDArray, strength: float, classes: Sequence[str]
+    method: Voting, x: NDArray[np.float64], truth: NDArray[Any], strength: float, classes: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (classes, F) and intercepts (classes,); rare classes count as much as frequent ones."""
     from sklearn.exceptions import ConvergenceWarning
@@ -278,21 +299,21 @@ def _fit(
     return halves[:, None] * coefficients, halves * intercepts
 
 
-def _cross_entropy(logits: NDArray[np.float64], truth: NDArray) -> float:
+def _cross_entropy(logits: NDArray[np.float64], truth: NDArray[Any]) -> float:
     scores, wanted = torch.from_numpy(logits), torch.from_numpy(truth)
     if truth.ndim == 2:  # multi-label
         return float(functional.binary_cross_entropy_with_logits(scores, wanted.double()))
     return float(functional.cross_entropy(scores, wanted))
 
 
-def _metrics(probabilities: Tensor, truth: NDArray, ensemble: Ensemble) -> dict[str, Any]:
+def _metrics(probabilities: Tensor, truth: NDArray[Any], ensemble: Ensemble) -> dict[str, Any]:
     scores = probabilities.numpy()
     found = classification_metrics(truth, scores, ensemble.classes, ensemble.multi_label)
     table = reliability(truth, scores, ensemble.multi_label)
     return {**found, "expected_calibration_error": expected_calibration_error(table)}
 
 
-def _headline(member: Classifier, logits: Tensor, truth: NDArray, ensemble: Ensemble) -> dict[str, float]:
+def _headline(member: Classifier, logits: Tensor, truth: NDArray[Any], ensemble: Ensemble) -> dict[str, float]:
     order = [member.class_index(name) for name in ensemble.classes]
     found = _metrics(member.probabilities(logits)[:, order], truth, ensemble)
     return {name: found[name] for name in ("accuracy", "macro_f1", "expected_calibration_error")}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -11,6 +11,10 @@ from camseg.base.registry import choose
 from camseg.base.settings import Option, checked, settings
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.settings import CamSettings
+from camseg.classify.settings import Voting
+
+MemberWeights: TypeAlias = Literal["equal", "accuracy"] | tuple[Annotated[float, Field(ge=0)], ...]
+"""What the members count: all the same, by the validation accuracy in their ``metrics.json``, or a number for each."""
 
 
 def _check_method(name: str) -> str:
@@ -74,3 +78,21 @@ class CompareSettings:
     def __post_init__(self) -> None:
         if self.cams.raw or not self.cams.gate:
             raise InputError("a comparison judges maps in [0, 1] of classes with an object; leave raw and gate out")
+
+
+@settings
+class EnsembleSettings:
+    """How runs are joined."""
+
+    method: Voting = "soft"
+    """Mean of the members' probabilities; or a rule over their features, fitted on --data."""
+    weights: Annotated[MemberWeights, Option(metavar="equal|accuracy|W,W,...")] = "equal"
+    """What members count in means of probabilities and maps; accuracy: that of their own validation."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """As in train-cls, whose split it repeats with an equal --seed."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of --data that is split off before that and not used, as in train-cls."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images per pass of the network."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Start of all random choices."""

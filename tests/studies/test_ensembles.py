@@ -21,6 +21,7 @@ from camseg.data.images import read_image, read_levels, write_image
 from camseg.measure.calibration import fit_temperature
 from camseg.runs.output import RUN
 from camseg.studies.ensembles import make_ensemble
+from camseg.studies.settings import EnsembleSettings
 from camseg.train.plan import plan_training, prepare_training, run_training
 
 
@@ -46,7 +47,7 @@ def runs(make_classifier, tmp_path):
 
 
 def test_members_are_copied_as_they_are(runs, tmp_path):
-    assert make_ensemble(runs, tmp_path / "out", weights="accuracy", device="cpu") == {}
+    assert make_ensemble(runs, tmp_path / "out", EnsembleSettings(weights="accuracy"), device="cpu") == {}
     made = tree(tmp_path / "out")
     assert set(made) == {"classifier.json"} | {
         f"members/{n}/{name}" for n in "01" for name in ("model.safetensors", "classifier.json")
@@ -55,7 +56,7 @@ def test_members_are_copied_as_they_are(runs, tmp_path):
         for name in ("model.safetensors", "classifier.json"):
             assert made[f"members/{n}/{name}"] == (run / name).read_bytes()
     assert load_classifier(tmp_path / "out").shares == pytest.approx((0.6, 0.4))
-    make_ensemble(runs, tmp_path / "two", weights=(3, 1), device="cpu")
+    make_ensemble(runs, tmp_path / "two", EnsembleSettings(weights=(3, 1)), device="cpu")
     assert load_classifier(tmp_path / "two").shares == (0.75, 0.25)
 
 
@@ -68,7 +69,9 @@ def test_a_rule_is_what_scikit_learn_fits(runs, tmp_path, make_folder, method):
     train, val = split(replace(data, samples=tuple(samples)), 0.5, 0)
     out = tmp_path / "out"
     said = []
-    metrics = make_ensemble(runs, out, method=method, train=train, val=val, device="cpu", say=said.append)
+    metrics = make_ensemble(
+        runs, out, EnsembleSettings(method=method), train=train, val=val, device="cpu", say=said.append
+    )
     assert said == []
     assert metrics["chosen_on"] == "the validation images scored here"
     ensemble = load_classifier(out)
@@ -103,7 +106,7 @@ def test_a_rule_is_what_scikit_learn_fits(runs, tmp_path, make_folder, method):
             for row in member.predicted(predict(member, [read_image(sample.path)]))
         ]
         assert one["accuracy"] == pytest.approx(np.mean(right))
-    make_ensemble(runs, tmp_path / "again", method=method, train=train, val=val, device="cpu")
+    make_ensemble(runs, tmp_path / "again", EnsembleSettings(method=method), train=train, val=val, device="cpu")
     assert tree(tmp_path / "again") == tree(out)
 
 
@@ -124,7 +127,7 @@ def test_a_rule_for_three_classes_and_for_independent_ones(make_classifier, tmp_
         train, val = split(load_training_data(data), 0.34, 0)
         for method in ("logistic", "svm"):
             out = tmp_path / f"{multi_label}-{method}"
-            metrics = make_ensemble(paths, out, method=method, train=train, val=val, device="cpu")
+            metrics = make_ensemble(paths, out, EnsembleSettings(method=method), train=train, val=val, device="cpu")
             ensemble = load_classifier(out)
             assert ensemble.rule.coefficients.shape[0] == 3
             seen = predict(ensemble, [read_image(sample.path) for sample in val.samples])
@@ -141,7 +144,9 @@ def test_a_rule_for_three_classes_and_for_independent_ones(make_classifier, tmp_
 def test_a_rule_that_is_always_right_says_that_it_is_not_calibrated(runs, tmp_path, make_folder, method):
     train, val = split(load_training_data(make_folder(count=6)), 0.5, 0)
     said = []
-    metrics = make_ensemble(runs, tmp_path / "out", method=method, train=train, val=val, device="cpu", say=said.append)
+    metrics = make_ensemble(
+        runs, tmp_path / "out", EnsembleSettings(method=method), train=train, val=val, device="cpu", say=said.append
+    )
     assert (metrics["accuracy"], metrics["temperature"]) == (1, 1)
     assert said == ["6 validation images do not tell how sure to be (all right, or too few): the temperature stays 1"]
 
@@ -161,7 +166,9 @@ def test_images_that_some_member_cannot_read_are_left_out_for_all(make_classifie
         parts.append(replace(part, samples=(replace(part.samples[0], path=path, name="deep"), *part.samples)))
     for method in ("soft", "logistic"):
         wanted, found = (
-            make_ensemble(runs, tmp_path / f"{method}{n}", method=method, train=train, val=val, device="cpu")
+            make_ensemble(
+                runs, tmp_path / f"{method}{n}", EnsembleSettings(method=method), train=train, val=val, device="cpu"
+            )
             for n, (train, val) in enumerate((good, parts))
         )
         assert set(found["failed"]) == {str(tmp_path / "deep1.tiff")} | (
@@ -182,13 +189,10 @@ def test_what_cannot_be_joined(runs, tmp_path, make_classifier, make_folder):
     for error, message, given in (
         (InputError, "at least two runs", {"runs": runs[:1]}),
         (InputError, "expected different runs", {"runs": [runs[0], runs[0]]}),
-        (InputError, "expected the method soft, logistic, svm; got 'hard'", {"method": "hard"}),
-        (InputError, "name them with --data", {"method": "svm"}),
-        (InputError, "expected 2 weights", {"weights": (1.0,)}),
-        (InputError, "not all 0", {"weights": (0.0, 0.0)}),
-        (InputError, "with a finite sum; got .1e", {"weights": (1e308, 1e308)}),
-        (InputError, "at least 0", {"weights": (1.0, float("nan"))}),
-        (InputError, "equal or accuracy; got 'best'", {"weights": "best"}),
+        (InputError, "name them with --data", {"settings": EnsembleSettings(method="svm")}),
+        (InputError, "expected 2 weights", {"settings": EnsembleSettings(weights=(1.0,))}),
+        (InputError, "not all 0", {"settings": EnsembleSettings(weights=(0.0, 0.0))}),
+        (InputError, "with a finite sum; got .1e", {"settings": EnsembleSettings(weights=(1e308, 1e308))}),
         (OutputError, "lies in the output folder", {"out": tmp_path}),
         (OutputError, "is a file", {"out": runs[0] / "metrics.json"}),
     ):
@@ -197,20 +201,28 @@ def test_what_cannot_be_joined(runs, tmp_path, make_classifier, make_folder):
     assert not out.exists()
     one_class = replace(data, samples=data.samples[:4])
     with pytest.raises(DatasetError, match="4 of 4 training images show 'blue'; a rule needs"):
-        make_ensemble(runs, out, method="svm", train=one_class, val=data, device="cpu")
+        make_ensemble(runs, out, EnsembleSettings(method="svm"), train=one_class, val=data, device="cpu")
     (runs[1] / "metrics.json").unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
-        make_ensemble(runs, out, weights="accuracy", device="cpu")
+        make_ensemble(runs, out, EnsembleSettings(weights="accuracy"), device="cpu")
     make_ensemble(runs, out, device="cpu")
     with pytest.raises(InputError, match="is an ensemble"):
         make_ensemble([runs[0], out], tmp_path / "nested", device="cpu")
     with pytest.raises(OutputError, match=r"holds a run, finished or not \(classifier.json\)"):
         make_ensemble(runs, out, device="cpu")
-    make_ensemble(runs, out, method="logistic", train=data, val=data, device="cpu", overwrite=True)
-    make_ensemble(runs, out, weights=(1, 3), device="cpu", overwrite=True)
+    make_ensemble(runs, out, EnsembleSettings(method="logistic"), train=data, val=data, device="cpu", overwrite=True)
+    make_ensemble(runs, out, EnsembleSettings(weights=(1, 3)), device="cpu", overwrite=True)
     assert load_classifier(out).shares == (0.25, 0.75)
     assert not (out / "rule.safetensors").exists()
     assert not (out / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"method": "hard"}, {"weights": (1.0, float("nan"))}, {"weights": (1.0, -1.0)}, {"weights": "best"}]
+)
+def test_settings_are_checked(settings):
+    with pytest.raises(InputError):
+        EnsembleSettings(**settings)
 
 
 def test_nothing_of_an_earlier_run_stays(runs, tmp_path):
