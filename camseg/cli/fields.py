@@ -93,7 +93,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 if value is not None and value != []:
                     _put(given, leaf.path, _value(leaf, value))
             made[name] = given if only_given else _make(kind, given)
-        if unknown := sorted(set(_names(file)) - used):
+        # What stands below an option that takes several values belongs to it.
+        if unknown := sorted(
+            name for name in _names(file) if not any(f"{name}.".startswith(f"{one}.") for one in used)
+        ):
             raise InputError(
                 f"the --config file has {unknown[0]!r}, which is no option here; there are {_known(leaves)}"
             )
@@ -283,7 +286,7 @@ def _names(file: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def _known(leaves: Mapping[str, _Leaf]) -> str:
-    return ", ".join(name.replace("_", "-") for name in leaves)
+    return ", ".join(name.replace("_", "-") for name, leaf in leaves.items() if not leaf.option.hidden)
 
 
 def _put(values: Given, path: Sequence[str], value: Any) -> None:

@@ -16,7 +16,7 @@ def propagate(
     images: options.ImagesArgument,
     cams: Annotated[Path, typer.Option(help="Folder of one method's maps.")],
     out: options.Out,
-    settings: PropagateSettings,
+    settings: Annotated[PropagateSettings, fields.Spelled({"args": "arg"})],
     folder: FolderOptions,
     classifier: Annotated[
         Path | None,

@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from camseg.cams.methods.registry import METHODS
 from camseg.classify.checkpoint import load_classifier
 from camseg.cli import app
 from camseg.data.images import read_image, read_levels, read_mask, write_image, write_mask
+from camseg.masks.settings import save_threshold
 from camseg.models.names import DEFAULT_ARCH
 from camseg.propagation.registry import METHODS as PROPAGATORS
 from camseg.refinement.registry import METHODS as REFINERS
@@ -107,11 +110,22 @@ def test_help_tells_of_every_command_and_option(call, command):
 
 
 @pytest.mark.parametrize(
-    ("command", "names"), [("cams", METHODS), ("propagate", PROPAGATORS), ("refine", REFINERS), ("label", REFINERS)]
+    ("command", "names"),
+    [("propagate", PROPAGATORS), ("refine", REFINERS), ("label", REFINERS), ("label", PROPAGATORS)],
 )
 def test_help_names_every_registered_method(call, command, names):
     text = "".join(call(command, "--help")[1].split())  # names may be broken at their hyphens
     assert all(name in text for name in names)
+
+
+@pytest.mark.parametrize("command", ["cams", "label", "compare"])
+def test_help_says_where_the_cam_methods_are_listed(call, command):
+    assert "as camseg methods lists them" in " ".join(call(command, "--help")[1].split())
+    listed = json.loads(call("methods", "--json")[1])
+    assert [(row["name"], row["needs"], row["passes"], row["paper"]) for row in listed] == [
+        (name, method.needs, method.passes, method.paper) for name, method in METHODS.items()
+    ]
+    assert all(name in call("methods")[1] for name in METHODS)
 
 
 def test_help_of_training_names_the_default_model(call):
@@ -122,24 +136,37 @@ def test_shared_options_mean_the_same_everywhere():
     import typer
 
     def leaves(group, words=()):
-        for name, command in group.commands.items():
-            if hasattr(command, "commands"):
+        for name in group.list_commands(None):
+            command = group.get_command(None, name)
+            if hasattr(command, "list_commands"):
                 yield from leaves(command, (*words, name))
             else:
                 yield " ".join((*words, name)), command
 
     commands = dict(leaves(typer.main.get_command(app)))
-    assert tuple(commands) == COMMANDS
+    assert sorted(commands) == sorted(COMMANDS)
     shared = {"json", "overwrite", "dry_run", "device", "seed", "batch_size", "negative", "classifier", "target", "out"}
+    shared |= {"config", "workers"}
     # What these commands call so is another thing.
-    own = {("train-cls", "negative"), ("prepare rois", "negative"), ("prepare slices", "negative")}
-    own |= {("demo", "out"), ("kernels", "out"), ("propagate", "classifier")}
-    seen: dict[str, set] = {}
+    own = {
+        ("prepare rois", "negative"),
+        ("prepare slices", "negative"),
+        ("kernels", "out"),
+        ("propagate", "classifier"),
+    }
+    own |= {(command, name) for command in ("train-cls", "compare") for name in ("negative", "batch_size", "workers")}
+    own |= {("prepare rois", "seed"), ("evaluate", "seed")}
+    seen: dict[str, dict] = {}
     for name, command in commands.items():
         for option in command.params:
             if option.name in shared and (name, option.name) not in own:
-                seen.setdefault(option.name, set()).add((tuple(option.opts), option.help))
-    assert {name for name, forms in seen.items() if len(forms) > 1} == set()
+                said = re.sub(r" (\[.*\]|Default: .*)$", "", option.help).removesuffix(".")
+                seen.setdefault(option.name, {}).setdefault((tuple(option.opts), said), []).append(name)
+    assert seen.keys() == shared
+    for forms in seen.values():
+        # A command may say more, but begins with the same words.
+        flags, least = min(forms, key=lambda form: len(form[1]))
+        assert all(opts == flags and said.startswith(least) for opts, said in forms), forms
 
 
 def test_version(call):
@@ -316,6 +343,205 @@ def test_output_survives_a_terminal_without_the_letters(call, images, tmp_path, 
     assert json.loads(shown)["masks"] == str(place) if as_json else "b\\xfccher" in shown
 
 
+# Options from a file
+
+
+def told(out):
+    """What run.json says, but for how long it took."""
+    return {key: value for key, value in json.loads((out / RUN).read_text()).items() if key != "seconds"}
+
+
+def same(out, other):
+    assert masks_of(out) == masks_of(other) != {}
+    assert (out / MANIFEST).read_bytes() == (other / MANIFEST).read_bytes()
+    assert told(out) == told(other)
+
+
+def test_a_run_is_repeated_from_its_run_json(call, images, run_folder, tmp_path):
+    threshold = tmp_path / "t.json"
+    save_threshold(threshold, 100, name="val", masks=3)
+    said = ["-c", run_folder, "--method", "gradcam", "--layer", "layer3", "--scales", "1,1.5", "--score", "class"]
+    said += ["--propagation", "random-walk", "--propagation-arg", "rounds=2", "--threshold", threshold, "--no-flip"]
+    said += ["--refiner", "grabcut", "--dilate", "4", "--erode", "10%", "--sure", "none", "--smooth", "1"]
+    said += ["--fill-holes", "all", "--min-area", "0.5%", "--keep", "2", "--save", "cams", "--save", "overlays"]
+    said += ["--negative", "dog", "--target", "cat", "--target", "none", "--output-stride", 16, "--batch-size", 4]
+    assert call("label", images, *said, "-o", tmp_path / "out")[0] == 0
+    threshold.unlink()  # what it said stands in run.json
+    run = tmp_path / "out" / RUN
+    code, _, err = call("label", images, "--config", run, "-o", tmp_path / "again")
+    assert code == 0, err
+    same(tmp_path / "out", tmp_path / "again")
+    code, _, err = call("label", images, "--config", run, "-o", tmp_path / "out")
+    assert (code, "0 done, 6 were there already" in err) == (0, True)
+    # From anywhere.
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        assert call("label", "images", "--config", "out/run.json", "-o", "third")[0] == 0
+    finally:
+        os.chdir(here)
+    same(tmp_path / "out", tmp_path / "third")
+
+
+@pytest.mark.parametrize("command", ["cams", "propagate", "masks", "trimap", "refine"])
+def test_every_stage_is_repeated_from_its_run_json(call, images, run_folder, tmp_path, command):
+    cams, spread, masks, trimaps = (tmp_path / name for name in ("cams", "spread", "masks", "trimaps"))
+    walk = ("--method", "random-walk", "-c", run_folder, "--arg", "rounds=2", "--window", "percentile")
+    threshold = tmp_path / "t.json"
+    save_threshold(threshold, 100, name="val", masks=3)
+    chain = {
+        "cams": (["cams", images], ["-c", run_folder, "--method", "gradcam", "--method", "eigencam", "--flip"]),
+        "propagate": (["propagate", images, "--cams", cams / "gradcam"], walk),
+        "masks": (["masks", spread], ["--threshold", threshold, "--keep", "1", "--smooth", "1%"]),
+        "trimap": (["trimap", masks], ["--cams", spread, "--dilate", "4", "--sure", "0.9"]),
+        "refine": (
+            ["refine", images, "--trimap", trimaps],
+            ["--masks", masks, "--method", "grabcut", "--alpha", "--foreground", "--window", "percentile"],
+        ),
+    }
+    places = {"cams": cams, "propagate": spread, "masks": masks, "trimap": trimaps, "refine": tmp_path / "refined"}
+    for name, (inputs, said) in chain.items():
+        assert call(*inputs, *said, "-o", places[name])[0] == 0
+        if name == command:
+            break
+    threshold.unlink()
+    inputs, _ = chain[command]
+    code, _, err = call(*inputs, "--config", places[command] / RUN, "-o", tmp_path / "again")
+    assert code == 0, err
+    same(places[command], tmp_path / "again")
+
+
+BY_NAME = """
+classifier = "{run}"
+target = ["cat", "dog"]
+scales = [1.0]
+flip = false
+method = "gradcam"
+propagation = "par"
+propagation-arg = {{rounds = 3, dilations = [1, 2]}}
+threshold = 0.3
+refiner = "none"
+fill_holes = "all"
+min-area = 20
+save = ["cams"]
+"""
+NESTED = """
+classifier = "{run}"
+targets = ["cat", "dog"]
+save = ["cams"]
+
+[cams]
+scales = [1]
+flip = false
+methods = ["gradcam"]
+
+[propagation]
+method = "par"
+args = {{rounds = 3, dilations = [1, 2]}}
+
+[masks]
+threshold = "0.3"
+
+[refinement]
+method = "none"
+
+[cleaning]
+fill_holes = "all"
+min_area = "20"
+"""
+AS_JSON = """{{
+  "classifier": "{run}", "target": ["cat", "dog"], "scales": [1.0], "flip": false, "cams": {{"methods": ["gradcam"]}},
+  "propagation": {{"method": "par", "args": {{"rounds": 3, "dilations": [1, 2]}}}}, "masks": {{"threshold": 0.3}},
+  "refiner": "none", "fill-holes": "all", "min_area": "20", "save": ["cams"]
+}}"""
+
+
+@pytest.mark.parametrize(("suffix", "content"), [("toml", BY_NAME), ("toml", NESTED), ("json", AS_JSON)])
+def test_a_file_of_options_says_what_the_command_line_says(call, images, run_folder, tmp_path, suffix, content):
+    said = ("-c", run_folder, "--target", "cat", "--target", "dog", *QUICK, "--method", "gradcam", "--save", "cams")
+    said += ("--propagation", "par", "--propagation-arg", "rounds=3", "--propagation-arg", "dilations=[1,2]")
+    said += ("--threshold", "0.3", "--refiner", "none", "--fill-holes", "all", "--min-area", "20")
+    assert call("label", images, *said, "-o", tmp_path / "out")[0] == 0
+    file = tmp_path / f"options.{suffix}"
+    file.write_text(content.format(run=run_folder))
+    code, _, err = call("label", images, "--config", file, "-o", tmp_path / "again")
+    assert code == 0, err
+    same(tmp_path / "out", tmp_path / "again")
+
+
+def test_the_command_line_comes_before_the_file(call, images, run_folder, tmp_path):
+    file = tmp_path / "options.toml"
+    file.write_text(NESTED.format(run=tmp_path / "nowhere"))
+    said = ["-c", run_folder, "--target", "cat", "--flip", "--method", "eigencam", "--scales", "auto"]
+    said += ["--threshold", "otsu", "--propagation-arg", "rounds=4", "--keep", "1"]
+    assert call("label", images, "--config", file, *said, "-o", tmp_path / "out")[0] == 0
+    settings = told(tmp_path / "out")["settings"]
+    assert settings["classifier"] == str(run_folder)
+    assert settings["targets"] == ["cat"]
+    assert (settings["cams"]["methods"], settings["cams"]["flip"], settings["cams"]["scales"]) == (
+        ["eigencam"],
+        True,
+        "auto",
+    )
+    assert settings["masks"] == {"threshold": "otsu"}
+    assert settings["propagation"] == {"method": "par", "args": {"rounds": 4}}
+    assert settings["cleaning"] == {"smooth": "0", "fill_holes": "all", "min_area": "20", "keep": 1}
+    assert settings["save"] == ["cams"]
+
+
+def test_an_evaluation_takes_its_thresholds_from_a_file(call, images, tmp_path):
+    for path in images.rglob("*.png"):
+        write_image(tmp_path / "cams" / path.relative_to(images), read_image(path)[..., 0])
+        write_mask(tmp_path / "truth" / path.relative_to(images), read_image(path)[..., 0] > 99)
+    shared = ("evaluate", tmp_path / "cams", "--masks", tmp_path / "truth", "--json")
+    plain = call(*shared, "--threshold", "otsu", "--threshold", "0.3", "--seed", 3)[1]
+    (tmp_path / "options.toml").write_text('threshold = ["otsu", 0.3]\nseed = 3\n')
+    assert call(*shared, "--config", tmp_path / "options.toml")[1] == plain
+    assert call(*shared)[1] != plain
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.toml", 'tresholds = "otsu"\n', "has 'tresholds', which is no option here; there are classifier, negative,"),
+        ("x.toml", "[cams]\nsize = 3\n", "has 'cams.size', which is no option here; there are classifier, "),
+        ("x.toml", "[cams]\nlayer = ['layer3']\n", "has 'cams.layer', which is no option here"),
+        ("x.toml", "[cam]\n", "has 'cam', which is no option here"),
+        ("x.toml", "progress = 1\n", "progress"),
+        ("x.json", '{"schema_version": 2, "settings": {"masks": {"level": 3}}}', "has 'masks.level'"),
+        ("x.toml", 'keep = "many"\n', "expected cleaning.keep: "),
+        ("x.toml", "keep = 0\n", "expected cleaning.keep: greater than or equal to 1; got 0"),
+        ("x.toml", "scales = [0.0]\n", "expected cams.scales: "),
+        ("x.toml", "cams = 3\n", "cams"),
+        ("x.toml", 'threshold = "much"\n', "threshold 'much' is no rule"),
+        ("x.toml", "[propagation]\nmethod = 'par'\nargs = {laps = 3}\n", "has no 'laps'; it has working_size, rounds"),
+        ("x.toml", "threshold = otsu\n", "x.toml: not valid TOML"),
+        ("x.toml", b"\xff\xfe", "x.toml: not valid TOML"),
+        ("x.json", "{", "x.json: not valid JSON"),
+        ("x.json", "[1, 2]", "x.json: expected options by name, or a run.json of camseg"),
+        ("x.json", '{"schema_version": 2, "settings": 3}', "x.json: expected options by name, or a run.json of camseg"),
+        ("x", 'threshold = "otsu"\n', "x: not valid JSON"),
+        ("none.toml", None, "none.toml: cannot be read (No such file or directory)"),
+        (".", None, "cannot be read (Is a directory)"),
+    ],
+)
+def test_files_of_options_that_cannot_be_taken(refused, images, run_folder, tmp_path, name, content, words):
+    (tmp_path / "files").mkdir()
+    if content is not None:
+        (tmp_path / "files" / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    out = tmp_path / "out"
+    error = refused("label", images, "-c", run_folder, "--config", tmp_path / "files" / name, "-o", out)
+    assert words in error
+    assert "progress, say" not in error  # what only Python sets
+    assert not out.exists()
+
+
+def test_what_is_needed_may_stand_in_the_file_but_must_stand_somewhere(refused, images, tmp_path):
+    (tmp_path / "options.toml").write_text('refiner = "none"\n')
+    for more in ((), ("--config", tmp_path / "options.toml")):
+        assert "missing option --classifier" in refused("label", images, *more, "-o", tmp_path / "out")
+
+
 # Refusals: exit code 2, in words
 
 
@@ -323,7 +549,8 @@ def test_output_survives_a_terminal_without_the_letters(call, images, tmp_path, 
     ("arguments", "words"),
     [
         (["--method", "nope"], "unknown CAM method 'nope'; choose among gradcam"),
-        (["--method", "all"], "choose among"),
+        (["--method", "all"], "made of one CAM method's maps"),
+        (["--method", "gradcam", "--method", "layercam"], "made of one CAM method's maps"),
         (
             ["--propagation", "nope"],
             "unknown propagation 'nope'; choose among par, crf, guided",
@@ -337,35 +564,39 @@ def test_output_survives_a_terminal_without_the_letters(call, images, tmp_path, 
         (["--score", "margin", "--negative", "horse"], "no class 'horse'"),
         (["--layer", "nope"], "no layer 'nope'"),
         (["--layer", "fc"], "not a map"),
-        (["--scales", "0"], "expected scales between"),
-        (["--scales", "nan"], "expected scales between"),
-        (["--scales", "-1,1"], "expected scales between"),
+        (["--scales", "0"], "expected cams.scales: "),
+        (["--scales", "nan"], "expected cams.scales: "),
+        (["--scales", "-1,1"], "got -1.0"),
         (["--scales", "1,1"], "expected different scales"),
         (["--scales", "1;2"], "expected numbers separated by commas"),
         (["--scales", ""], "expected numbers separated by commas"),
         (["--target", "horse"], "no class 'horse'; it has cat, dog, none"),
         (["--target", "all", "--target", "cat"], "alone or class names"),
-        (["--save", "nope"], "cannot save 'nope'; choose among cams, trimaps, alphas, overlays"),
+        (["--save", "nope"], "expected save: 'cams', 'trimaps', 'alphas' or 'overlays'; got 'nope'"),
         (["--refiner", "none", "--save", "alphas"], "without a refiner"),
-        (["--refiner", "grabcut", "--dilate", "-1"], "expected a radius of 0 or more"),
-        (["--refiner", "grabcut", "--erode", "inf"], "expected a radius"),
-        (["--refiner", "grabcut", "--open", "much"], "expected a radius"),
+        (["--refiner", "grabcut", "--dilate", "-1"], "expected a size of 0 or more"),
+        (["--refiner", "grabcut", "--erode", "inf"], "expected a size of 0 or more, at most 1e9"),
+        (["--refiner", "grabcut", "--open", "much"], "in percent, as in 10%; got 'much'"),
         (["--refiner", "grabcut", "--low", "0.3"], "needs both"),
         (["--refiner", "grabcut", "--sure", "much"], "is no rule"),
         (["--refiner", "grabcut", "--trimap-recipe", "published", "--open", "3"], "has its own radii"),
         (["--refiner", "fba"], "pass --weights FILE"),
         (["--refiner", "grabcut", "--weights", "some.pth"], "grabcut takes no weights"),
         (["--refiner", "none", "--weights", "some.pth"], "but no refiner"),
-        (["--propagation", "random-walk", "--propagation-arg", "steps=3"], "random-walk has no setting 'steps'"),
+        (
+            ["--propagation", "random-walk", "--propagation-arg", "steps=3"],
+            "has no 'steps'; it has working_size, power, rounds",
+        ),
         (["--propagation-arg", "rounds"], "expected KEY=VALUE"),
-        (["--propagation", "none", "--propagation-arg", "rounds=3"], "unknown propagation 'none'"),
-        (["--keep", "0"], "Invalid value"),
+        (["--propagation", "none", "--propagation-arg", "rounds=3"], "settings of a propagation, but no propagation"),
+        (["--keep", "0"], "expected cleaning.keep: greater than or equal to 1; got 0"),
+        (["--keep", "one"], "Invalid value"),
         (["--min-area", "small"], "expected a size of 0 or more"),
-        (["--fill-holes", "some"], "fill_holes is none, all or an area"),
+        (["--fill-holes", "some"], "expected a size of 0 or more"),
         (["--smooth", "-1"], "expected a size of 0 or more"),
         (["--refiner", "grabcut", "--low", "0.7", "--high", "0.3"], "low threshold below the high one"),
-        (["--batch-size", "0"], "Invalid value"),
-        (["--workers", "0"], "Invalid value"),
+        (["--batch-size", "0"], "expected batch size: greater than or equal to 1; got 0"),
+        (["--workers", "0"], "expected workers: greater than or equal to 1; got 0"),
         (["--workers", "two"], "Invalid value"),
         (["--device", "toaster"], "device toaster cannot be used here"),
         (["--device", "cuda:99"], "device cuda:99 cannot be used here"),
@@ -521,13 +752,13 @@ def test_images_that_cannot_be_written_fail_alone(call, images, run_folder, tmp_
         (["masks", "{cams}", "--threshold", "{file}"], "not valid JSON"),
         (["masks", "{both}"], "holds the maps of 2 methods; name one"),
         (["trimap", "{cams}", "--low", "0.3"], "needs both"),
-        (["trimap", "{cams}", "--dilate", "wide"], "expected a radius"),
+        (["trimap", "{cams}", "--dilate", "wide"], "expected a size of 0 or more"),
         (["trimap", "{nowhere}"], "does not exist"),
         (["propagate", "{images}", "--cams", "{cams}", "--method", "nope"], "choose among par"),
         (["propagate", "{images}", "--cams", "{nowhere}"], "does not exist"),
         (["propagate", "{images}", "--cams", "{cams}", "--method", "random-walk"], "name it with --classifier RUN"),
-        (["propagate", "{images}", "--cams", "{cams}", "--arg", "rounds=many"], "a whole number for par's rounds"),
-        (["trimap", "{cams}", "--cams", "{nowhere}"], "expected the folder of the masks' maps"),
+        (["propagate", "{images}", "--cams", "{cams}", "--arg", "rounds=many"], "expected rounds: integer"),
+        (["trimap", "{cams}", "--cams", "{nowhere}"], "expected the folder of the cams that belong to the inputs"),
         (["propagate", "{nowhere}", "--cams", "{cams}"], "does not exist"),
         (["propagate", "{images}", "--cams", "{cams}", "--window", "9,1"], "expected a window"),
         (["refine", "{images}", "--trimap", "{cams}", "--method", "nope"], "choose among auto, closed-form"),
@@ -553,7 +784,7 @@ def test_stages_out_of_range(call, refused, images, run_folder, tmp_path, argume
         (["{nowhere}", "--masks", "{truth}"], "does not exist"),
         (["{cams}", "--masks", "{nowhere}"], "does not exist"),
         (["{cams}", "--masks", "{truth}", "--threshold", "nan"], "outside [0, 1]"),
-        (["{cams}", "--masks", "{truth}", "--seed", "-1"], "Invalid value"),
+        (["{cams}", "--masks", "{truth}", "--seed", "-1"], "expected seed: greater than or equal to 0; got -1"),
         (["{cams}", "--masks", "{truth}", "--plot", "{cams}"], "suffix .png"),
         (["{cams}", "--masks", "{truth}", "--save-threshold", "{cams}", "--name", "x"], "cannot be written"),
         (["{cams}", "--masks", "{truth}", "--save-threshold", "{nowhere}"], "needs --name"),
@@ -573,7 +804,7 @@ def test_an_unforeseen_error_is_one_line_too(call, images, run_folder, tmp_path,
     def surprise(*_args, **_options):
         raise RuntimeError("something\nwith lines")
 
-    monkeypatch.setattr("camseg.label.folder.label_folder", surprise)
+    monkeypatch.setattr("camseg.label_folder", surprise)
     with pytest.raises(RuntimeError):
         call("label", images, "-c", run_folder, "-o", tmp_path / "out")
     monkeypatch.delenv("CAMSEG_TRACEBACK")
@@ -673,14 +904,14 @@ def test_a_folder_of_rubbish(call, rubbish, run_folder, tmp_path, monkeypatch):
     assert len(lines) == len(bad) + 1
     for name in [*bad, "locked"]:
         assert any(f"failed: {folder / name}: " in line for line in lines), name
-    records = {record["input"]: record for record in read_manifest(out)}
-    failed = {name for name, record in records.items() if record["status"] == "failed"}
+    records = {record.input: record for record in read_manifest(out)}
+    failed = {name for name, record in records.items() if record.failed}
     assert failed == {*bad, str(folder / "locked")}
-    assert {name for name, record in records.items() if record["status"] == "ok"} == set(sizes)
+    assert {name for name, record in records.items() if record.status == "ok"} == set(sizes)
     for name, size in sizes.items():
-        mask = read_levels(out / records[name]["files"]["mask"])
+        mask = read_levels(out / records[name].files["mask"])
         assert mask.shape == size == read_image(folder / name).shape[:2]
-        assert records[name]["area"] == (mask == 255).sum()
+        assert records[name].area == (mask == 255).sum()
     assert len(masks_of(out)) == len(sizes)
     # Again: only the failures are taken up.
     code, _, err = call("label", folder, "-c", run_folder, "-o", out, "--batch-size", 8, "--target", "cat")
@@ -809,7 +1040,7 @@ def test_an_interrupt_ends_with_130(call, images, run_folder, tmp_path, monkeypa
     def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("camseg.label.folder.extract", interrupt)
+    monkeypatch.setattr("camseg.label.network_stages.extract", interrupt)
     code, _, err = call("label", images, "-c", run_folder, "-o", tmp_path / "out", *QUICK)
     assert code == 130
     assert "Traceback" not in err
@@ -909,28 +1140,29 @@ def test_training_leaves_out_what_it_cannot_read(call, make_folder, tmp_path):
         (["--weights", "nowhere.pth"], "no such weights file"),
         (["--weights", "."], "not a readable weights file"),
         (["--weights", "{data}/red/00.png"], "damaged, or holds more than tensors"),
-        (["--val-fraction", "nan"], "fraction in [0, 1)"),
-        (["--val-fraction", "-1"], "fraction in [0, 1)"),
+        (["--val-fraction", "nan"], "expected val fraction: a finite number; got nan"),
+        (["--val-fraction", "-1"], "expected val fraction: greater than or equal to 0; got -1"),
+        (["--val-fraction", "1"], "expected val fraction: less than 1; got 1"),
         (["--val-fraction", "0.999"], "cannot split"),
-        (["--lr", "nan"], "learning rate above 0"),
-        (["--lr", "0"], "learning rate above 0"),
-        (["--lr", "inf"], "learning rate above 0"),
+        (["--lr", "nan"], "expected learning rate: a finite number; got nan"),
+        (["--lr", "0"], "expected learning rate: greater than 0; got 0"),
+        (["--lr", "inf"], "expected learning rate: a finite number; got inf"),
         (["--lr", "1e30"], "loss became"),
         (["--mean", "a"], "numbers separated by commas"),
         (["--mean", "1,2"], "one or three numbers"),
         (["--std", "0"], "above 0"),
-        (["--mean", "inf"], "one or three numbers"),
+        (["--mean", "inf"], "expected mean: a finite number; got inf"),
         (["--image-size", "0"], "at least 8 pixels"),
         (["--window", "9,1"], "window"),
         (["--negative", "green"], "the negative class 'green' is not one of"),
         (["--model-arg", "x"], "KEY=VALUE"),
         (["--model-arg", "no_such=1"], "cannot be built"),
         (["--model-arg", "num_classes=7"], "cannot be built"),
-        (["--warmup-epochs", "-1"], "at least 0"),
-        (["--patience", "-1"], "at least 0"),
-        (["--epochs", "0"], "Invalid value"),
-        (["--seed", "-1"], "Invalid value"),
-        (["--seed", "99999999999"], "Invalid value"),
+        (["--warmup-epochs", "-1"], "expected warmup epochs: greater than or equal to 0; got -1"),
+        (["--patience", "-1"], "expected patience: greater than or equal to 0; got -1"),
+        (["--epochs", "0"], "expected epochs: greater than or equal to 1; got 0"),
+        (["--seed", "-1"], "expected seed: greater than or equal to 0; got -1"),
+        (["--seed", "99999999999"], "expected seed: less than 4294967296; got 99999999999"),
         (["--resize", "crop"], "Invalid value"),
         (["--val", "{data}/red"], "have no label"),
         (["--val", "nowhere"], "does not exist"),
