@@ -5,21 +5,21 @@ from typing import Annotated
 
 import typer
 
-from camseg.cli import console, options
+from camseg.cli import console, fields, options
+from camseg.runs.settings import FolderOptions
 
 
+@fields.command
 def demo(
+    folder: Annotated[FolderOptions, fields.Spelled({"dry_run": ""})],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.")] = Path("demo"),
     device: options.Device = "auto",
-    workers: options.Workers = None,
-    overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
     """Train on the sample data, run every stage, score each, and draw a contact sheet."""
     from camseg.studies.demo import run_demo
 
-    folder = console.folder_options(workers, overwrite, dry_run=False)
-    result = run_demo(out, device=device, options=folder)
+    result = run_demo(out, device=device, options=console.attached(folder))
     if json:
         console.print_json(result.to_dict())
     else:

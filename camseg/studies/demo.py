@@ -3,34 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from camseg.base.arrays import Image
 from camseg.base.files import write_csv
+from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_network
 from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Sample, load_images, load_training_data, split
 from camseg.data.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
-from camseg.label.folder import cams_folder
-from camseg.label.settings import LabelSettings
-from camseg.label.stages import masks_folder, propagate_folder, refine_folder, trimap_folder
+from camseg.label.folder import cams_folder, masks_folder, propagate_folder, refine_folder, trimap_folder
+from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.measure.evaluate import Evaluation, evaluate_folder
 from camseg.measure.overlays import contact_sheet, overlay_cam, overlay_mask
-from camseg.propagation.par import ParSettings
-from camseg.runs.loop import FolderOptions
+from camseg.propagation.settings import PropagateSettings
+from camseg.refinement.settings import RefineSettings
+from camseg.runs.settings import FolderOptions
 from camseg.studies.samples import NEGATIVE_CLASS, OBJECT_CLASS, generate_samples
+from camseg.studies.tables import Table
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier
 
-ARCH = "test_resnet"
+ARCH: Final = "test_resnet"
 """timm's smallest ResNet, 0.5 M parameters: trained from scratch in under a minute on two cores."""
-SEED = 0
-LABEL = LabelSettings(
-    layers=("layer3",), propagation_settings=ParSettings(rounds=10), threshold="max:0.4", refiner="closed-form"
-)
+SEED: Final = 0
+CAMS: Final = CamSettings(score="auto", layers=("layer3",), scales="auto", flip=True)
+PROPAGATION: Final = PropagateSettings(args={"rounds": 10})
+MASKS: Final = MaskSettings(threshold=parse_threshold("max:0.4"))
 """An input of 128 pixels leaves the last layer 4 x 4 positions; one stage earlier there are 8 x 8, whose maps are
 narrower and cut lower: chosen on the training masks of the sample data. Fewer rounds go as far on so small a grid."""
 
@@ -50,7 +52,7 @@ class DemoResult:
         """Everything as JSON-ready dicts and lists."""
         return {**asdict(self), "stages": {name: stage.to_dict() for name, stage in self.stages.items()}}
 
-    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    def table(self) -> Table:
         """Columns, and a row of strings per stage."""
         rows = []
         for name, stage in self.stages.items():
@@ -73,29 +75,21 @@ def run_demo(out: Path | str, *, device: str = "auto", options: FolderOptions | 
     classifier = _classifier(data, out / "classifier", device, options)
     test = load_images(data / "images" / "test", classifier.classes)
     truth = data / "masks" / "test"
-    cams_folder(test, classifier, out / "cams", LABEL.cams(classifier), options=options)
-    propagate_folder(
-        test,
-        out / "cams" / LABEL.method,
-        out / "propagated",
-        LABEL.propagation,
-        device=str(classifier.device),
-        settings=LABEL.propagation_settings,
-        options=options,
-    )
-    propagated = out / "propagated" / LABEL.propagation
-    masks_folder(propagated, out / "masks", LABEL.threshold, options=options)
-    trimap_folder(out / "masks", out / "trimaps", LABEL.trimap, cams=propagated, options=options)
-    refine_folder(test, out / "trimaps", out / "refined", LABEL.refiner, masks=out / "masks", options=options)
+    maps, spread = out / "cams" / CAMS.methods[0], out / "propagated" / PROPAGATION.method
+    cams_folder(test, classifier, out / "cams", CAMS, options=options)
+    propagate_folder(test, maps, spread.parent, PROPAGATION, device=str(classifier.device), options=options)
+    masks_folder(spread, out / "masks", MASKS, options=options)
+    trimap_folder(out / "masks", out / "trimaps", cams=spread, options=options)
+    refine_folder(test, out / "trimaps", out / "refined", masks=out / "masks", options=options)
     folders = {
-        f"CAM ({LABEL.method})": out / "cams" / LABEL.method,
-        f"propagated CAM ({LABEL.propagation})": propagated,
-        f"mask ({LABEL.threshold})": out / "masks",
-        f"refined mask ({LABEL.refiner})": out / "refined" / "masks",
+        f"CAM ({maps.name})": maps,
+        f"propagated CAM ({spread.name})": spread,
+        f"mask ({MASKS.threshold})": out / "masks",
+        f"refined mask ({RefineSettings.method})": out / "refined" / "masks",
     }
-    stages = {name: evaluate_folder(folder, truth, thresholds=(LABEL.threshold,)) for name, folder in folders.items()}
+    stages = {name: evaluate_folder(folder, truth, thresholds=(MASKS.threshold,)) for name, folder in folders.items()}
     sheet = out / "contact_sheet.png"
-    write_image(sheet, _contact_sheet(out, propagated, list(stages.values())[-1]))
+    write_image(sheet, _contact_sheet(out, spread, list(stages.values())[-1]))
     return DemoResult(accuracy=_accuracy(classifier, test.samples), stages=stages, contact_sheet=str(sheet))
 
 

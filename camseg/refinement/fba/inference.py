@@ -29,7 +29,7 @@ from camseg.base.geometry import squared_distance
 from camseg.refinement.fba.network import FbaNetwork
 from camseg.refinement.fba.weights import load_network
 
-Window: TypeAlias = tuple[slice, slice]
+Tile: TypeAlias = tuple[slice, slice]
 
 TILE = 1024
 """Longest side of a tile, pixels, a multiple of 8; images of at most its square are run whole."""
@@ -89,7 +89,7 @@ class Fba:
                 color[window] += weight[..., None] * (values - _scaled(image[window]))
         return alpha.clip(0, 1, out=alpha)
 
-    def _predict(self, image: Image, trimap: Trimap, window: Window) -> NDArray[np.float32]:
+    def _predict(self, image: Image, trimap: Trimap, window: Tile) -> NDArray[np.float32]:
         """Alpha, F and B in one window, (h, w, 7)."""
         height, width = trimap[window].shape
         if (height, width) != trimap.shape:
@@ -124,7 +124,7 @@ def load_fba(weights: Path | str, device: str | torch.device = "cpu") -> Fba:
         raise InputError(f"device {device} cannot be used here ({first_line(error)}); try cpu") from None
 
 
-def _windows(trimap: Trimap) -> Iterator[tuple[Window, Alpha]]:
+def _windows(trimap: Trimap) -> Iterator[tuple[Tile, Alpha]]:
     """The windows to run, all with unknown pixels, and the weight (h, w) of each."""
     unknown = trimap == UNKNOWN
     if not unknown.any():
@@ -170,7 +170,7 @@ def _inputs(image: Image, trimap: Trimap) -> tuple[NDArray[np.float32], ...]:
     return observed.astype(np.float32), regions.astype(np.float32), _squared_distances(known)
 
 
-def _tile_inputs(image: Image, trimap: Trimap, window: Window) -> tuple[NDArray[np.float32], ...]:
+def _tile_inputs(image: Image, trimap: Trimap, window: Tile) -> tuple[NDArray[np.float32], ...]:
     """The inputs (h, w, C) of a tile: its border repeated to multiples of 8, its distances the whole image's."""
     grown = tuple(slice(max(0, span.start - REACH), span.stop + REACH) for span in window)
     inner = tuple(slice(span.start - out.start, span.stop - out.start) for span, out in zip(window, grown, strict=True))
