@@ -1,19 +1,49 @@
 from .base.errors import (
     AllKnownError as AllKnownError,
+)
+from .base.errors import (
     CamsegError as CamsegError,
+)
+from .base.errors import (
     CheckpointError as CheckpointError,
+)
+from .base.errors import (
     DatasetError as DatasetError,
+)
+from .base.errors import (
     EmptyBackgroundError as EmptyBackgroundError,
+)
+from .base.errors import (
     EmptyForegroundError as EmptyForegroundError,
+)
+from .base.errors import (
     EvaluationError as EvaluationError,
+)
+from .base.errors import (
     ImageError as ImageError,
+)
+from .base.errors import (
     InputError as InputError,
+)
+from .base.errors import (
     LayerError as LayerError,
+)
+from .base.errors import (
     OutputError as OutputError,
+)
+from .base.errors import (
     SolverError as SolverError,
+)
+from .base.errors import (
     ThresholdError as ThresholdError,
+)
+from .base.errors import (
     TrimapError as TrimapError,
+)
+from .base.errors import (
     WeightsUnavailableError as WeightsUnavailableError,
+)
+from .base.errors import (
     WorkerError as WorkerError,
 )
 from .cams.compute import classifier_features as classifier_features

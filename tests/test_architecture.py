@@ -46,6 +46,7 @@ def public_homes() -> dict[str, str]:
 
 
 HOMES = public_homes()
+PUBLIC = {f"camseg.{name}" for name in HOMES}
 
 
 def imported(tree: ast.AST, everywhere: bool = True) -> Iterator[str]:
@@ -56,9 +57,8 @@ def imported(tree: ast.AST, everywhere: bool = True) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif everywhere and isinstance(node, ast.Attribute) and ast.unparse(node.value) == "camseg":
-            if node.attr in HOMES:
-                yield f"camseg.{HOMES[node.attr]}"
+        elif everywhere and isinstance(node, ast.Attribute) and ast.unparse(node) in PUBLIC:
+            yield f"camseg.{HOMES[node.attr]}"
 
 
 def named(tree: ast.AST) -> Iterator[str]:

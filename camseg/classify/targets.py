@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.errors import InputError
-from camseg.classify.classifier import AnyClassifier
+from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Sample
 
 WORDS = ("auto", "label", "predicted", "all")
@@ -18,11 +18,17 @@ class TargetRule:
     """How targets are chosen; ``target_rule`` makes one from what a user says."""
 
     word: str | None
-    """``auto`` (the label where known, else predicted), ``label``, ``predicted``, ``all``; None: ``named``."""
-    named: tuple[str, ...]
+    """``auto`` (the label where known, else predicted), ``label``, ``predicted``, ``all``, ``likeliest`` (one class,
+    also of several labels); None: ``named``."""
+    named: tuple[str, ...] = ()
     """Classes that every image gets maps for."""
-    per_class: bool
+    per_class: bool = False
     """Whether outputs go to a folder per class."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What a user would say for it."""
+        return self.named if self.word is None else () if self.word == "auto" else (self.word,)
 
     def targets(self, classifier: AnyClassifier, sample: Sample, probabilities: NDArray[np.float32]) -> list[int]:
         """The target classes of one image, as indices; none for an image of a multi-label set without a class."""
@@ -30,6 +36,8 @@ class TargetRule:
             names: Sequence[str] = self.named
         elif self.word == "all":
             names = classifier.classes
+        elif self.word == "likeliest":
+            return [int(probabilities.argmax())]
         elif self.word == "predicted" or sample.labels is None:
             return classifier.predicted(probabilities[None])[0]
         else:

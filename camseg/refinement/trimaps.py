@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN, Mask, Trimap, check_mask, check_same_size, check_trimap
 from camseg.base.errors import InputError
+from camseg.base.geometry import squared_distance
 from camseg.base.sizes import Size, parse_size
 from camseg.refinement.settings import TrimapSettings
-from camseg.base.geometry import squared_distance
 
 
 def mask_to_trimap(
