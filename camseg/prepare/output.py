@@ -22,7 +22,7 @@ from camseg.base.errors import InputError, OutputError, failure_line
 from camseg.base.files import write_csv
 from camseg.base.progress import Say
 from camseg.data.images import write_image, write_mask
-from camseg.prepare.settings import MASKS
+from camseg.prepare.settings import MASKS_FOLDER
 from camseg.runs.loop import check_files_apart
 from camseg.runs.output import check_empty, check_names
 from camseg.runs.settings import FolderOptions
@@ -174,7 +174,7 @@ def _take(one: AnyInput, make: Callable[[AnyInput], Iterable[Picture | Skipped]]
             _check_encodable(made.name)
             write_image(out / f"{made.name}.png", made.image)
             for name, mask in made.masks.items():
-                write_mask(out / MASKS / f"{name}.png", mask)
+                write_mask(out / MASKS_FOLDER / f"{name}.png", mask)
             result.rows.append(
                 Picture(name=made.name, image=_NO_PIXELS, group=made.group, source=made.source, label=made.label)
             )
@@ -209,8 +209,8 @@ def _check_names(inputs: Sequence[PreparationInput]) -> None:
     """Raise InputError when two inputs would write one file, or one among the masks."""
     check_names((one.name, one.path) for one in inputs)
     for one in inputs:
-        if one.name.partition("/")[0].casefold() == MASKS:
-            raise InputError(f"{one.path} would be written among the masks; rename what is called {MASKS}")
+        if one.name.partition("/")[0].casefold() == MASKS_FOLDER:
+            raise InputError(f"{one.path} would be written among the masks; rename what is called {MASKS_FOLDER}")
 
 
 def _written(out: Path) -> list[str]:
@@ -230,7 +230,7 @@ def _written(out: Path) -> list[str]:
 
 def _remove(out: Path, images: Iterable[str]) -> None:
     """Delete the images and their masks, which lie at their names below ``masks`` or a class's folder there."""
-    folders = [out, out / MASKS, *(path for path in (out / MASKS).glob("*") if path.is_dir())]
+    folders = [out, out / MASKS_FOLDER, *(path for path in (out / MASKS_FOLDER).glob("*") if path.is_dir())]
     for image in images:
         for folder in folders:
             if (folder / image).is_file() and image.endswith(".png"):

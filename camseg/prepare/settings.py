@@ -8,14 +8,16 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from camseg.base.errors import InputError
 from camseg.base.settings import Option, checked, settings
 
-MASKS: Final = "masks"
+MASKS_FOLDER: Final = "masks"
 """The folder of true masks below the output folder."""
 
 
 def check_class(name: str) -> str:
     """Return a class name that can be a folder and a cell of ``labels.csv``; raise InputError for others."""
-    if name != name.strip() or name.casefold() in ("", ".", "..", MASKS) or any(mark in name for mark in "/\\;"):
-        raise InputError(f"expected a class name without / \\ ; or spaces around it, and not {MASKS}; got {name!r}")
+    reserved = ("", ".", "..", MASKS_FOLDER)
+    if name != name.strip() or name.casefold() in reserved or any(mark in name for mark in "/\\;"):
+        expected = f"a class name without / \\ ; or spaces around it, and not {MASKS_FOLDER}"
+        raise InputError(f"expected {expected}; got {name!r}")
     return name
 
 

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -239,3 +241,12 @@ def test_who_is_as_sure_as_right_has_no_calibration_error():
     assert metrics.reliability(truth, probabilities, False).shape == (15, 3)
     with pytest.raises(InputError, match="expected probabilities"):
         metrics.reliability(truth[1:], probabilities, False)
+
+
+def test_measuring_loads_no_library_that_takes_seconds():
+    """``camseg evaluate`` starts at once: scikit-learn, SciPy and matplotlib wait for who asks for them."""
+    modules = ["metrics", "faithfulness", "calibration", "matting_errors", "overlays", "figures", "evaluate"]
+    code = "import sys; " + "; ".join(f"import camseg.measure.{name}" for name in modules)
+    code += "; print(*{'torch', 'sklearn', 'scipy', 'skimage', 'matplotlib'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
