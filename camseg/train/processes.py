@@ -62,11 +62,11 @@ class Processes:
         return tensor
 
     def part(self) -> None:
-        """End the meeting, once all have come here.
+        """End the meeting for good, once all have come here: processes that meet anew may miss each other.
 
         Not for a process that fails: it would wait for the others, and torchrun for it before it stops them.
         """
-        if self.count > 1:
+        if self.count > 1 and dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
 

@@ -17,7 +17,10 @@ Trainable = Literal["all", "last-stages", "head"]
 Balance = Literal["weights", "sampling", "none"]
 MixedPrecision = Literal["auto", "no", "fp16", "bf16"]
 
-_RANGES = " ".join(f"{name}={json.dumps(value)}" for name, value in to_json(Augmentation()).items())
+_RANGES = " ".join(
+    f"{name}={value:g}" if isinstance(value, float) else f"{name}={json.dumps(value)}"
+    for name, value in to_json(Augmentation()).items()
+)
 
 
 @settings
@@ -84,11 +87,11 @@ class Training:
     """timm's or a paper's architecture, such as ResNet50V2, with heads joined if wanted, such as
     mobilenetv2_100+mab+sbr."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    """Argument of the architecture's constructor, JSON values only."""
+    """Argument of the architecture's constructor; values that JSON has."""
     weights: Annotated[
         str, Option(metavar="imagenet|none|FILE", default="imagenet, or none for architectures without such weights")
     ] = "none"
-    """Where training starts; of a file the absolute path."""
+    """Where training starts; the path of a file is made absolute."""
     weights_sha256: Annotated[str | None, Option(hidden=True)] = None
     """The file's hash; None: not known yet."""
     negative: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()

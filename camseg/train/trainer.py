@@ -135,7 +135,7 @@ def train_classifier(
         calibrated.save(out)
         write_reports(out, classifier, metrics, learner.state.history, tables)
         state_file.unlink(missing_ok=True)
-    processes.part()
+    processes.wait()
     return metrics
 
 

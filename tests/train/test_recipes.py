@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 
 from camseg.base.errors import CamsegError, CheckpointError, InputError
+from camseg.base.settings import from_json
 from camseg.classify.checkpoint import load_network
 from camseg.data.settings import NONE, Augmentation
 from camseg.models.building import create_model
@@ -224,3 +225,25 @@ def test_the_command(call, make_folder, tmp_path):
     code, _, err = call("train-cls", "-o", tmp_path / "x")
     assert code == 2
     assert "expected labelled images to train from" in err
+
+
+def test_options_of_the_command(call, make_folder, tmp_path):
+    """Only what is given changes a recipe, from a file too; the command line comes before the file."""
+    (tmp_path / "x.toml").write_text('epochs = 3\nmodel-arg = {drop_rate = 0.5}\nnegative = ["blue"]\nseed = 1\n')
+
+    def planned(*options):
+        code, text, err = call("train-cls", make_folder(), "-o", tmp_path / "x", "--dry-run", "--json", *options)
+        assert code == 0, err
+        return from_json(Training, json.loads(text)["training"])
+
+    options = ("--recipe", "guan-loew", "--model", "test_resnet", "--weights", "none", "--image-size", "32")
+    plain = planned(*options)
+    assert plain.settings == RECIPES["guan-loew"].training.settings
+    told = planned(*options, "--config", tmp_path / "x.toml", "--seed", "2", "--lr", "0.5", "--mean", "0.1,0.2,0.3")
+    assert told.settings == replace(plain.settings, epochs=3, seed=2, learning_rate=0.5)
+    assert (told.negative, told.model_args, told.mean) == (("blue",), {"drop_rate": 0.5}, (0.1, 0.2, 0.3))
+    ranges = planned(*options, "--augment", "--augmentation", "zoom=0.5", "--augmentation", "mirror=false")
+    assert ranges.settings.augmentation == Augmentation(zoom=0.5, mirror=False)
+    code, _, err = call("train-cls", make_folder(), "-o", tmp_path / "x", *options, "--augmentation", "hue=1")
+    assert code == 2
+    assert "Augmentation has no 'hue'" in err
