@@ -48,6 +48,7 @@ from .base.errors import (
 )
 from .cams.compute import classifier_features as classifier_features
 from .cams.compute import compute_cams as compute_cams
+from .cams.layers import list_layers as list_layers
 from .cams.settings import CamSettings as CamSettings
 from .classify.checkpoint import load_classifier as load_classifier
 from .classify.classifier import Classifier as Classifier
@@ -63,6 +64,7 @@ from .data.images import read_trimap as read_trimap
 from .data.images import write_cam as write_cam
 from .data.images import write_image as write_image
 from .data.images import write_mask as write_mask
+from .data.settings import Augmentation as Augmentation
 from .label.chain import Labelled as Labelled
 from .label.chain import label_image as label_image
 from .label.folder import cams_folder as cams_folder
@@ -88,6 +90,17 @@ from .measure.matting_errors import sum_of_absolute_differences as sum_of_absolu
 from .measure.metrics import mean_dice as mean_dice
 from .models.building import create_model as create_model
 from .models.building import normalisation as normalisation
+from .prepare.dicom import prepare_dicom as prepare_dicom
+from .prepare.frames import prepare_frames as prepare_frames
+from .prepare.output import PreparationReport as PreparationReport
+from .prepare.rois import prepare_rois as prepare_rois
+from .prepare.settings import DicomSettings as DicomSettings
+from .prepare.settings import FrameSettings as FrameSettings
+from .prepare.settings import LabelClass as LabelClass
+from .prepare.settings import Padding as Padding
+from .prepare.settings import RoiSettings as RoiSettings
+from .prepare.settings import SliceSettings as SliceSettings
+from .prepare.slices import prepare_slices as prepare_slices
 from .propagation.parameters import CrfSettings as CrfSettings
 from .propagation.parameters import GuidedSettings as GuidedSettings
 from .propagation.parameters import ParSettings as ParSettings
@@ -108,6 +121,17 @@ from .runs.loop import FolderReport as FolderReport
 from .runs.output import read_manifest as read_manifest
 from .runs.record import Record as Record
 from .runs.settings import FolderOptions as FolderOptions
+from .studies.audit import audit_runs as audit_runs
+from .studies.compare import compare_models as compare_models
+from .studies.ensembles import make_ensemble as make_ensemble
+from .studies.settings import AuditSettings as AuditSettings
+from .studies.settings import CompareSettings as CompareSettings
+from .studies.settings import EnsembleSettings as EnsembleSettings
+from .train.plan import plan_training as plan_training
+from .train.plan import prepare_training as prepare_training
+from .train.plan import run_training as run_training
+from .train.settings import Training as Training
+from .train.settings import TrainSettings as TrainSettings
 from .train.trainer import train_classifier as train_classifier
 
 __version__: str
