@@ -6,10 +6,11 @@ import io
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from camseg.base.errors import CamsegError, InputError
 
@@ -24,6 +25,21 @@ class Found:
     """Sorted by relative name."""
     failures: tuple[tuple[Path, str], ...] = ()
     """Folders that could not be listed, with the reason."""
+    passed_over: tuple[tuple[str, int], ...] = ()
+    """Other files by their suffix in small letters, "" for none, the commonest first; hidden ones and such as tell of
+    others (tables, texts, settings) are not counted."""
+
+
+# fmt: off
+_BESIDE: Final = frozenset(
+    [
+        ".aux", ".bpw", ".cpg", ".csv", ".db", ".dbf", ".html", ".ini", ".jgw", ".json", ".jsonl", ".log", ".md",
+        ".ovr", ".pgw", ".prj", ".rst", ".sha256", ".shp", ".shx", ".tfw", ".toml", ".tsv", ".txt", ".wld", ".xml",
+        ".xmp", ".yaml", ".yml",
+    ]
+)
+# fmt: on
+"""Suffixes of files that lie beside others and tell of them."""
 
 
 def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) -> Found:
@@ -44,6 +60,7 @@ def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) 
     def refuse(error: OSError) -> None:
         failures.append((Path(error.filename), error.strerror or type(error).__name__))
 
+    others: Counter[str] = Counter()
     ways = {os.fspath(root): frozenset(_lineage(root))}  # to folders not listed yet: the real folders passed through
     for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
         way = ways.pop(folder)
@@ -54,12 +71,23 @@ def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) 
                 subfolders.remove(name)
             else:
                 ways[path] = way.union(lineage)
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if accept(path)]
+        for file in (Path(folder, name) for name in names if not name.startswith(".")):
+            if accept(file):
+                files.append(file)
+            elif file.suffix.lower() not in _BESIDE:
+                others[file.suffix.lower()] += 1
+    passed_over = tuple(sorted(others.items(), key=lambda item: (-item[1], item[0])))
     if not files and not failures:
-        raise InputError(f"nothing to read in {root}: expected {expected}")
+        found = f"; it holds {count_text(passed_over)}" if passed_over else ""
+        raise InputError(f"nothing to read in {root}: expected {expected}{found}")
     files.sort(key=lambda path: path.relative_to(root).as_posix())
-    return Found(root=root, files=tuple(files), failures=tuple(sorted(failures)))
+    return Found(root=root, files=tuple(files), failures=tuple(sorted(failures)), passed_over=passed_over)
+
+
+def count_text(passed_over: Iterable[tuple[str, int]], shown: int = 6) -> str:
+    """``.heic 3, .mov 1, no suffix 1``: files by their suffix, as in ``Found``."""
+    counts = [f"{suffix or 'no suffix'} {count}" for suffix, count in passed_over]
+    return ", ".join(counts[:shown]) + (f" and {len(counts) - shown} other kinds" if len(counts) > shown else "")
 
 
 def _lineage(folder: Path | str) -> tuple[Path, ...]:
@@ -144,7 +172,7 @@ def read_json(path: Path | str, error: type[CamsegError]) -> Any:
         return json.loads(Path(path).read_bytes())
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror})") from None
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not valid JSON ({problem})") from None
 
 
@@ -155,8 +183,8 @@ def sha256(path: Path | str) -> str:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be read ({problem.strerror})") from None
+    except (OSError, ValueError) as problem:  # ValueError: a null byte, say in a CSV
+        raise InputError(f"{path}: cannot be read ({getattr(problem, 'strerror', problem)})") from None
     return digest.hexdigest()
 
 

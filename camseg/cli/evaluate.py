@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from camseg.cli import console, fields, options
+from camseg.data.mask_settings import MaskReading
 from camseg.measure.settings import EvaluateSettings
 
 
@@ -16,6 +17,7 @@ def evaluate(
     ],
     masks: Annotated[Path, typer.Option(help="Folder of true masks, of the same relative paths.")],
     settings: EvaluateSettings,
+    reading: MaskReading,
     save_threshold: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the threshold that is best on these masks.")
     ] = None,
@@ -36,6 +38,7 @@ def evaluate(
         prediction_root(predictions),
         masks,
         thresholds=settings.thresholds,
+        reading=reading,
         seed=settings.seed,
         progress=console.progress,
     )

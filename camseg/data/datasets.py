@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +53,10 @@ class Dataset:
     """Whether an image may have several labels or none."""
     failures: tuple[tuple[Path, str], ...] = ()
     """Folders that could not be listed, with the reason."""
+    passed_over: tuple[tuple[str, int], ...] = ()
+    """Files that are no images by suffix, as in ``base.files.Found``; ``images.passed_over_line`` words them."""
 
-    def targets(self, classes: Sequence[str]) -> NDArray:
+    def targets(self, classes: Sequence[str]) -> NDArray[Any]:
         """Class indices int64 (N,), or for a multi-label set float32 (N, classes) of 0 and 1.
 
         Raises DatasetError for a label outside ``classes``, a sample whose label is not known, or, in a set
@@ -179,14 +182,19 @@ def image_places(dataset: Dataset) -> set[str]:
     return {os.path.realpath(sample.path) for sample in dataset.samples}
 
 
-def _split_groups(labels: NDArray, groups: NDArray, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
+def _split_groups(
+    labels: NDArray[Any], groups: NDArray[Any], fraction: float, seed: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 
     # The fraction as that many folds of so many: 0.2 is one of five, 0.3 three of ten.
     most = min(max(10, round(1.0 / fraction)), len(set(groups)), *Counter(labels).values())
     share = Fraction(fraction).limit_denominator(most)
     if not 0 < share < 1 or abs(share - fraction) > 0.05:
-        return next(GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed).split(labels, labels, groups))
+        train, val = next(
+            GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=seed).split(labels, labels, groups)
+        )
+        return train, val
     folds = StratifiedGroupKFold(n_splits=share.denominator, shuffle=True, random_state=seed)
     parts = [val for _, val in islice(folds.split(labels, labels, groups), share.numerator)]
     val = np.concatenate(parts)
@@ -206,7 +214,8 @@ def _load_folder(root: Path, classes: Sequence[str] | None) -> Dataset:
         first, _, rest = name.partition("/")
         known = bool(rest) and (classes is None or first in classes)
         samples.append(Sample(path=path, name=name, labels=(first,) if known else None))
-    return _dataset(found.root, samples, multi_label=False, failures=found.failures)
+    dataset = _dataset(found.root, samples, multi_label=False, failures=found.failures)
+    return replace(dataset, passed_over=found.passed_over)
 
 
 def _load_csv(path: Path) -> Dataset:

@@ -1,39 +1,81 @@
 """Files <-> pixels: the only place that finds, reads and writes images.
 
-Every reader gives RGB uint8 as the photographer saw it (EXIF rotation applied, transparency laid on
-white); every writer goes through a temporary name, so that a killed run never leaves half a file.
+Every reader gives pixels as the photographer saw them (EXIF rotation applied); every writer goes through a temporary
+name, so that a killed run never leaves half a file.
 """
 
+import importlib.util
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 from PIL import ImageOps
+from PIL.ImageFile import ImageFile
 
 from camseg.base.arrays import Alpha, Cam, Image, Mask, Trimap, check_mask, check_trimap, dequantise, quantise
 from camseg.base.errors import CamsegError, ImageError, InputError
-from camseg.base.files import Found, by_name, find_files, write_bytes
+from camseg.base.files import Found, by_name, count_text, find_files, write_bytes
+from camseg.data.mask_settings import MaskClasses, MaskReading, parse_mask_classes
+from camseg.data.masks import MaskAndVoid, to_mask
+from camseg.data.opening import read_file
+from camseg.data.samples import Samples
+from camseg.data.stored import color_codes, grey, name_codes, read_stored
 
-IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
-_ORIENTATION = 0x0112
+# fmt: off
+IMAGE_SUFFIXES: Final = frozenset(
+    [
+        ".apng", ".avif", ".avifs", ".bmp", ".bw", ".dcx", ".dds", ".dib", ".gif", ".icb", ".j2c", ".j2k",
+        ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".msp", ".pbm", ".pcx", ".pfm",
+        ".pgm", ".png", ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".sr", ".tga",
+        ".tif", ".tiff", ".vda", ".vst", ".webp", ".xbm", ".xpm",
+    ]
+)
+# fmt: on
+"""Suffixes of pictures that Pillow reads by itself."""
+HEIC_SUFFIXES: Final = frozenset([".heic", ".heics", ".heif", ".heifs", ".hif"])
+"""Suffixes of pictures that it reads with pillow-heif."""
+SQUEEZED: Final = 0.3
+"""Images that fill a smaller part of their numbers' range are squeezed by the window ``full``."""
+
+_TWO_LEVELS: Final = MaskReading()
 
 Window: TypeAlias = str
 """How 16-bit and float pixels become 8-bit: ``full``, ``percentile`` (0.5 to 99.5) or ``LOW,HIGH``."""
 
 
 def find_images(root: Path | str) -> Found:
-    """Find the images below a folder, by ``IMAGE_SUFFIXES``, or take the one file that ``root`` names.
+    """Find the images below a folder, by ``image_suffixes``, or take the one file that ``root`` names.
 
     Linked folders are entered, hidden files and folders passed over. Raises InputError when ``root`` does not exist,
     or holds no image and no unreadable folder.
     """
-    expected = f"images ({', '.join(sorted(IMAGE_SUFFIXES))})"
-    return find_files(root, lambda path: path.suffix.lower() in IMAGE_SUFFIXES, expected)
+    suffixes = image_suffixes()
+    expected = "images (.png, .jpg, .tif and others)"
+    return find_files(root, lambda path: path.suffix.lower() in suffixes, expected)
+
+
+def image_suffixes() -> frozenset[str]:
+    """The suffixes that are taken for images, in small letters: HEIC's only where pillow-heif is installed."""
+    return IMAGE_SUFFIXES | (HEIC_SUFFIXES if importlib.util.find_spec("pillow_heif") else frozenset())
+
+
+def passed_over_line(passed_over: Sequence[tuple[str, int]]) -> str | None:
+    """``6 other files passed over (.heic 1, ...)``, with what may be done about it; None for none.
+
+    passed_over: as in ``Found`` and ``Dataset``.
+    """
+    if not passed_over:
+        return None
+    count = sum(number for _, number in passed_over)
+    heic = any(suffix in HEIC_SUFFIXES for suffix, _ in passed_over)
+    hint = "; pip install 'camseg[heic]' reads .heic" if heic else ""
+    return f"{count} other {'file' if count == 1 else 'files'} passed over ({count_text(passed_over)}){hint}"
 
 
 def relative_name(path: Path, root: Path) -> str:
@@ -53,64 +95,72 @@ def check_window(window: Window) -> Window:
     return window
 
 
-def read_image(path: Path | str, window: Window = "full") -> Image:
+def read_image(path: Path | str, window: Window = "full", page: int = 0) -> Image:
     """Read any image file as uint8 (H, W, 3), RGB.
 
     EXIF rotation is applied, grey is repeated to three channels, palettes and CMYK are converted,
-    transparent pixels are laid on white, of several frames the first is taken. 16-bit and float pixels
-    go through ``window``: ``full`` maps 0..65535 (float: 0..1), ``percentile`` the image's own 0.5th to
-    99.5th percentile, ``LOW,HIGH`` those values, linearly to 0..255.
+    transparent pixels are laid on white; ``page``: which of several pages or frames, from 0. 16-bit and float pixels
+    go through ``window``: ``full`` maps 0..65535 (float: 0..1, and other white levels as their format tells) to
+    0..255, so that they look as their 8-bit twins; ``percentile`` the image's own 0.5th to 99.5th percentile,
+    ``LOW,HIGH`` those values, linearly. 8-bit pixels stay.
 
-    Raises ImageError when the file is missing, empty, truncated, corrupt, too large or no image; InputError
-    for another window.
+    Raises ImageError when the file is missing, empty, truncated, corrupt, too large, no image, or of a kind of pixels
+    that is none of grey and RGB; InputError for another window or page.
     """
     check_window(window)
-
-    def convert(picture: PilImage.Image) -> Image:
-        deep = _deep_pixels(picture, Path(path))
-        if deep is not None:
-            oriented = PilImage.fromarray(_deep_to_rgb(deep, window))
-            if picture.format != "TIFF":  # whose decoders turn the pixels themselves
-                oriented.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
-            return np.array(ImageOps.exif_transpose(oriented))
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            picture = PilImage.alpha_composite(PilImage.new("RGBA", picture.size, "white"), picture)
-        return np.array(picture.convert("RGB"))
-
-    return _open(Path(path), convert)
+    return read_file(Path(path), _to_rgb, lambda samples: _through_window(str(path), samples, window), page)
 
 
 def read_levels(path: Path | str) -> NDArray[np.uint8]:
-    """Read a grey 8-bit file (a map, mask or trimap) as uint8 (H, W); colour is reduced to its luminance.
+    """Read a grey 8-bit file (a map, mask or trimap) as uint8 (H, W).
 
-    Raises ImageError when the file cannot be read, or has 16-bit or float pixels: those are no levels.
+    Raises ImageError when the file cannot be read, has 16-bit or float pixels, is coloured or partly transparent: those
+    are no levels.
     """
-    return _open(Path(path), _levels)
+    stored = read_stored(path)
+    if stored.values.dtype != np.uint8 or stored.highest > 255:
+        kind = {"f": "float", "i": "signed"}.get(stored.values.dtype.kind, "16-bit or more")
+        raise ImageError(f"{path}: expected 8-bit levels; its pixels are {kind}; save it as 8-bit grey")
+    levels = grey(stored)
+    if levels is None:
+        raise ImageError(
+            f"{path}: expected grey levels; it has the colours {name_codes(color_codes(stored))}; give the map itself, "
+            "not a picture of it in colours"
+        )
+    if not stored.opaque:
+        raise ImageError(f"{path}: expected grey levels; some of its pixels are transparent; save it without alpha")
+    return levels if stored.highest == 255 else quantise(levels / stored.highest)
 
 
 def read_cam(path: Path | str) -> Cam:
-    """Read an 8-bit map as float32 (H, W) in [0, 1]."""
+    """Read an 8-bit map as float32 (H, W) in [0, 1]; ImageError as ``read_levels``."""
     return dequantise(read_levels(path))
 
 
-def read_mask(path: Path | str) -> Mask:
-    """Read a mask as bool (H, W): true where the grey level is above 127 of 255.
+def read_mask(
+    path: Path | str,
+    mask_class: str | int | None = None,
+    mask_classes: MaskClasses | Mapping[str, int | str] | Path | str | None = None,
+) -> Mask:
+    """Read a mask as bool (H, W): true where the object is.
 
-    A mask stored with small label numbers (0/1, or a palette of classes) would read as empty:
-    ImageError tells so, when every level is below 128 and some are not 0.
+    Two levels are a mask: 0 and 255, or 0 and 1, with the noise of JPEG and antialiased edges; a palette of black and
+    white; or alpha over one colour. Of class numbers, or of a palette that stands for them, ``mask_class`` chooses one,
+    by its number or by its name in ``mask_classes``: a mapping to numbers or colours #RRGGBB, its file, or ``voc``;
+    ``any`` takes all but the background. What belongs to no class (255) is not in the mask.
+
+    Raises ImageError, with what was found, for files that say no such thing; InputError for a class that is not there.
     """
+    if mask_class is None and mask_classes is None:
+        return read_mask_and_void(path).mask
+    chosen = None if mask_class is None else str(mask_class)
+    classes = None if mask_classes is None else parse_mask_classes(mask_classes)
+    return read_mask_and_void(path, MaskReading(mask_class=chosen, mask_classes=classes)).mask
 
-    def convert(picture: PilImage.Image) -> NDArray[np.uint8]:
-        levels = _levels(picture)
-        # A palette of black and white paints a mask; any other one numbers classes.
-        return levels if picture.mode != "P" or np.isin(levels, (0, 255)).all() else np.array(picture)
 
-    levels = _open(Path(path), convert)
-    if 0 < levels.max(initial=0) < 128:
-        raise ImageError(f"{path}: expected a mask of 0 and 255; its highest level is {levels.max()}; scale it to 255")
-    return levels > 127
+def read_mask_and_void(path: Path | str, reading: MaskReading | None = None) -> MaskAndVoid:
+    """Read a mask as ``read_mask`` does, with the pixels of no class, which take part in no score: both bool (H, W)."""
+    return to_mask(read_stored(path), reading or _TWO_LEVELS)
 
 
 def read_trimap(path: Path | str) -> Trimap:
@@ -119,6 +169,31 @@ def read_trimap(path: Path | str) -> Trimap:
         return check_trimap(read_levels(path))
     except InputError as error:
         raise ImageError(f"{path}: {error}") from None
+
+
+def squeezed(paths: Sequence[Path | str], sample: int = 8) -> str | None:
+    """A line where the window ``full`` leaves images only a few of the 256 levels, with windows that fit; else None.
+
+    It looks at ``sample`` files, spread evenly; those of 8 bits, or that cannot be read, say nothing.
+    """
+    low, high, top, count = math.inf, -math.inf, 0.0, 0
+    for path in list(paths)[:: max(1, len(paths) // sample)][:sample]:
+        try:
+            found = read_file(Path(path), lambda picture: None, lambda samples: samples)
+        except CamsegError:
+            continue
+        if found is not None:
+            low, high = min(low, float(found.values.min())), max(high, float(found.values.max()))
+            top, count = max(top, found.highest), count + 1
+    if not (count and 0.0 <= low < high <= top and high - low <= SQUEEZED * top):
+        return None
+    # 10- to 14-bit values from 0 on; others are best told by themselves.
+    fits = next((f"0,{2**bits - 1} or " for bits in (10, 12, 14) if high < 2**bits and high - low > 2**bits / 4), "")
+    first, last = (round(255.0 * value / top) for value in (low, high))
+    return (
+        f"the window full leaves these images the levels {first} to {last} of 255, for their values end at {high:g} of "
+        f"{top:g} in {count} of them; choose --window {fits if top > 1 else ''}percentile"
+    )
 
 
 def write_image(path: Path | str, image: NDArray[np.uint8]) -> None:
@@ -157,76 +232,46 @@ def write_raw(path: Path | str, raw: NDArray[np.floating]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _open(path: Path, convert: Callable[[PilImage.Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty")
-        # Opened here: of a file that Pillow opens itself it may map the memory, which turns rotated TIFF wrongly.
-        with path.open("rb") as file, PilImage.open(file) as picture:
-            return convert(picture)
-    except CamsegError:
-        raise
-    except PilImage.UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image that can be read, or its header is damaged") from None
-    except PilImage.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error}; tile it") from None
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
-    # Pillow's decoders raise many kinds of error on damaged data.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise ImageError(f"{path}: damaged or unsupported ({error})") from None
+def _to_rgb(picture: ImageFile) -> Image:
+    ImageOps.exif_transpose(picture, in_place=True)
+    shown: PilImage.Image = picture
+    if shown.mode in ("La", "RGBa"):
+        shown = shown.convert(shown.mode.upper())
+    if shown.mode in ("RGBA", "LA", "PA") or "transparency" in shown.info:
+        shown = shown.convert("RGBA")
+        shown = PilImage.alpha_composite(PilImage.new("RGBA", shown.size, "white"), shown)
+    return np.array(shown.convert("RGB"))
 
 
-def _levels(picture: PilImage.Image) -> NDArray[np.uint8]:
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"expected 8-bit levels; its pixels are {'float' if picture.mode == 'F' else '16-bit or more'}"
-        )
-    return np.array(picture.convert("L"))
-
-
-def _deep_pixels(picture: PilImage.Image, path: Path) -> NDArray | None:
-    """The pixels of an image with more than 8 bits per channel, (H, W) or (H, W, channels); None for others."""
-    if picture.mode.startswith(("I", "F")):
-        return np.array(picture)
-    raw_modes = [str(tile[3]) for tile in getattr(picture, "tile", [])]
-    if picture.format in ("PNG", "TIFF") and any(";16" in mode for mode in raw_modes):
-        # Pillow keeps only the high bytes of 16-bit colour; OpenCV keeps all.
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise ImageError(f"{path}: damaged or unsupported 16-bit image")
-        if pixels.ndim == 3:
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-        return pixels
-    return None
-
-
-def _deep_to_rgb(pixels: NDArray, window: Window) -> Image:
-    """Grey, grey+alpha, RGB or RGBA pixels through the window to 8-bit RGB, alpha laid on white."""
-    if pixels.ndim == 2:
-        return np.repeat(_apply_window(pixels, window)[..., None], 3, axis=2)
-    color = _apply_window(pixels[..., :3], window)
-    if pixels.shape[2] == 3:
-        return color
-    share = _apply_window(pixels[..., 3:], "full") / 255.0
-    return quantise(color / 255.0 * share + (1.0 - share))
-
-
-def _apply_window(pixels: NDArray, window: Window) -> NDArray[np.uint8]:
-    values = pixels.astype(np.float32)
+def _through_window(name: str, samples: Samples, window: Window) -> Image:
+    """Samples through the window to 8-bit RGB, alpha laid on white."""
+    values = samples.values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite")
+        raise ImageError(f"{name}: it holds values that are not finite; write numbers there")
+    share = None if samples.alpha is None else samples.alpha.astype(np.float32) / np.float32(samples.highest)
+    if share is not None and values.ndim == 3:
+        share = share[..., None]
+    if share is not None and samples.premultiplied:
+        values = np.divide(values, share, out=np.zeros_like(values), where=share > 0)
+        values = np.minimum(values, samples.highest)  # but for rounding
     if window == "percentile":
         low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
     elif window == "full":
-        low, high = (0.0, 1.0) if np.issubdtype(pixels.dtype, np.floating) else (0.0, 65535.0)
+        low, high = 0.0, samples.highest
         if values.min() < low or values.max() > high:
-            raise ValueError(f"values outside {low:g}..{high:g}; choose the window percentile or LOW,HIGH")
+            raise ImageError(
+                f"{name}: values from {values.min():g} to {values.max():g}, outside {low:g}..{high:g}; choose the "
+                "window percentile or LOW,HIGH"
+            )
     else:
         low, high = window_limits(window)
-    return quantise((values - low) / max(high - low, 1e-12))
+    shown = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
+    if samples.inverted:
+        shown = 1.0 - shown
+    if share is not None:
+        shown = shown * share + (1.0 - share)
+    levels = quantise(shown)
+    return np.repeat(levels[..., None], 3, axis=2) if levels.ndim == 2 else levels
 
 
 def window_limits(window: Window) -> tuple[float, float]:

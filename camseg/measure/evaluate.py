@@ -6,18 +6,21 @@ empty truth are reported apart: there a prediction is right (Dice 1) when it is 
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.base.arrays import Image, dequantise
+from camseg.base.arrays import Image, Mask, dequantise
 from camseg.base.errors import EvaluationError
 from camseg.base.progress import Progress, silent
-from camseg.data.images import by_relative_name, find_images, read_levels, read_mask
+from camseg.data.images import by_relative_name, find_images, read_levels, read_mask_and_void
+from camseg.data.mask_settings import MaskReading
+from camseg.data.opening import count_frames
 from camseg.masks.settings import Threshold, parse_threshold, save_threshold
 from camseg.masks.threshold import cam_to_mask
 from camseg.measure.figures import plot_threshold_curves
@@ -114,11 +117,12 @@ class Evaluation:
     images: tuple[dict[str, object], ...]
     """One flat row per image, fit for a CSV: name, class, pixels, truth, mean-Dice, and every measure per threshold."""
     warnings: tuple[str, ...]
-    """What a reader of the scores must know: predictions without a true mask, maps counted as zero."""
+    """What a reader of the scores must know: predictions without a true mask, maps counted as zero, void pixels."""
 
     def to_dict(self) -> dict[str, object]:
         """Everything as JSON-ready dicts and lists."""
-        return json.loads(json.dumps(asdict(self)))
+        values: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +138,7 @@ def evaluate_folder(
     masks: Path | str,
     *,
     thresholds: Sequence[str | Path | float | Threshold] = EvaluateSettings.thresholds,
+    reading: MaskReading | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = EvaluateSettings.seed,
@@ -143,32 +148,41 @@ def evaluate_folder(
 
     Files are matched by relative path without suffix. Every true mask needs a prediction, with one exception: where
     a manifest says that an image was processed and the class was no target of it, its map counts as zero. One image
-    is held at a time. thresholds: in the grammar of ``camseg masks``, or threshold files; confidence, resamples,
-    seed: of the bootstrap interval.
+    is held at a time. thresholds: in the grammar of ``camseg masks``, or threshold files; reading: which class of the
+    true masks counts, where they hold several; confidence, resamples, seed: of the bootstrap interval. Void pixels of
+    the true masks take part in no score.
 
-    Raises EvaluationError when predictions are missing or of another size, ThresholdError for a threshold outside
-    the grammar, ImageError for a file that cannot be read.
+    Raises EvaluationError when predictions are missing, of another size or class numbers, ThresholdError for a
+    threshold outside the grammar, ImageError for a file that cannot be read, or a true mask that is none.
     """
     predictions, masks = Path(predictions), Path(masks)
     cuts = list(dict.fromkeys(parse_threshold(one) for one in thresholds))
     pairs, warnings = _match(predictions, masks)
-    # In a folder of maps this search ends at the first map with a level between 0 and 255.
-    already_masks = all(_is_binary(read_levels(pair.prediction)) for pair in pairs if pair.prediction)
+    object_level = _object_level(predictions, [pair.prediction for pair in pairs if pair.prediction])
+    already_masks = object_level is not None
     labels = [("none", NOT_RECORDED)] if already_masks else [_label(cut) for cut in cuts]
     overall = _Tally(len(labels))
     classes: dict[str, _Tally] = defaultdict(lambda: _Tally(len(labels)))
     rows: list[dict[str, object]] = []
     other_size: list[str] = []
+    all_void = 0
     for pair in progress(pairs, len(pairs), "evaluate"):
-        truth = read_mask(pair.mask)
+        truth, void = read_mask_and_void(pair.mask, reading)
         levels = read_levels(pair.prediction) if pair.prediction else np.zeros(truth.shape, np.uint8)
+        if object_level is not None:
+            levels = np.where(levels == object_level, np.uint8(255), np.uint8(0))
         if levels.shape != truth.shape:
             other_size.append(f"{pair.name} ({_size(levels)} against {_size(truth)})")
             continue
-        counts = threshold_counts(levels, truth)
+        known = None if not void.any() else ~void
+        if known is not None and not known.any():
+            all_void += 1
+            continue
+        counts = threshold_counts(_known(levels, known), _known(truth, known))
         sweep, cross_entropy = _measure(counts), binary_cross_entropy(counts)
+        # Thresholds that follow from a map see all of it, void or not.
         cut_masks = [levels > 127] if already_masks else [cam_to_mask(dequantise(levels), cut) for cut in cuts]
-        cut_scores = [_measure(mask_counts(mask, truth)) for mask in cut_masks]
+        cut_scores = [_measure(mask_counts(_known(mask, known), _known(truth, known))) for mask in cut_masks]
         for tally in (overall, classes[pair.class_name]):
             tally.add(counts.actual == 0, sweep, cut_scores, cross_entropy)
         row: dict[str, object] = {
@@ -176,6 +190,7 @@ def evaluate_folder(
             "class": pair.class_name,
             "pixels": counts.pixels,
             "true_pixels": counts.actual,
+            "void_pixels": int(np.count_nonzero(void)),
             "counted_as_zero": pair.prediction is None,
             "mean_dice": float(sweep[0].mean()),
             "binary_cross_entropy": cross_entropy,
@@ -188,6 +203,10 @@ def evaluate_folder(
             f"expected predictions of the size of their true masks; {len(other_size)} differ (width x height): "
             f"{_first(other_size)}; predict from the images that the masks belong to"
         )
+    if all_void:
+        warnings += (f"{all_void} true masks are void everywhere and were left out",)
+    if voids := sum(row["void_pixels"] != 0 for row in rows):
+        warnings += (f"{voids} true masks have void pixels, which take part in no score",)
     classes.pop("", None)
     interval = partial(bootstrap_interval, confidence=confidence, resamples=resamples, seed=seed)
     return Evaluation(
@@ -259,7 +278,7 @@ class _Tally:
         self.sweep = np.zeros((2, len(MEASURES), THRESHOLDS))
         self.cuts = np.zeros((2, thresholds, len(MEASURES)))
 
-    def add(self, empty: bool, sweep: NDArray, cuts: Sequence[NDArray], cross_entropy: float) -> None:
+    def add(self, empty: bool, sweep: NDArray[Any], cuts: Sequence[NDArray[Any]], cross_entropy: float) -> None:
         index = int(empty)
         self.mean_dices[index].append(float(sweep[0].mean()))
         self.cross_entropy[index] += cross_entropy
@@ -268,11 +287,14 @@ class _Tally:
             self.cuts[index, k] += scores
 
     def scores(
-        self, labels: Sequence[tuple[str, str | None]], interval: Callable[[list[float]], tuple], are_masks: bool
+        self,
+        labels: Sequence[tuple[str, str | None]],
+        interval: Callable[[list[float]], tuple[float, float]],
+        are_masks: bool,
     ) -> Scores:
         filled, empty = map(len, self.mean_dices)
 
-        def at(text: str, chosen_on: str | None, sums: NDArray) -> MaskScores:  # sums: (2, measures)
+        def at(text: str, chosen_on: str | None, sums: NDArray[Any]) -> MaskScores:  # sums: (2, measures)
             means = {name: float(sums[0, i] / filled) if filled else None for i, name in enumerate(MEASURES)}
             empty_kept = float(sums[1, 0] / empty) if empty else None
             return MaskScores(threshold=text, chosen_on=chosen_on, empty_kept=empty_kept, **means)
@@ -323,6 +345,8 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
         (unused, "predictions have no true mask and were left out"),
         (zero, "true masks of classes that were not found in the image were counted against a map of zeros"),
         (len(found.failures), "folders of predictions could not be listed"),
+        (_count_stacks(truths.values()), "true masks hold several pages, of which the first was taken"),
+        (_count_stacks(files[name] for name in truths if name in files), "predictions hold several pages, likewise"),
     )
     return pairs, tuple(f"{count} {note}" for count, note in notes if count)
 
@@ -341,8 +365,39 @@ def _measure(counts: Counts) -> NDArray[np.float64]:
     return np.stack([measure(counts) for measure in MEASURES.values()])
 
 
-def _is_binary(levels: NDArray[np.uint8]) -> bool:
-    return not ((levels != 0) & (levels != 255)).any()
+def _object_level(folder: Path, predictions: Sequence[Path]) -> int | None:
+    """The level of the object where all predictions are masks, of 0 and 255 or of 0 and 1; None for maps.
+
+    In a folder of maps the search ends at the first with a level of another kind. Raises EvaluationError for
+    predictions of 0 and one low number each: class numbers, which as maps would nearly be zero.
+    """
+    seen: set[int] = set()
+    for path in predictions:
+        levels = {int(level) for level in np.flatnonzero(np.bincount(read_levels(path).ravel(), minlength=256))}
+        seen |= levels
+        if len(levels | {0}) > 2 or not (max(levels) < 128 or max(levels) == 255):
+            return None
+    if seen <= {0, 255}:
+        return 255
+    if seen <= {0, 1}:
+        return 1
+    if max(seen) >= 128:
+        return None
+    raise EvaluationError(
+        f"expected maps, or masks of 0 and 255, in {folder}; its files hold 0 and one of the levels "
+        f"{', '.join(str(level) for level in sorted(seen - {0}))}, as class numbers do; scale masks to 255"
+    )
+
+
+def _known(pixels: NDArray[Any], known: Mask | None) -> NDArray[Any]:
+    """The pixels that count, (1, N); all of them where none is void."""
+    return pixels if known is None else pixels[known][None]
+
+
+def _count_stacks(files: Iterable[Path]) -> int:
+    """How many files hold several pages, of those whose suffix allows it."""
+    several = (".apng", ".gif", ".tif", ".tiff", ".webp")
+    return sum(count_frames(path) > 1 for path in files if path.suffix.lower() in several)
 
 
 def _label(threshold: Threshold) -> tuple[str, str | None]:
@@ -357,7 +412,7 @@ def _level_text(level: int) -> str:
     return f"{(level + 0.5) / 255:.3f}"
 
 
-def _size(pixels: NDArray) -> str:
+def _size(pixels: NDArray[Any]) -> str:
     return f"{pixels.shape[1]}x{pixels.shape[0]}"
 
 

@@ -11,10 +11,14 @@ import pytest
 from PIL import Image as PilImage
 
 from camseg.base.errors import ImageError, InputError
+from camseg.data.datasets import load_images
 from camseg.data.images import (
+    HEIC_SUFFIXES,
     IMAGE_SUFFIXES,
     check_window,
     find_images,
+    image_suffixes,
+    passed_over_line,
     read_cam,
     read_image,
     read_levels,
@@ -91,10 +95,69 @@ def test_lossy_formats_come_close(tmp_path, suffix):
     assert np.abs(image.astype(int) - SMOOTH).mean() < 3
 
 
-def test_every_suffix_that_is_found_can_be_read(tmp_path):
-    for suffix in IMAGE_SUFFIXES:
-        path = save(tmp_path / f"x{suffix}", SMOOTH, mode="L" if suffix == ".pgm" else None)
-        assert read_image(path).shape == SMOOTH.shape
+NO_PICTURES = {
+    "documents and drawings": ".emf .eps .pdf .ps .wmf",
+    "icons, brushes, textures of games, and what Pillow gives up": ".blp .cur .ftc .ftu .gbr .icns .ico .im",
+    "videos": ".flc .fli .mpeg .mpg",
+    "data whose values Pillow does not scale, or does not read": ".bufr .fit .fits .grib .h5 .hdf .iim .palm .pcd",
+}
+"""Suffixes that Pillow knows and camseg passes over."""
+MODES = {".pgm": "L", ".pbm": "1", ".pfm": "F", ".xbm": "1", ".msp": "1", ".bw": "L", ".gif": "P"}
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_every_suffix_that_is_found_can_be_read(tmp_path, suffix):
+    PilImage.init()
+    kind = {".mpo": "JPEG", ".sr": "TIFF", ".ras": "TIFF"}.get(suffix) or PilImage.registered_extensions().get(suffix)
+    if kind not in PilImage.SAVE:
+        assert kind in PilImage.OPEN or suffix in (".avif", ".avifs")  # which Pillow has since 11.3
+        return
+    picture = PilImage.fromarray(SMOOTH).convert(MODES.get(suffix, "RGB"))
+    if suffix == ".pfm":
+        picture = PilImage.fromarray((SMOOTH[..., 0] / 255).astype(np.float32))
+    picture.save(tmp_path / f"x{suffix}", format=kind)
+    assert read_image(tmp_path / f"x{suffix}").shape == SMOOTH.shape
+
+
+def test_every_picture_that_pillow_reads_is_found():
+    PilImage.init()
+    known = {suffix for suffix, kind in PilImage.registered_extensions().items() if kind in PilImage.OPEN}
+    passed_over = {suffix for suffixes in NO_PICTURES.values() for suffix in suffixes.split()}
+    assert known - passed_over - HEIC_SUFFIXES <= IMAGE_SUFFIXES
+    assert not passed_over & IMAGE_SUFFIXES
+
+
+def test_what_is_not_found_is_counted(tmp_path):
+    for name in ["a.png", "b.jfif", "c.HEIC", "d.heic", "deep/e.mov", "f", ".g.heic", "h.txt", "Thumbs.db", "i.xml"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images(tmp_path)
+    heic = () if image_suffixes() >= HEIC_SUFFIXES else ((".heic", 2),)
+    assert [path.name for path in found.files if path.suffix.lower() != ".heic"] == ["a.png", "b.jfif"]
+    assert found.passed_over == (*heic, ("", 1), (".mov", 1))
+    assert load_images(tmp_path).passed_over == found.passed_over
+    assert passed_over_line(()) is None
+    assert passed_over_line(((".mov", 1),)) == "1 other file passed over (.mov 1)"
+    line = "3 other files passed over (.heic 2, no suffix 1); pip install 'camseg[heic]' reads .heic"
+    assert passed_over_line(((".heic", 2), ("", 1))) == line
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/x.mov").touch()
+    with pytest.raises(InputError, match=r"nothing to read in .*; it holds \.mov 1"):
+        find_images(tmp_path / "others")
+
+
+def test_heic_is_read_or_named(tmp_path):
+    if image_suffixes() >= HEIC_SUFFIXES:
+        pillow_heif = pytest.importorskip("pillow_heif")
+        pillow_heif.register_heif_opener()
+        exif = PilImage.Exif()
+        exif[0x0112] = 6
+        image = read_image(save(tmp_path / "x.heic", SMOOTH, exif=exif, quality=95))
+        assert np.abs(image.astype(int) - np.rot90(SMOOTH, -1)).mean() < 3
+        return
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(ImageError, match=r"HEIC picture; pip install 'camseg\[heic\]'"):
+        read_image(tmp_path / "x.heic")
 
 
 def test_transparent_pixels_are_laid_on_white(tmp_path):
@@ -407,38 +470,60 @@ def test_raw_maps_keep_their_values_and_are_no_levels(tmp_path):
     write_raw(tmp_path / "x.tif", raw)
     assert np.array_equal(np.array(PilImage.open(tmp_path / "x.tif")), raw.astype(np.float32))
     save(tmp_path / "deep.png", DEEP[..., 0])
-    for name in ("x.tif", "deep.png"):
-        for read in (read_levels, read_cam, read_mask, read_trimap):
-            with pytest.raises(ImageError, match="expected 8-bit levels"):
+    for name, kind in {"x.tif": "float", "deep.png": "16-bit or more"}.items():
+        for read in (read_levels, read_cam, read_trimap):
+            with pytest.raises(ImageError, match=f"expected 8-bit levels; its pixels are {kind}"):
                 read(tmp_path / name)
 
 
-def test_colour_levels_are_luminance(tmp_path):
-    save(tmp_path / "x.png", np.array([[[255, 255, 255], [255, 0, 0], [0, 0, 0]]], np.uint8))
-    assert read_levels(tmp_path / "x.png").tolist() == [[255, 76, 0]]
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_maps_are_grey_and_opaque(tmp_path, suffix):
+    cam = np.clip(255 - 5.0 * np.hypot(*np.mgrid[-40:40, -40:40]), 0, 255).astype(np.uint8)
+    options = {} if suffix == ".png" else {"quality": 90}
+    tolerance = 0 if suffix == ".png" else 12
+    for mode in ("L", "RGB"):
+        levels = read_levels(save(tmp_path / f"grey{suffix}", cam, mode=mode, **options))
+        assert np.abs(levels.astype(int) - cam).max() <= tolerance
+    heat = cv2.applyColorMap(cam, cv2.COLORMAP_JET)[..., ::-1]
+    save(tmp_path / f"jet{suffix}", heat, **options)
+    save(tmp_path / f"photo{suffix}", SMOOTH, **options)
+    for name in ("jet", "photo"):
+        for read in (read_levels, read_cam, read_trimap):
+            with pytest.raises(ImageError, match=r"expected grey levels; it has the colours #[0-9A-F]{6}, #.* more;"):
+                read(tmp_path / f"{name}{suffix}")
+    if suffix != ".jpg":
+        save(tmp_path / f"alpha{suffix}", np.dstack([cam, cam, cam, cam]), **options)
+        with pytest.raises(ImageError, match="transparent"):
+            read_levels(tmp_path / f"alpha{suffix}")
+        opaque = np.dstack([cam, cam, cam, np.full_like(cam, 255)])
+        levels = read_levels(save(tmp_path / f"opaque{suffix}", opaque, **options))
+        assert np.abs(levels.astype(int) - cam).max() <= tolerance
 
 
-def test_masks_of_label_numbers_are_refused(tmp_path):
-    numbers = np.array([[0, 1], [1, 0]], np.uint8)
-    with pytest.raises(ImageError, match="highest level is 1"):
-        read_mask(save(tmp_path / "x.png", numbers))
-    picture = PilImage.fromarray(numbers)
-    picture.putpalette([0, 0, 0, 200, 180, 160])
-    picture.save(tmp_path / "classes.png")
-    with pytest.raises(ImageError, match="highest level is 1"):
-        read_mask(tmp_path / "classes.png")
-    assert not read_mask(save(tmp_path / "empty.png", np.zeros((2, 2), np.uint8))).any()
+def test_maps_of_palettes_and_of_other_whites(tmp_path):
+    picture = PilImage.fromarray(np.array([[0, 1, 2]], np.uint8))
+    picture.putpalette([0, 0, 0, 90, 90, 90, 200, 200, 200])
+    picture.save(tmp_path / "grey.png")
+    assert read_levels(tmp_path / "grey.png").tolist() == [[0, 90, 200]]
+    picture.putpalette([0, 0, 0, 90, 90, 90, 200, 200, 0])
+    picture.save(tmp_path / "colours.png")
+    with pytest.raises(ImageError, match="#C8C800"):
+        read_levels(tmp_path / "colours.png")
+    (tmp_path / "x.pgm").write_bytes(b"P5 3 1 100\n" + bytes([0, 50, 100]))
+    assert read_levels(tmp_path / "x.pgm").tolist() == [[0, 128, 255]]
+    assert read_levels(save(tmp_path / "bits.png", np.array([[True, False]]))).tolist() == [[255, 0]]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".gif"])
-def test_masks_painted_in_black_and_white(tmp_path, suffix):
-    numbers = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
-    picture = PilImage.fromarray(numbers)
-    picture.putpalette([0, 0, 0, 255, 255, 255])
-    picture.save(tmp_path / f"palette{suffix}")
-    assert np.array_equal(read_mask(tmp_path / f"palette{suffix}"), numbers == 1)
-    assert np.array_equal(read_mask(save(tmp_path / "bits.png", numbers == 1)), numbers == 1)
-    assert np.array_equal(read_mask(save(tmp_path / "rgb.png", numbers[..., None].repeat(3, 2) * 255)), numbers == 1)
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_maps_and_trimaps_are_turned_as_images_are(tmp_path, suffix):
+    exif = PilImage.Exif()
+    exif[0x0112] = 6
+    trimap = np.zeros((48, 80), np.uint8)
+    trimap[:16] = 255
+    options = {".jpg": {"quality": 100}, ".webp": {"lossless": True}}.get(suffix, {})
+    path = save(tmp_path / f"x{suffix}", trimap, exif=exif, **options)
+    assert np.array_equal(read_trimap(path), np.rot90(trimap, -1))
+    assert np.array_equal(read_image(path)[..., 0], np.rot90(trimap, -1))
 
 
 def test_trimaps_of_other_levels_are_refused(tmp_path):
