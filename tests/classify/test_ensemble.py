@@ -11,17 +11,18 @@ from PIL import Image as PilImage
 from camseg import compute_cams, label_folder, label_image
 from camseg.base.errors import CheckpointError, InputError, LayerError, OutputError
 from camseg.cams.capture import Network, predict
-from camseg.cams.extract import CamSettings
+from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier, load_network
 from camseg.classify.ensemble import Ensemble, LinearRule
 from camseg.data.images import read_image, read_levels, write_image
 from camseg.label.folder import cams_folder
 from camseg.label.settings import LabelSettings
-from camseg.runs.loop import FolderOptions
+from camseg.propagation.settings import PropagateSettings
 from camseg.runs.output import RUN, read_manifest
+from camseg.runs.settings import FolderOptions
 
 SIZES = [(40, 60), (64, 64), (30, 90)]
-QUICK = LabelSettings(scales=(1.0,), flip=False)
+QUICK = LabelSettings(cams=CamSettings(score="auto", layers=("stages",)))
 
 
 @pytest.fixture
@@ -179,6 +180,8 @@ def test_saved_and_loaded_it_is_the_same(members, make_images, tmp_path, method)
     ensemble.save(tmp_path)
     again = load_classifier(tmp_path)
     assert isinstance(again, Ensemble)
+    assert again.run == str(tmp_path)
+    assert [member.run for member in again.members] == [str(tmp_path / f"members/{number}") for number in (0, 1)]
     assert again.fingerprint() == ensemble.fingerprint()
     assert np.array_equal(predict(again, images), predict(ensemble, images))
     assert [member.image_size for member in again.members] == [64, 96]
@@ -260,17 +263,17 @@ def images(tmp_path, make_images):
 
 @pytest.mark.parametrize("propagation", ["par", "random-walk"])
 def test_a_folder_is_labelled_as_its_images_are(ensemble, images, tmp_path, propagation):
-    settings = replace(QUICK, propagation=propagation)
+    settings = replace(QUICK, propagation=PropagateSettings(method=propagation))
     out = tmp_path / "out"
     assert label_folder(images, ensemble, out, settings, batch_size=1).done == 4
-    records = {record["name"]: record for record in read_manifest(out)}
+    records = {record.name: record for record in read_manifest(out)}
     for name, record in records.items():
         image = read_image(images / f"{name}.png")
-        labelled = label_image(image, ensemble, record["class"], settings)
+        labelled = label_image(image, ensemble, record.class_name, settings)
         assert np.array_equal(read_levels(out / f"masks/{name}.png") > 0, labelled.mask)
-        probability = predict(ensemble, [image])[0, ensemble.class_index(record["class"])]
-        assert record["score"] == pytest.approx(float(probability), abs=2e-6)
-    assert records["cat/a"]["layer"] == "layer3,layer4;norm"
+        probability = predict(ensemble, [image])[0, ensemble.class_index(record.class_name)]
+        assert record.score == pytest.approx(float(probability), abs=2e-6)
+    assert records["cat/a"].layer == "layer3,layer4;norm"
     assert not read_levels(out / "masks/none/a.png").any()
 
 
