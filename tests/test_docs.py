@@ -16,14 +16,17 @@ import timm
 from typer.main import get_command
 
 import camseg
-from camseg.cams import compute as cams
-from camseg.cli import app, options
-from camseg.masks import cleaning as postprocessing
-from camseg.masks import threshold as masks
+from camseg.cams.methods.registry import METHODS as CAM_METHODS
+from camseg.cli import app, fields
+from camseg.masks.settings import CleaningSettings, MaskSettings, parse_threshold
+from camseg.masks.threshold import RULES
 from camseg.models.heads import HEADS
 from camseg.models.names import ARCHITECTURES, split_name
-from camseg.propagation import propagate as propagation
-from camseg.refinement import refine as refinement
+from camseg.propagation.registry import METHODS as PROPAGATORS
+from camseg.propagation.settings import PropagateSettings
+from camseg.refinement.registry import AUTO
+from camseg.refinement.registry import METHODS as REFINERS
+from camseg.refinement.settings import TrimapSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]}
@@ -35,9 +38,9 @@ WRITTEN += [name for name in PAGES if name == "docs/results.md"]
 def leaves(group, words=()):
     """The commands of a group by the words that call them, as in ``prepare rois``."""
     found = {}
-    for name, command in group.commands.items():
-        called = (*words, name)
-        found |= leaves(command, called) if hasattr(command, "commands") else {" ".join(called): command}
+    for name in group.list_commands(None):
+        command, called = group.get_command(None, name), (*words, name)
+        found |= leaves(command, called) if hasattr(command, "list_commands") else {" ".join(called): command}
     return found
 
 
@@ -105,7 +108,7 @@ def load_generator():
 
 def test_generated_pages_are_what_the_code_says():
     pages = load_generator().pages()
-    assert {path.name for path in pages} == {"commands.md", "python.md", "architecture.md"}
+    assert {path.name for path in pages} == {"commands.md", "python.md", "manifest.md", "architecture.md"}
     old = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
     assert not old, f"run make docs: {', '.join(old)} no longer say what the code does"
 
@@ -122,11 +125,11 @@ def test_the_reference_has_every_command_and_option():
 
 
 def test_the_table_of_cam_methods_is_the_registry():
-    expected = [[name, method.needs, method.passes, method.paper] for name, method in cams.METHODS.items()]
+    expected = [[name, method.needs, method.passes, method.paper] for name, method in CAM_METHODS.items()]
     assert table("README.md", "CAM method") == expected
 
 
-@pytest.mark.parametrize(("first", "registry"), [("propagator", propagation.METHODS), ("refiner", refinement.METHODS)])
+@pytest.mark.parametrize(("first", "registry"), [("propagator", PROPAGATORS), ("refiner", REFINERS)])
 def test_the_tables_of_propagators_and_refiners_are_the_registries(first, registry):
     rows = table("README.md", first)
     assert [(row[0], row[3]) for row in rows] == [(name, method.paper) for name, method in registry.items()]
@@ -135,17 +138,15 @@ def test_the_tables_of_propagators_and_refiners_are_the_registries(first, regist
 
 def test_the_table_of_thresholds_covers_every_rule():
     texts = [row[0] for row in table("README.md", "threshold")]
-    kinds = ["level" if text == "FILE" else masks.parse_threshold(text).kind for text in texts]
-    assert sorted(kinds) == sorted(masks.RULES)
+    kinds = ["level" if text == "FILE" else parse_threshold(text).kind for text in texts]
+    assert sorted(kinds) == sorted(RULES)
 
 
 def test_every_method_has_a_formula():
     text = TEXTS["docs/methods.md"]
-    for name in cams.METHODS:
+    for name in (*CAM_METHODS, *PROPAGATORS, *REFINERS, AUTO):
         assert f"**{name}.**" in text, name
-    for name in (*propagation.METHODS, *refinement.METHODS, refinement.AUTO):
-        assert f"**{name}.**" in text, name
-    for name in masks.RULES:
+    for name in RULES:
         assert name in ("absolute", "level") or re.search(rf"^{name}", text, re.MULTILINE), name
 
 
@@ -164,28 +165,27 @@ def test_a_command_in_a_code_block_can_be_called(name, line):
     command, arguments = split_call(words[words.index("camseg") + 1 :])
     assert command in COMMANDS, f"{name}: camseg has no command {command}"
     parsed = COMMANDS[command].make_context(command, arguments).params  # raises a usage error
-    refiners = {*refinement.METHODS, refinement.AUTO}
+    refiners = {*REFINERS, AUTO}
     rules = {"soft", "logistic", "svm"}
-    registries = {"propagate": propagation.METHODS, "refine": refiners, "ensemble": rules}
+    registries = {"propagate": PROPAGATORS, "refine": refiners, "ensemble": rules}
     for method in several(parsed.get("method")):
-        assert method in registries.get(command, {*cams.METHODS, "all"}), line
+        assert method in registries.get(command, {*CAM_METHODS, "all"}), line
     if command == "label":
-        assert parsed["propagation"] in {*propagation.METHODS, "none"}, line
-        assert parsed["refiner"] in {*refiners, "none"}, line
+        assert parsed["propagation"] in {None, *PROPAGATORS, "none"}, line
+        assert parsed["refiner"] in {None, *refiners, "none"}, line
     for key, method in (("arg", "method"), ("propagation_arg", "propagation")):
         if parsed.get(key):
-            propagation.make_settings(parsed[method], options.pairs(parsed[key]))
-    if "fill_holes" in parsed:
-        postprocessing.PostprocessingSettings(
-            **{key: parsed[key] for key in ("smooth", "fill_holes", "min_area", "keep")}
-        )
+            PropagateSettings(method=parsed[method] or PropagateSettings.method, args=fields.pairs(parsed[key]))
+    for settings in (CleaningSettings, TrimapSettings) if {"sure", "fill_holes"} & parsed.keys() else ():
+        given = {key: parsed.get(f"trimap_{key}", parsed.get(key)) for key in settings.__pydantic_fields__}
+        settings(**{key: value for key, value in given.items() if value is not None})  # raises InputError
     if command == "train-cls" and parsed["model"]:
         backbone, heads = split_name(parsed["model"])
         assert backbone in ARCHITECTURES or timm.is_model(backbone), line
         assert set(heads) <= HEADS.keys(), line
     for threshold in several(parsed.get("threshold")):
         if not threshold.endswith(".json"):
-            masks.parse_threshold(threshold)
+            MaskSettings(threshold=threshold)
 
 
 @pytest.mark.parametrize("name", [*WRITTEN, "docs/index.md", "docs/methods.md", "docs/architecture.md"])
@@ -215,6 +215,22 @@ def test_python_in_code_blocks_names_what_exists(name):
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "camseg":
+                assert node.attr in camseg.__all__, ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name == "README.md" or name.startswith("docs/")])
+def test_python_in_code_blocks_needs_nothing_below_camseg_itself(name):
+    if name == "docs/python.md":
+        assert "from camseg." not in TEXTS[name]  # its blocks are signatures, not programs
+        return
+    for block in blocks(name, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "camseg":
+                assert node.module == "camseg", ast.unparse(node)
+                assert {alias.name for alias in node.names} <= set(camseg.__all__), ast.unparse(node)
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.startswith("camseg.") for alias in node.names), ast.unparse(node)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "camseg":
                 assert node.attr in camseg.__all__, ast.unparse(node)
 
 
