@@ -1,14 +1,8 @@
 """(Image, Alpha) -> foreground and background colours, as a cut-out needs them."""
 
-import threading
-
 import numpy as np
 
 from camseg.base.arrays import Alpha, Colors, Image
-
-# pymatting resizes in numba's parallel loops, and numba's fallback threading layer aborts the process when two
-# threads enter it at once.
-_ONE_AT_A_TIME = threading.Lock()
 
 MARGIN = 16
 """Known pixels around the mixed ones, in pixels, from which their colours spread."""
@@ -29,8 +23,10 @@ def estimate_colors(image: Image, alpha: Alpha) -> tuple[Colors, Colors]:
     mixed = (alpha > 0) & (alpha < 1)
     if not mixed.any():
         return foreground, background
-    from pymatting import estimate_foreground_ml  # numba compiles or loads for a second or more: only when needed
+    # numba compiles or loads for a second or more: only when needed
+    from camseg.base.compiled import import_pymatting, one_thread
 
+    estimate_foreground = import_pymatting().estimate_foreground_ml
     rows, columns = (np.flatnonzero(mixed.any(axis=axis)) for axis in (1, 0))
     crop = np.s_[
         max(0, rows[0] - MARGIN) : rows[-1] + 1 + MARGIN, max(0, columns[0] - MARGIN) : columns[-1] + 1 + MARGIN
@@ -38,8 +34,8 @@ def estimate_colors(image: Image, alpha: Alpha) -> tuple[Colors, Colors]:
     if alpha[crop].size == 1:  # a pyramid of no levels, over which pymatting divides by zero
         return foreground, background
     inside = observed[crop]
-    with _ONE_AT_A_TIME:
-        near, far = estimate_foreground_ml(inside, np.ascontiguousarray(alpha[crop]), return_background=True)
+    with one_thread():
+        near, far = estimate_foreground(inside, np.ascontiguousarray(alpha[crop]), return_background=True)
     foreground[crop], background[crop] = fuse(inside, near, far, alpha[crop])
     return foreground, background
 

@@ -18,7 +18,7 @@ Mixtures: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 MAX_SAMPLES = 20_000
 """The most colours of each side that the mixtures are fitted to."""
-MAX_UNKNOWN = 2**15
+MAX_UNKNOWN = 2**16
 """The most unknown pixels that are cut without a start from half the size."""
 REACH = 3
 """How far the outline can move from that start, in pixels of half the size."""

@@ -9,16 +9,15 @@ Importing this module loads numba.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix
 from scipy.sparse.linalg import splu
 
 from camseg.base.arrays import FOREGROUND, UNKNOWN, Image, Trimap
+from camseg.base.compiled import njit
 from camseg.base.errors import SolverError
 
 EPSILON = 1e-7
@@ -34,15 +33,6 @@ RIDGE = 1e-8
 
 Float = NDArray[np.floating]
 Index = NDArray[np.integer]
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-
-
-def _compiled(function: Kernel) -> Kernel:
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc"}}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package nor the user's cache folder can be written to
-        return njit(**options)(function)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +138,7 @@ def _factorize(matrix: tuple[Index, Index, Float]) -> Callable[[Float], Float]:
         ) from error
 
 
-@_compiled
+@njit
 def _first_at(position, shift):
     """For each node the first node at or after its position plus ``shift``, in range for the next four also."""
     first = np.empty(len(position), np.int32)
@@ -160,7 +150,7 @@ def _first_at(position, shift):
     return first
 
 
-@_compiled
+@njit
 def _assemble(position, stride, height, width, kind, color, epsilon):
     """The half stencils (n, 13) of the unknown pixels and their right-hand side (n,), window by window."""
     count = len(position)
@@ -243,7 +233,7 @@ def _assemble(position, stride, height, width, kind, color, epsilon):
     return stencil, right
 
 
-@_compiled
+@njit
 def _squares(position, stride, height, kind, color, side):
     """The square (n,) of each unknown pixel, its colour's offset from the mean there (n, 3), and the 9 neighbours.
 
@@ -285,7 +275,7 @@ def _squares(position, stride, height, kind, color, side):
     return square, offset, neighbour
 
 
-@_compiled
+@njit
 def _galerkin(stencil, below1, below2, square, offset, neighbour, ridge):
     """P^T A P + ridge in compressed columns, for the columns (1, R, G, B) of P in each square."""
     count = len(neighbour)
@@ -337,7 +327,7 @@ def _galerkin(stencil, below1, below2, square, offset, neighbour, ridge):
     return pointer, index, value
 
 
-@_compiled
+@njit
 def _gather(s, below1, below2, i, x):
     """The sum over the later neighbours of node i."""
     a, b = below1[i], below2[i]
@@ -347,7 +337,7 @@ def _gather(s, below1, below2, i, x):
     return total
 
 
-@_compiled
+@njit
 def _scatter(s, below1, below2, i, value, x):
     """Add node i's value times the stencil to its later neighbours."""
     a, b = below1[i], below2[i]
@@ -359,7 +349,7 @@ def _scatter(s, below1, below2, i, value, x):
         x[b + k] += s[i, 8 + k] * value
 
 
-@_compiled
+@njit
 def _eliminate(stencil, below1, below2, shift):
     """The incomplete L D L^T of the stencil: D^-1 in column 0, L D in the others; and whether D is positive.
 
@@ -386,7 +376,7 @@ def _eliminate(stencil, below1, below2, shift):
     return factor, True
 
 
-@_compiled
+@njit
 def _restrict(s, below1, below2, square, offset, residual, x, scratch, coarse):
     """P^T (r - A x)."""
     coarse[:] = 0.0
@@ -401,7 +391,7 @@ def _restrict(s, below1, below2, square, offset, residual, x, scratch, coarse):
                 coarse[k, channel + 1] += rest * offset[i, channel]
 
 
-@_compiled
+@njit
 def _correct(square, offset, residual, correction, x):
     """x + P c; returns r^T x."""
     product = 0.0
@@ -415,7 +405,7 @@ def _correct(square, offset, residual, correction, x):
     return product
 
 
-@_compiled
+@njit
 def _turn(s, below1, below2, x, weight, direction, product):
     """d = x + weight d, and A d; returns d^T A d."""
     for i in range(len(x)):
@@ -430,7 +420,7 @@ def _turn(s, below1, below2, x, weight, direction, product):
     return curvature
 
 
-@_compiled
+@njit
 def _advance(factor, below1, below2, length, direction, product, solution, residual, x):
     """Step along d, then x = (L D L^T)^-1 r; returns the largest change of the solution."""
     change = 0.0
