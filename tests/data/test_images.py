@@ -25,6 +25,7 @@ from camseg.data.images import (
     read_mask,
     read_trimap,
     relative_name,
+    squeezed,
     write_cam,
     write_image,
     write_mask,
@@ -554,3 +555,99 @@ def test_find_images_enters_linked_folders_but_not_in_circles(tmp_path):
     (root / "here" / "back").symlink_to(root)
 
     assert [relative_name(path, root) for path in find_images(root).files] == ["linked/x"]
+
+
+def test_images_that_the_full_window_squeezes(tmp_path):
+    random = np.random.default_rng(0)
+
+    def folder(low, high, count=20, suffix=".png", dtype=np.uint16):
+        paths = [tmp_path / f"{i:02}{suffix}" for i in range(count)]
+        for i, path in enumerate(paths):
+            values = random.integers(low, high, (8, 9)) if dtype == np.uint16 else random.random((8, 9)) * high
+            values.flat[0] = high if i % 5 == 0 else low
+            PilImage.fromarray(values.astype(dtype)).save(path)
+        return paths
+
+    assert squeezed(folder(600, 3000)) == (
+        "the window full leaves these images the levels 2 to 12 of 255, for their values end at 3000 of 65535 in 8 of "
+        "them; choose --window 0,4095 or percentile"
+    )
+    assert squeezed(folder(0, 1000)).endswith("choose --window 0,1023 or percentile")
+    assert squeezed(folder(0, 16000)).endswith("choose --window 0,16383 or percentile")
+    assert squeezed(folder(32000, 33000)).endswith(
+        "levels 125 to 128 of 255, for their values end at 33000 of 65535 in 8 of them; choose --window percentile"
+    )
+    assert squeezed(folder(0, 60000)) is None
+    assert squeezed(folder(0, 0.01, suffix=".tif", dtype=np.float32)).endswith("choose --window percentile")
+    assert squeezed(folder(0, 1, suffix=".tif", dtype=np.float32)) is None
+    assert squeezed([]) is None
+    assert squeezed([save(tmp_path / "8.png", GREY), tmp_path / "none.png"]) is None
+    assert squeezed([save(tmp_path / "flat.png", np.zeros((5, 5), np.uint16))]) is None
+    (tmp_path / "x.pgm").write_bytes(b"P5 7 5 4095\n" + (DEEP[..., 0] >> 4).astype(">u2").tobytes())
+    assert squeezed([tmp_path / "x.pgm"]) is None
+
+
+@pytest.mark.parametrize("white", [1, 15, 100, 255, 1000, 4095, 65535])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_pnm_of_any_white(tmp_path, white, bands):
+    values = RANDOM.integers(0, white + 1, (5, 7, bands))
+    head = f"P{5 if bands == 1 else 6} 7 5 {white}\n".encode()
+    (tmp_path / "x.pnm").write_bytes(head + values.astype(">u2" if white > 255 else "u1").tobytes())
+    plain = f"P{2 if bands == 1 else 3} 7 5 {white}\n" + " ".join(map(str, values.ravel()))
+    (tmp_path / "y.pnm").write_text(plain + "\n")
+    want = np.broadcast_to(values / white * 255, (5, 7, 3))
+    for name in ("x.pnm", "y.pnm"):
+        assert np.abs(read_image(tmp_path / name) - want).max() <= 0.51
+        if white > 255:
+            low = np.broadcast_to(np.minimum(values, white // 2) / (white // 2) * 255, (5, 7, 3))
+            assert np.abs(read_image(tmp_path / name, f"0,{white // 2}") - low).max() <= 0.51
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_jpeg_2000_of_sixteen_bits(tmp_path, bands):
+    smooth = cv2.resize(DEEP[..., :bands], (64, 48), interpolation=cv2.INTER_CUBIC).reshape(48, 64, bands)
+    path = tmp_path / "x.jp2"
+    done, data = cv2.imencode(".jp2", smooth[..., ::-1], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert done
+    path.write_bytes(data.tobytes())
+    for window, top in {"full": 65535, "0,30000": 30000}.items():
+        want = np.broadcast_to(np.minimum(smooth, top) / top * 255, (48, 64, 3))
+        assert np.abs(read_image(path, window) - want).max() <= 2
+
+
+def test_one_transparent_level_of_sixteen_bits(tmp_path):
+    grey = np.array([[7, 70], [700, 65535]], np.uint16)
+    path = write_png(tmp_path / "x.png", grey, color_type=0)
+    data = path.read_bytes()
+    start = data.index(b"IDAT") - 4
+    body = b"tRNS" + struct.pack(">H", 7)
+    path.write_bytes(data[:start] + struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body)) + data[start:])
+    assert read_image(path)[..., 0].tolist() == [[255, 0], [3, 255]]
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (b"\x93NUMPY\x01\0", "a NumPy array; save it anew"),
+        (bytes(128) + b"DICM", "DICOM file; camseg prepare dicom"),
+        (bytes(344) + b"n+1\0", "NIfTI volume; camseg prepare slices"),
+        (b"\0\0\0\x20ftypisom", "video; camseg prepare frames"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\xff\x0a\xfa", "JPEG XL"),
+        (b"v/1\x01", "OpenEXR"),
+        (b"8BPS\0\x01" + bytes(16) + b"\0\x10\0\x03", "Photoshop file of 16-bit channels"),
+        (b"text", "not an image of a kind that can be read; save it anew"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, head, message):
+    (tmp_path / "x.png").write_bytes(head + bytes(300))
+    for read in (read_image, read_mask):
+        with pytest.raises(ImageError, match=message):
+            read(tmp_path / "x.png")
+
+
+def test_files_that_look_like_sgi_of_sixteen_bits(tmp_path):
+    header = struct.pack(">hBBHHHHii", 474, 0, 2, 2, 7, 5, 1, 0, 65535)
+    (tmp_path / "x.sgi").write_bytes(header.ljust(512, b"\0") + DEEP[..., 0].astype(">u2").tobytes())
+    with pytest.raises(ImageError, match="SGI file of 16 bits"):
+        read_image(tmp_path / "x.sgi")

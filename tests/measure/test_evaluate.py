@@ -3,9 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image as PilImage
 
-from camseg.base.errors import EvaluationError, InputError, ThresholdError
+from camseg.base.errors import EvaluationError, ImageError, InputError, ThresholdError
 from camseg.data.images import write_image, write_mask
+from camseg.data.mask_settings import MaskReading, parse_mask_classes
 from camseg.masks.settings import load_threshold, parse_threshold
 from camseg.masks.threshold import cam_to_mask
 from camseg.measure.evaluate import MEASURES, THESE_MASKS, evaluate_folder, evaluation_table, save_best_threshold
@@ -249,3 +251,103 @@ def test_table_has_a_row_per_class_and_threshold(folders, tmp_path):
     for name in CLEAN:
         (folders[1] / f"{name}.png").unlink()
     assert {row[0] for row in evaluation_table(evaluate_folder(*folders))[1]} == {"all"}
+
+
+def number_masks(folders, ring):
+    """The true masks as class numbers: 15 for the object, 255 for void in the rows ``ring``."""
+    for name in TUMOURS + CLEAN:
+        levels = np.where(truth_of(name), 15, 0).astype(np.uint8)
+        levels[ring] = 255
+        write_image(folders[1] / f"{name}.png", levels)
+
+
+def test_void_pixels_take_part_in_no_score(folders):
+    ring = slice(0, 4)
+    number_masks(folders, ring)
+    with pytest.raises(ImageError, match="it has 0, 15, 255"):
+        evaluate_folder(*folders)
+    # In an image without the object 0 and 255 may be a mask too, so void has to be named.
+    with pytest.raises(ImageError, match="or name 255 as void"):
+        evaluate_folder(*folders, reading=MaskReading(mask_class="15"))
+    reading = MaskReading(mask_class="tumour", mask_classes=parse_mask_classes({"tumour": 15, "void": 255}))
+    found = evaluate_folder(*folders, thresholds=["0.4", "max:0.7"], reading=reading)
+    rows = {row["name"]: row for row in found.images}
+    assert found.warnings == ("5 true masks have void pixels, which take part in no score",)
+    for name in TUMOURS:
+        levels, truth, cam = levels_of(name), truth_of(name), levels_of(name) / np.float32(255)
+        row = rows[name]
+        assert row["void_pixels"] == 4 * SHAPE[1]
+        assert row["pixels"] == 8 * SHAPE[1]
+        assert row["true_pixels"] == truth[4:].sum()
+        assert row["mean_dice"] == mean_dice(levels[4:], truth[4:])
+        for text in ("0.4", "max:0.7"):
+            counts = mask_counts(cam_to_mask(cam, text)[4:], truth[4:])
+            assert row[f"dice at {text}"] == float(MEASURES["dice"](counts))
+    assert (found.overall.images, found.overall.empty_images) == (3, 2)
+
+
+def test_masks_that_are_void_everywhere_are_left_out(folders):
+    number_masks(folders, slice(0, 0))
+    levels = np.full(SHAPE, 255, np.uint8)
+    levels[0, 0] = 3
+    write_image(folders[1] / "tumour/a.png", levels)
+    reading = MaskReading(mask_class="tumour", mask_classes=parse_mask_classes({"tumour": 15, "void": 255}))
+    assert evaluate_folder(*folders, reading=reading).overall.images == 2
+    write_image(folders[1] / "tumour/a.png", np.full(SHAPE, 255, np.uint8))
+    found = evaluate_folder(*folders, reading=reading)
+    assert found.overall.images == 2
+    assert found.warnings == ("1 true masks are void everywhere and were left out",)
+
+
+def test_true_masks_of_zero_and_one(folders):
+    before = evaluate_folder(*folders)
+    for name in TUMOURS + CLEAN:
+        write_image(folders[1] / f"{name}.png", truth_of(name).astype(np.uint8))
+    assert evaluate_folder(*folders) == before
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_predictions_that_are_masks(folders, white):
+    for name in TUMOURS + CLEAN:
+        write_image(folders[0] / f"{name}.png", truth_of(name).astype(np.uint8) * np.uint8(white))
+    found = evaluate_folder(*folders)
+    assert found.kind == "masks"
+    assert found.overall.thresholds[0].dice == 1.0
+
+
+def test_predictions_of_class_numbers_are_refused(folders):
+    for name in TUMOURS + CLEAN:
+        write_image(folders[0] / f"{name}.png", truth_of(name).astype(np.uint8) * np.uint8(15))
+    with pytest.raises(EvaluationError, match="hold 0 and one of the levels 15, as class numbers do"):
+        evaluate_folder(*folders)
+    write_image(folders[0] / "tumour/a.png", levels_of("tumour/a"))
+    assert evaluate_folder(*folders).kind == "maps"
+
+
+def test_coloured_predictions_are_refused(folders):
+    write_image(folders[0] / "tumour/a.png", np.dstack([levels_of("tumour/a"), *np.zeros((2, *SHAPE), np.uint8)]))
+    with pytest.raises(ImageError, match="expected grey levels; it has the colours"):
+        evaluate_folder(*folders)
+
+
+def test_stacks_are_told(folders):
+    (folders[1] / "tumour/a.png").unlink()
+    pages = [PilImage.fromarray(truth_of("tumour/a").astype(np.uint8) * np.uint8(255))] * 3
+    pages[0].save(folders[1] / "tumour/a.tif", save_all=True, append_images=pages[1:])
+    assert evaluate_folder(*folders).warnings == ("1 true masks hold several pages, of which the first was taken",)
+
+
+def test_the_command_takes_a_class(folders, call):
+    number_masks(folders, slice(0, 4))
+    code, _, errors = call("evaluate", folders[0], "--masks", folders[1])
+    assert code == 2
+    assert "0, 15, 255" in errors
+    for chosen, count in (("15", 3), ("person", 3), ("dog", 0)):
+        arguments = ("--mask-class", chosen, "--mask-classes", "voc")
+        code, out, errors = call("evaluate", folders[0], "--masks", folders[1], "--json", *arguments)
+        assert code == 0
+        assert "5 true masks have void pixels" in errors
+        assert json.loads(out)["overall"]["images"] == count
+    code, _, errors = call("evaluate", folders[0], "--masks", folders[1], "--mask-class", "person")
+    assert code == 2
+    assert "mask classes give names" in errors
