@@ -126,6 +126,7 @@ WHY = {
     "white-is-zero grey16 tiff": STORED,
     "white-is-zero float tiff": STORED,
     "premultiplied rgba16 tiff": STORED,
+    "rgb16 jp2": "Pillow, which scikit-image asks, turns what is as white as can be into black",
     "rgb and infrared 8 tiff": "the others give four bands; the fourth is no alpha by its tag",
     "rgb and infrared 16 tiff": "the others give four bands; the fourth is no alpha by its tag",
 }
