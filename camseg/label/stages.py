@@ -15,7 +15,7 @@ from camseg.masks.cleaning import clean
 from camseg.masks.settings import CleaningSettings, MaskSettings
 from camseg.masks.threshold import cam_to_mask
 from camseg.propagation.settings import PropagateSettings, make_settings
-from camseg.refinement.refine import open_network, refine_with_report
+from camseg.refinement.refine import open_network, refine_with_report, warm_up
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.refinement.trimaps import mask_to_trimap, masks_to_trimap, published_trimap, unusable
 from camseg.runs.output import provenance
@@ -168,6 +168,7 @@ class RefineStage(Stage):
         self.device = device if self.settings.weights is not None else "cpu"
         if self.settings.method != "none":
             open_network(self.settings.method, self.settings.weights, self.device)
+            warm_up(self.settings.method, colors=self.colors)
 
     def files(self, item: Item) -> tuple[Path, ...]:
         """The image."""

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -133,6 +133,22 @@ def open_network(method: str, weights: str | Path | None, device: str) -> None:
     check_refiner(method, weights)
     if weights is not None:
         _network(method, Path(weights), device)
+
+
+@cache
+def warm_up(method: str, *, colors: bool = False) -> None:
+    """Compile what a refiner runs, and ``estimate_colors`` where ``colors`` are wanted, before processes start.
+
+    They then load it from numba's cache; otherwise each of them compiles it, for 10 to 50 seconds. Takes about a
+    second where the cache is full already. Networks have nothing to compile. Raises InputError for unknown methods.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    trimap = np.full((16, 16), BACKGROUND, np.uint8)
+    trimap[3:13, 3:13], trimap[6:10, 6:10] = UNKNOWN, FOREGROUND
+    if method not in (name for name, refiner in METHODS.items() if refiner.needs_weights):
+        refine(image, trimap, method)
+    if colors:
+        estimate_colors(image, (trimap / 255).astype(np.float32))
 
 
 def check_usable(trimap: Trimap) -> None:
