@@ -1,7 +1,7 @@
 """GrabCut: colour mixtures of object and background, and the cheapest cut between them."""
 
 import itertools
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -107,5 +107,5 @@ def _inside(labels: Labels) -> Mask:
     return labels % 2 == 1  # GC_FGD and GC_PR_FGD
 
 
-def _doubled(values: NDArray, shape: tuple[int, ...]) -> NDArray:
+def _doubled(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return values.repeat(2, axis=0).repeat(2, axis=1)[: shape[0], : shape[1]]
