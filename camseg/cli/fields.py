@@ -72,7 +72,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             plain.append(parameter)
         else:
             groups[parameter.name] = kind, spelled.given is not None, list(_leaves(kind, spelled.names))
-    leaves = {leaf.name: leaf for _, _, group in groups.values() for leaf in group}
+    leaves = {leaf.name: leaf for _, _, group in groups.values() for leaf in group if leaf.name}
     options = [_parameter(leaf) for leaf in leaves.values() if not leaf.option.hidden]
     if groups:
         options.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
@@ -88,7 +88,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         for name, (kind, only_given, group) in groups.items():
             given: Given = {}
             for leaf in group:
-                used |= _take(file, leaf, given)
+                # What a command leaves out may stand in the run.json of an earlier run, and says nothing here.
+                used |= _take(file, leaf, given if leaf.name else {})
                 value = values.pop(leaf.name, None)
                 if value is not None and value != []:
                     _put(given, leaf.path, _value(leaf, value))
@@ -145,8 +146,6 @@ def _leaves(kind: Any, names: Mapping[str, str], above: tuple[str, ...] = (), de
         path = (*above, name)
         value = info.get_default(call_default_factory=True) if default is None else getattr(default, name)
         leaf = _Leaf(path, names.get(".".join(path), _singular(name, info)), info, value)
-        if not leaf.name:
-            continue
         if hasattr(info.annotation, "__pydantic_fields__") and leaf.option.metavar is None:
             yield from _leaves(info.annotation, names, path, value)
         else:

@@ -7,6 +7,7 @@ import typer
 
 import camseg
 from camseg.cli import console, fields, options
+from camseg.label.settings import PropagateInputs
 from camseg.propagation.settings import PropagateSettings
 from camseg.runs.settings import FolderOptions
 
@@ -17,21 +18,16 @@ def propagate(
     cams: Annotated[Path, typer.Option(help="Folder of one method's maps.")],
     out: options.Out,
     settings: Annotated[PropagateSettings, fields.Spelled({"args": "arg"})],
+    inputs: PropagateInputs,
     folder: FolderOptions,
-    classifier: Annotated[
-        Path | None,
-        typer.Option("--classifier", "-c", metavar="RUN", help="For random-walk: whose features it walks on."),
-    ] = None,
-    window: options.Window = "full",
-    device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Spread maps along the images' own edges: OUT/<method>/<path>.png."""
     from camseg.base.device import find_device
     from camseg.runs.output import map_root
 
-    where = str(find_device(device))
-    run = None if classifier is None else camseg.load_classifier(classifier, where)
+    where = str(find_device(inputs.device))
+    run = None if inputs.classifier is None else camseg.load_classifier(inputs.classifier, where)
     report = camseg.propagate_folder(
         images,
         map_root(cams),
@@ -39,7 +35,7 @@ def propagate(
         settings,
         device=where,
         classifier=run,
-        window=window,
+        window=inputs.window,
         options=console.attached(folder),
     )
     console.finish(report, out, json, folder.dry_run)

@@ -7,6 +7,7 @@ import typer
 
 import camseg
 from camseg.cli import console, fields, options
+from camseg.label.settings import TrimapInputs
 from camseg.refinement.settings import TrimapSettings
 from camseg.runs.settings import FolderOptions
 
@@ -16,15 +17,13 @@ def trimap(
     source: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder of masks; with --low and --high of maps.")],
     out: options.Out,
     settings: TrimapSettings,
+    inputs: TrimapInputs,
     folder: FolderOptions,
-    cams: Annotated[
-        Path | None, typer.Option(help="Folder of the maps that the masks were made of, for --sure.")
-    ] = None,
     json: options.Json = False,
 ) -> None:
     """Turn masks or maps into trimaps: OUT/<path>.png, 0, 128 and 255."""
     from camseg.runs.output import map_root, prediction_root
 
-    maps = None if cams is None else map_root(cams)
+    maps = None if inputs.cams is None else map_root(inputs.cams)
     report = camseg.trimap_folder(prediction_root(source), out, settings, cams=maps, options=console.attached(folder))
     console.finish(report, out, json, folder.dry_run)

@@ -23,6 +23,7 @@ from camseg.label.stages import (
 )
 from camseg.masks.settings import CleaningSettings, MaskSettings
 from camseg.propagation.settings import PropagateSettings
+from camseg.refinement.refine import open_network
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs.loop import FolderReport, run_folder
 from camseg.runs.output import records_by_file
@@ -57,6 +58,7 @@ def label_folder(
     kinds = {"mask": "masks"} | {_SINGULAR[kind]: kind for kind in _SINGULAR if kind in settings.save}
     behind = [*mask_stages(settings), WriteStage(folder=Path(out), kinds=kinds)]
     guided = settings.propagation.needs_features
+    _open_refiner(settings.refinement, str(classifier.device))
     return _network_folder(
         "label", images, classifier, out, settings.cams, behind, to_json(settings), targets, batch_size, options, guided
     )
@@ -195,7 +197,7 @@ def trimap_folder(
         TrimapStage(settings=settings),
         WriteStage(folder=Path(out), kinds={"trimap": ""}),
     ]
-    return _file_folder("trimap", source, out, stages, {**to_json(settings), "cams": cams and str(cams)}, options)
+    return _file_folder("trimap", source, out, stages, {**to_json(settings), "cams": _absolute(cams)}, options)
 
 
 def refine_folder(
@@ -219,6 +221,7 @@ def refine_folder(
     settings, cleaning = settings or RefineSettings(), cleaning or CleaningSettings()
     if settings.method == "none":
         raise InputError("expected a refiner by name; none is only for the whole chain")
+    _open_refiner(settings, device)
     kinds = {"mask": "masks"} | {kind.removesuffix("s"): kind for kind in ("alphas", "foregrounds") if kind in save}
     data = images if isinstance(images, Dataset) else load_images(images)
     stages = [
@@ -227,7 +230,7 @@ def refine_folder(
         CleanStage(settings=cleaning),
         WriteStage(folder=Path(out), kinds=kinds),
     ]
-    asked = {**to_json(settings), **to_json(cleaning), "masks": masks and str(masks), "window": window}
+    asked = {**to_json(settings), **to_json(cleaning), "masks": _absolute(masks), "window": window}
     asked |= {"alpha": "alphas" in save, "foreground": "foregrounds" in save}
     return _file_folder("refine", trimaps, out, stages, asked, options, data, window, device)
 
@@ -276,6 +279,17 @@ def _file_folder(
         batch_size=ClassifierOptions.batch_size,
         options=options,
     )
+
+
+def _open_refiner(settings: RefineSettings, device: str) -> None:
+    """Read a refiner's weights before any work is begun; raises CheckpointError."""
+    if settings.weights is not None:
+        open_network(settings.method, settings.weights, device)
+
+
+def _absolute(folder: Path | str | None) -> str | None:
+    """A folder as run.json names it, to be found from anywhere."""
+    return None if folder is None else str(Path(folder).absolute())
 
 
 def _beside(kind: str, folder: Path | str | None) -> dict[str, Path]:

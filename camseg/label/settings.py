@@ -46,6 +46,44 @@ class LabelSettings:
 
 
 @settings
+class ImageOptions:
+    """How the images are read that maps and trimaps belong to, and where what is done with them runs."""
+
+    window: Annotated[str, Option(metavar="full|percentile|LOW,HIGH")] = "full"
+    """How 16-bit and float images become 8-bit."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@settings
+class PropagateInputs(ImageOptions):
+    """What propagation reads beside the maps."""
+
+    classifier: Annotated[Path | None, Option(metavar="RUN", flags=("--classifier", "-c"))] = None
+    """For random-walk: whose features it walks on."""
+
+
+@settings
+class TrimapInputs:
+    """What a trimap is made of beside the masks."""
+
+    cams: Path | None = None
+    """Folder of the maps that the masks were made of, for --sure."""
+
+
+@settings
+class RefineInputs(ImageOptions):
+    """What refinement reads beside the trimaps, and what it writes beside masks."""
+
+    masks: Path | None = None
+    """Masks to fall back to; else unknown pixels take the nearest known region."""
+    alpha: Annotated[bool, Option(flags=("--alpha",))] = False
+    """Also write OUT/alphas."""
+    foreground: Annotated[bool, Option(flags=("--foreground",))] = False
+    """Also write cut-outs, RGBA: OUT/foregrounds."""
+
+
+@settings
 class ClassifierOptions:
     """Which classifier runs, and toward what."""
 
