@@ -53,6 +53,7 @@ class _Leaf:
     name: str
     info: FieldInfo
     default: Any
+    description: str
 
     @property
     def option(self) -> Option:
@@ -145,11 +146,17 @@ def _leaves(kind: Any, names: Mapping[str, str], above: tuple[str, ...] = (), de
     for name, info in kind.__pydantic_fields__.items():
         path = (*above, name)
         value = info.get_default(call_default_factory=True) if default is None else getattr(default, name)
-        leaf = _Leaf(path, names.get(".".join(path), _singular(name, info)), info, value)
+        leaf = _Leaf(path, names.get(".".join(path), _singular(name, info)), info, value, _description(kind, name))
         if hasattr(info.annotation, "__pydantic_fields__") and leaf.option.metavar is None:
             yield from _leaves(info.annotation, names, path, value)
         else:
             yield leaf
+
+
+def _description(kind: Any, name: str) -> str:
+    """The docstring under a field, in the class or in the one that it has the field from."""
+    fields = (getattr(base, "__pydantic_fields__", {}).get(name) for base in kind.__mro__)
+    return next((info.description for info in fields if info is not None and info.description), "")
 
 
 def _singular(name: str, info: FieldInfo) -> str:
@@ -202,7 +209,7 @@ _METAVARS: Mapping[Any, str] = {str: "TEXT", list[str]: "TEXT", int: "INTEGER", 
 
 
 def _help(leaf: _Leaf) -> str:
-    text = " ".join((leaf.info.description or "").split()).replace("``", "")
+    text = " ".join(leaf.description.split()).replace("``", "")
     if _repeats(leaf.info) or _is_pairs(leaf.info):
         text = f"{text.removesuffix('.')} (repeats)."
     shown = "" if leaf.info.is_required() else leaf.option.default or _shown(leaf.default)
