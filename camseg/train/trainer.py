@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
+from numpy.typing import NDArray
 
 from camseg.base.errors import OutputError
 from camseg.base.files import remove_unfinished
@@ -71,19 +73,19 @@ def train_classifier(
     # An ensemble need not have been measured.
     if not overwrite and ((out / "metrics.json").exists() or (out / "members").exists()):
         raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
-    sources: list[LoadedSet] = []
+    sets: list[LoadedSet] = []
     failed: dict[Path, str] = {}
     for part, name in zip(parts, ("training", "validation", "test"), strict=False):
         readable, pixels, failures = load_pixels(classifier, part, progress, f"reading {name} images")
-        sources.append(LoadedSet(readable, pixels))
+        sets.append(LoadedSet(readable, pixels))
         failed |= failures
     start = classifier.fingerprint()
     record = {**(origin or {}), "settings": to_json(settings), "start_sha256": start}
     classifier = replace(classifier, training=record, temperature=1.0)
-    identity = _identity(start, sources, settings)
+    identity = _identity(start, sets, settings)
     # Moved first: the optimiser must see the parameters where they will be.
     classifier.model.to(processes.join(device))
-    learner = Learner(classifier, settings, processes, sources[0], sources[1])
+    learner = Learner(classifier, settings, processes, sets[0], sets[1])
     if overwrite and processes.first:  # only now that nothing speaks against the new run
         clear_run(out)
     if processes.first:
@@ -106,31 +108,9 @@ def train_classifier(
             learner.save(state_file, identity)
     processes.wait()
     classifier.model.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
-    logits, _ = learner.validate()
-    temperature = fit_temperature(logits.numpy(), learner.truth, classifier.multi_label)
-    if temperature == 1.0:
+    calibrated, metrics, tables = _judge(learner, sets, failed)
+    if calibrated.temperature == 1.0:
         say(f"{len(learner.truth)} {UNTOLD}")
-    calibrated = replace(classifier, temperature=temperature)
-    tables = {
-        "uncalibrated": reliability_of(classifier, logits, learner.truth),
-        "calibrated": reliability_of(calibrated, logits, learner.truth),
-    }
-    metrics = {
-        **scores(calibrated, logits, learner.truth),
-        "temperature": temperature,
-        "expected_calibration_error": {name: expected_calibration_error(table) for name, table in tables.items()},
-        "best_epoch": learner.state.best_epoch,
-        "epochs": learner.state.epoch,
-        "train_images": len(sources[0].dataset.samples),
-        "val_images": len(sources[1].dataset.samples),
-        "failed": {str(path): reason for path, reason in failed.items()},
-        "training": to_json(settings),
-    }
-    for source in sources[2:]:
-        truth = source.dataset.targets(classifier.classes)
-        logits = learner.predict(learner.in_order(source))
-        error = calibration_error(calibrated, logits, truth)
-        metrics["test"] = {**scores(calibrated, logits, truth), "expected_calibration_error": error}
     if processes.first:
         calibrated.save(out)
         write_reports(out, classifier, metrics, learner.state.history, tables)
@@ -139,8 +119,38 @@ def train_classifier(
     return metrics
 
 
-def _identity(start: str, sources: Sequence[LoadedSet], settings: TrainSettings) -> str:
+def _judge(
+    learner: Learner, sets: Sequence[LoadedSet], failed: Mapping[Path, str]
+) -> tuple[Classifier, dict[str, Any], dict[str, NDArray[np.float64]]]:
+    """The classifier, calibrated on the validation images; its metrics, and its reliabilities before and after."""
+    classifier, truth = learner.classifier, learner.truth
+    logits, _ = learner.validate()
+    calibrated = replace(classifier, temperature=fit_temperature(logits.numpy(), truth, classifier.multi_label))
+    tables = {
+        "uncalibrated": reliability_of(classifier, logits, truth),
+        "calibrated": reliability_of(calibrated, logits, truth),
+    }
+    metrics = {
+        **scores(calibrated, logits, truth),
+        "temperature": calibrated.temperature,
+        "expected_calibration_error": {name: expected_calibration_error(table) for name, table in tables.items()},
+        "best_epoch": learner.state.best_epoch,
+        "epochs": learner.state.epoch,
+        "train_images": len(sets[0].dataset.samples),
+        "val_images": len(sets[1].dataset.samples),
+        "failed": {str(path): reason for path, reason in failed.items()},
+        "training": to_json(learner.settings),
+    }
+    for held_back in sets[2:]:
+        truth = held_back.dataset.targets(classifier.classes)
+        logits = learner.predict(learner.in_order(held_back))
+        error = calibration_error(calibrated, logits, truth)
+        metrics["test"] = {**scores(calibrated, logits, truth), "expected_calibration_error": error}
+    return calibrated, metrics, tables
+
+
+def _identity(start: str, sets: Sequence[LoadedSet], settings: TrainSettings) -> str:
     """What must be equal for an interrupted training to go on: settings, the classifier at the start, and data."""
     chosen = {key: value for key, value in to_json(settings).items() if key != "workers"}
-    data = [[(sample.name, sample.labels) for sample in source.dataset.samples] for source in sources]
+    data = [[(sample.name, sample.labels) for sample in one.dataset.samples] for one in sets]
     return hashlib.sha256(json.dumps([chosen, start, data], sort_keys=True).encode()).hexdigest()
