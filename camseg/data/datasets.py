@@ -228,7 +228,9 @@ def _load_csv(path: Path) -> Dataset:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: not a readable UTF-8 CSV ({error})") from None
     if "image" not in columns:
-        raise DatasetError(f"{path}: expected the columns image,label[,group]; got {','.join(columns) or 'nothing'}")
+        raise DatasetError(
+            f"{path}: expected the columns image,label[,group]; got {_line(','.join(columns)) or 'nothing'}"
+        )
     samples: list[Sample] = []
     lines: dict[Path, int] = {}
     for line, row in rows:
@@ -238,7 +240,8 @@ def _load_csv(path: Path) -> Dataset:
             raise DatasetError(f"{path}: line {line} names no image")
         if lines.setdefault(file_path, line) != line:
             raise DatasetError(
-                f"{path}: line {line} lists {image} again, after line {lines[file_path]}; join several labels by ';'"
+                f"{path}: line {line} lists {_line(image)} again, after line {lines[file_path]}; "
+                "join several labels by ';'"
             )
         if any(cell.strip() for cell in row.get(reader.restkey) or ()):
             raise DatasetError(f"{path}: line {line} has more cells than the header; quote a name that holds a comma")
@@ -254,6 +257,12 @@ def _load_csv(path: Path) -> Dataset:
         raise DatasetError(f"{path}: no image listed below the header")
     multi_label = any(sample.labels is not None and len(sample.labels) != 1 for sample in samples)
     return _dataset(path, samples, multi_label=multi_label, failures=())
+
+
+def _line(text: str) -> str:
+    """What a CSV holds, for a message: on one line, and not too long."""
+    words = " ".join(text.split())
+    return words if len(words) <= 100 else f"{words[:97]}..."
 
 
 def _dataset(root: Path, samples: list[Sample], multi_label: bool, failures: tuple[tuple[Path, str], ...]) -> Dataset:

@@ -35,6 +35,7 @@ def read_file(path: Path, eight: Callable[[ImageFile], T], deep: Callable[[Sampl
                 return eight(picture) if samples is None else deep(samples)
         with tiff.opened(file) as tags:
             number = tiff.find_page(str(path), tags, page)
+            tiff.check_whole(str(path), file, tags.pages[number])
             if tiff.is_plain(tags.pages[number]):
                 try:
                     picture = _picture(file, head)

@@ -3,6 +3,10 @@
 TIFF, which has most of them, is read by ``camseg.data.tiff``.
 """
 
+import math
+import re
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, TypeAlias
@@ -24,6 +28,9 @@ TURNS: Final[Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]]] = {
     8: lambda stored: stored.swapaxes(0, 1)[::-1],
 }
 """Orientation -> what turns an array (H, W, ...) as it is to be seen; 1 and unknown ones leave it."""
+
+_DEFLATED: Final = 1032
+"""How many bytes one byte can stand for in a PNG, at most."""
 
 _Deep: TypeAlias = tuple[NDArray[Any], float]  # pixels, and what stands for full brightness
 
@@ -79,7 +86,12 @@ def deep_samples(picture: ImageFile, file: BinaryIO) -> Samples | None:
 
 def decode(data: bytes | bytearray) -> NDArray[Any]:
     """The pixels of a file by OpenCV, (H, W), (H, W, 3) RGB or (H, W, 4); ValueError where it cannot read them."""
-    pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(0)  # else it tells stderr what is wrong
+    try:
+        pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if pixels is None or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
         raise ValueError("its pixels end early, or are of an unknown kind")
     if pixels.ndim == 3:
@@ -97,14 +109,51 @@ def pnm_white(picture: ImageFile) -> int:
 
 def _png(picture: ImageFile, file: BinaryIO) -> _Deep | None:
     # Pillow keeps only the high bytes of 16-bit colour; OpenCV keeps all.
-    colors = picture.mode in ("RGB", "RGBA") and any(";16" in str(tile.args) for tile in picture.tile)
-    return (decode(_bytes(file)), 65535.0) if colors else None
+    if picture.mode not in ("RGB", "RGBA") or not any(";16" in str(tile.args) for tile in picture.tile):
+        return None
+    data = _bare_png(_bytes(file))
+    width, height = struct.unpack_from(">II", data, 16)
+    if (width, height) != picture.size or width * height * 2 * len(picture.getbands()) > _DEFLATED * len(data):
+        raise ValueError(f"its {width}x{height} pixels end early")  # before memory is taken for them
+    return decode(data), 65535.0
+
+
+def _bare_png(data: bytes) -> bytes:
+    """A PNG without all that is not its first picture's pixels, for OpenCV would believe it; ValueError for damage."""
+    kept, place = [data[:8]], 8
+    while place < len(data):
+        (length,) = struct.unpack_from(">I", data, place) if place + 12 <= len(data) else (len(data),)
+        chunk = data[place : place + 12 + length]
+        kind = chunk[4:8]
+        if len(chunk) < 12 + length:
+            raise ValueError(f"its part {kind.decode('ascii', 'replace')!r} ends early")
+        if kind in (b"IHDR", b"tRNS", b"IDAT", b"IEND"):
+            if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big") or (kind == b"IHDR") != (len(kept) == 1):
+                raise ValueError(f"its part {kind.decode()} is damaged")
+            kept.append(chunk)
+        if kind == b"IEND":
+            break
+        place += len(chunk)
+    return b"".join(kept)
 
 
 def _pnm(picture: ImageFile, file: BinaryIO) -> _Deep | None:
     # Pillow stretches to 16 bits, or shrinks to 8, what has another white.
     white = pnm_white(picture)
-    return (decode(_bytes(file)), float(white)) if white > 255 and picture.mode in ("I", "L", "RGB") else None
+    if white <= 255 or picture.mode not in ("I", "L", "RGB"):
+        return None
+    shape = (picture.height, picture.width, *((3,) if picture.mode == "RGB" else ()))
+    count, data = math.prod(shape), _bytes(file)[picture.tile[0].offset :]
+    if picture.tile[0].codec_name == "ppm_plain":
+        words = re.sub(rb"#[^\r\n]*", b"", data).split()[:count]
+        pixels = np.array([int(word) for word in words], np.int64)
+    else:
+        pixels = np.frombuffer(data[: 2 * count], ">u2").astype(np.int64)
+    if pixels.size < count:
+        raise ValueError("its pixels end early")
+    if pixels.min() < 0 or pixels.max() > white:
+        raise ValueError(f"values from {pixels.min()} to {pixels.max()}, where it calls {white} white")
+    return pixels.astype(np.uint16).reshape(shape), float(white)
 
 
 def _jpeg_2000(picture: ImageFile, file: BinaryIO) -> _Deep | None:

@@ -136,10 +136,11 @@ def _highest(page: Any) -> float:
 def _pixels(name: str, file: BinaryIO, page: Any) -> NDArray[Any]:
     """(H, W, bands), turned as they are to be seen."""
     height, width, count = page.imagelength, page.imagewidth, page.samplesperpixel
+    if height * width == 0:
+        raise ImageError(f"{name}: TIFF of {width}x{height} pixels, of which there are none")
     limit = 2 * (PilImage.MAX_IMAGE_PIXELS or math.inf)  # Pillow's own
     if height * width > limit:
         raise ImageError(f"{name}: {height * width} pixels, more than the limit of {limit:.0f}; tile it")
-    _check_whole(name, file, page)
     orientation = page.tags[ORIENTATION].value if ORIENTATION in page.tags else 1
     try:
         pixels: NDArray[Any] = page.asarray(maxworkers=1)  # images are read side by side
@@ -158,11 +159,14 @@ def _pixels(name: str, file: BinaryIO, page: Any) -> NDArray[Any]:
     return turned(pixels.reshape(height, width, count), orientation)
 
 
-def _check_whole(name: str, file: BinaryIO, page: Any) -> None:
-    """ImageError where the file lacks pixels: tifffile would fill them with zeros."""
-    size = file.seek(0, 2)
-    ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
-    if len(ends) < math.prod(page.chunked) or max(ends, default=0) > size:
+def check_whole(name: str, file: BinaryIO, page: Any) -> None:
+    """ImageError where the file lacks strips or tiles of a page, for readers would fill them with zeros."""
+    size, offsets = file.seek(0, 2), page.dataoffsets
+    if page.is_contiguous:
+        whole = offsets[0] + page.nbytes <= size
+    else:
+        whole = len(offsets) >= math.prod(page.chunked) and max(offsets) < size
+    if not whole:
         raise ImageError(f"{name}: the file ends before its pixels do; it may have been cut short")
 
 
