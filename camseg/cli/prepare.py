@@ -93,13 +93,15 @@ def _finish(report: "PreparationReport", out: Path, as_json: bool, dry_run: bool
     labels = out / "labels.csv"
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out), "labels": str(labels)}
-        counts = {"done": report.done, "images": report.images, "skipped": report.skipped, "failed": report.failed}
-        console.print_json({**facts, **counts})
+        counts = {"done": report.done, "images": report.images, "skipped": report.skipped, "noted": report.noted}
+        console.print_json({**facts, **counts, "failed": report.failed})
     elif dry_run:
         console.say(f"would write the images of {report.planned} inputs: {out}")
     else:
         console.say(f"{report.images} images of {report.done} inputs, {len(report.failed)} failed: {labels}")
         for reason, count in sorted(report.skipped.items()):
             console.say(f"left out: {count} {reason}")
+        for reason, count in sorted(report.noted.items()):
+            console.say(f"note: {count} {reason}")
     if report.failed:
         raise typer.Exit(1)

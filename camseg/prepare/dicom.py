@@ -2,12 +2,13 @@
 
 The stored values go through the modality transformation (rescale slope and intercept, or a table), then through
 the values of interest (a table, or window centre and width), and are inverted for MONOCHROME1. Colours become RGB.
+Padding, the stored values that the file names as no part of the picture, takes no part in windows and is black.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from camseg.base.errors import ImageError
 from camseg.base.files import find_files
 from camseg.data.images import Window
 from camseg.prepare.output import (
+    Made,
+    Noted,
     Picture,
     PreparationInput,
     PreparationReport,
@@ -28,10 +31,12 @@ from camseg.prepare.output import (
     write_pictures,
 )
 from camseg.prepare.settings import DicomSettings
-from camseg.prepare.windows import find_limits
+from camseg.prepare.windows import find_common_limits
 from camseg.runs.settings import FolderOptions
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+_STORED = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+"""Where a file's pixels may be; floats name their padding by the same words, as in FloatPixelPaddingValue."""
 
 
 def prepare_dicom(
@@ -76,7 +81,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _images(one: PreparationInput, pydicom: Any, pixels: Any, settings: DicomSettings) -> Iterator[Picture | Skipped]:
+def _images(one: PreparationInput, pydicom: Any, pixels: Any, settings: DicomSettings) -> Iterator[Made]:
     # Files of old devices lack the preamble, so pydicom reads anything; a class is what all DICOM objects have.
     data = pydicom.dcmread(one.path, force=True)
     if "SOPClassUID" not in data and "DirectoryRecordSequence" not in data:
@@ -84,54 +89,132 @@ def _images(one: PreparationInput, pydicom: Any, pixels: Any, settings: DicomSet
     if "Rows" not in data:
         yield Skipped("DICOM objects that are no images, such as reports and plans")
         return
-    if "PixelData" not in data:
+    if not any(keyword in data for keyword in _STORED):
         raise ImageError(f"{one.path}: its pixels are missing; the file may have been cut short")
     patient = str(data.get("PatientID") or "").strip()
     # Without an ID the study, else the file, is all that can be told apart.
     person = patient or str(data.get("StudyInstanceUID") or one.name)
     name = one.name if settings.keep_ids else _pseudonymous(one.name, patient, str(data.get("PatientName") or ""))
     group = person if settings.keep_ids else _pseudonym(person)
-    count = int(data.get("NumberOfFrames") or 1)
-    # Compressed pixels cannot do without the syntax; others are told apart by the header alone.
-    decoder = pixels.get_decoder(data.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian))
-    for index in range(count):
-        values, facts = decoder.as_array(data, index=index)
+    frames = _Frames(data, pixels, data.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian))
+    for index in range(frames.count):
+        image, limits = _show(frames, index, settings.window)
         yield Picture(
-            name=f"{name}/{index:04d}" if count > 1 else name,
-            image=_show(values, str(facts["photometric_interpretation"]), data, index, pixels, settings.window),
+            name=f"{name}/{index:04d}" if frames.count > 1 else name,
+            image=image,
             group=group,
             source=name,
+            frame=index,
+            instance=_instance(data, settings),
+            window=limits,
         )
+    if frames.count > 1 and settings.window == "file" and "percentile" in frames.found:
+        yield Noted("files of several frames state no window; each got one for all its frames, their percentiles")
 
 
-def _show(values: NDArray[Any], kind: str, data: Any, frame: int, pixels: Any, window: Window) -> NDArray[np.uint8]:
-    """A decoded frame as 8-bit grey (H, W) or RGB (H, W, 3)."""
+def _instance(data: Any, settings: DicomSettings) -> str | None:
+    """What tells the file from all others, wherever it lies, or a pseudonym for it."""
+    unique = str(data.get("SOPInstanceUID") or "")
+    return None if not unique else unique if settings.keep_ids else _pseudonym(unique)
+
+
+class _Frames:
+    """The frames of a file, decoded one at a time."""
+
+    def __init__(self, data: Any, pixels: Any, syntax: str) -> None:
+        self.data, self.pixels = data, pixels
+        self.count = int(data.get("NumberOfFrames") or 1)
+        # Compressed pixels cannot do without the syntax; others are told apart by the header alone.
+        self.decoder = pixels.get_decoder(syntax)
+        self.found: dict[Window, tuple[float, float]] = {}
+
+    def stored(self, index: int) -> tuple[NDArray[Any], str]:
+        """The stored values (H, W) or (H, W, 3) and what they are: the photometric interpretation."""
+        values, facts = self.decoder.as_array(self.data, index=index)
+        return values, str(facts["photometric_interpretation"])
+
+    def levels(self, values: NDArray[Any], index: int) -> NDArray[Any]:
+        """Stored values as those of the modality."""
+        modality = _part(self.data, index, "PixelValueTransformationSequence", ("RescaleSlope",))
+        levels: NDArray[Any] = self.pixels.apply_modality_lut(values, modality)
+        return levels
+
+    def limits(self, window: Window) -> tuple[float, float]:
+        """LOW and HIGH of a window over all frames, padding left out."""
+        if window not in self.found:
+            parts = (self._picture(index) for index in range(self.count))
+            self.found[window] = find_common_limits(parts, window)
+        return self.found[window]
+
+    def _picture(self, index: int) -> NDArray[Any]:
+        values, _ = self.stored(index)
+        return self.levels(values, index)[~self.is_padding(values)]
+
+    def is_padding(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where stored values are PixelPaddingValue, or from there to PixelPaddingRangeLimit."""
+        if self.padding is None:
+            return np.zeros(values.shape, np.bool_)
+        low, high = self.padding
+        return np.asarray((values >= low) & (values <= high))
+
+    @cached_property
+    def padding(self) -> tuple[float, float] | None:
+        """The least and the greatest stored value of padding, if the file names any."""
+        kind = next(keyword for keyword in _STORED if keyword in self.data).removesuffix("PixelData")
+        value, limit = (self._named(f"{kind}PixelPadding{word}") for word in ("Value", "RangeLimit"))
+        if value is None:
+            return None
+        return min(value, value if limit is None else limit), max(value, value if limit is None else limit)
+
+    def _named(self, keyword: str) -> float | None:
+        """A stored value that the header names."""
+        value = self.data.get(keyword)
+        if isinstance(value, bytes):  # of a type that the header does not say
+            value = int.from_bytes(value, "little") if value else None
+        number = _first(value)
+        if number is None or "Float" in keyword:
+            return number
+        # Signed values may be written as unsigned ones of the same bits.
+        bits = int(self.data.BitsStored)
+        wrapped = int(number) % 2**bits
+        signed = int(self.data.get("PixelRepresentation") or 0) == 1
+        return wrapped - 2**bits if signed and wrapped >= 2 ** (bits - 1) else wrapped
+
+
+def _show(frames: _Frames, index: int, window: Window) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+    """A frame as 8-bit grey (H, W) or RGB (H, W, 3), and the values that are black and white, where two say it."""
+    data, pixels = frames.data, frames.pixels
+    values, kind = frames.stored(index)
     if kind == "PALETTE COLOR":
         bits = int(data.RedPaletteColorLookupTableDescriptor[2])
-        return quantise(pixels.apply_color_lut(values, data)[..., :3] / (2.0**bits - 1.0))
+        return quantise(pixels.apply_color_lut(values, data)[..., :3] / (2.0**bits - 1.0)), None
     if kind == "RGB":
-        return quantise(values / (2.0 ** int(data.BitsStored) - 1.0))
+        return quantise(values / (2.0 ** int(data.BitsStored) - 1.0)), None
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ImageError(f"expected a photometric interpretation of grey, RGB, YBR_FULL or a palette; got {kind}")
-    modality = _part(data, frame, "PixelValueTransformationSequence", ("RescaleSlope",))
-    levels = pixels.apply_modality_lut(values, modality)
-    shown = _windowed(levels, data, frame, pixels, window)
-    return quantise(1.0 - shown if kind == "MONOCHROME1" else shown)
+    shown, limits = _windowed(frames, frames.levels(values, index), index, window)
+    shown = np.where(frames.is_padding(values), 0.0, 1.0 - shown if kind == "MONOCHROME1" else shown)
+    return quantise(np.nan_to_num(shown, nan=0.0, posinf=1.0, neginf=0.0)), limits
 
 
-def _windowed(levels: NDArray[Any], data: Any, frame: int, pixels: Any, window: Window) -> NDArray[Any]:
-    """Values of the modality in [0, 1]."""
+def _windowed(
+    frames: _Frames, levels: NDArray[Any], index: int, window: Window
+) -> tuple[NDArray[Any], tuple[float, float] | None]:
+    """Values of the modality in [0, 1], and which of them are 0 and 1 where two say it."""
     if window == "file":
-        interest = _part(data, frame, "FrameVOILUTSequence", ("WindowCenter", "VOILUTSequence"))
+        interest = _part(frames.data, index, "FrameVOILUTSequence", ("WindowCenter", "VOILUTSequence"))
         if interest.get("VOILUTSequence"):
             bits = int(interest.VOILUTSequence[0].LUTDescriptor[2])
-            values: NDArray[Any] = pixels.apply_voi(np.rint(levels).astype(np.int32), interest)
-            return values / (2.0**bits - 1.0)
+            values: NDArray[Any] = frames.pixels.apply_voi(np.rint(levels).astype(np.int32), interest)
+            return values / (2.0**bits - 1.0), None
         center, width = _first(interest.get("WindowCenter")), _first(interest.get("WindowWidth"))
         if center is not None and width is not None:
-            return _interest(levels, center, width, str(interest.get("VOILUTFunction") or "LINEAR"))
-    low, high = find_limits(levels, "percentile" if window == "file" else window)
-    return (levels - low) / (high - low)
+            function = str(interest.get("VOILUTFunction") or "LINEAR")
+            shown = _interest(levels, center, width, function)
+            straight = function != "SIGMOID"
+            return shown, (center - width / 2, center + width / 2) if straight else None
+    limits = frames.limits("percentile" if window == "file" else window)
+    return (levels - limits[0]) / (limits[1] - limits[0]), limits
 
 
 def _interest(levels: NDArray[Any], center: float, width: float, function: str) -> NDArray[Any]:

@@ -9,10 +9,10 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from threading import Event
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,14 @@ class Picture:
     """The class; several are joined by ``;``; "" = none of the classes."""
     masks: Mapping[str, Mask] = field(default_factory=dict)
     """True masks (H, W) by their path below ``OUT/masks``, without suffix."""
+    frame: int | None = None
+    """Which frame or slice of the input it is, from 0; None where the input has one."""
+    instance: str | None = None
+    """The DICOM object that it shows, by its UID or a pseudonym for that."""
+    box: tuple[int, int, int, int] | None = None
+    """Top, left, bottom and right of the part of the input that it shows, the ends not included; None: all of it."""
+    window: tuple[float, float] | None = None
+    """The values of the input that are black and white; None where not two values say it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,17 @@ class Skipped:
     """One image that was not made, though nothing failed."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What was decided for one input and its owner should know; said once, with how many inputs it is true of."""
+
+    reason: str
+
+
+Made: TypeAlias = Picture | Skipped | Noted
+"""What a preparation yields for an input."""
 
 
 @dataclass(kw_only=True)
@@ -77,6 +96,8 @@ class PreparationReport:
     """Images written, those of inputs that failed later included."""
     skipped: Counter[str] = field(default_factory=Counter)
     """How many images were left out, by the reason."""
+    noted: Counter[str] = field(default_factory=Counter)
+    """For how many inputs something was decided that the caller should know, by what it is."""
     failed: list[str] = field(default_factory=list)
     """What went wrong, one line for each input that failed."""
 
@@ -87,7 +108,7 @@ AnyInput = TypeVar("AnyInput", bound=PreparationInput)
 def write_pictures(
     title: str,
     inputs: Sequence[AnyInput],
-    make: Callable[[AnyInput], Iterable[Picture | Skipped]],
+    make: Callable[[AnyInput], Iterable[Made]],
     out: Path | str,
     *,
     root: Path,
@@ -125,6 +146,7 @@ def write_pictures(
         for result in options.progress(results, len(inputs), title):
             rows += result.rows
             report.skipped += result.skipped
+            report.noted += result.noted
             report.images += len(result.rows)
             report.done += result.error is None
             if result.error is not None:
@@ -156,13 +178,14 @@ def require(module: str, extra: str) -> Any:
 class _Result:
     rows: list[Picture] = field(default_factory=list)  # without their pixels
     skipped: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
     error: str | None = None
 
 
 _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 
-def _take(one: AnyInput, make: Callable[[AnyInput], Iterable[Picture | Skipped]], out: Path, stop: Event) -> _Result:
+def _take(one: AnyInput, make: Callable[[AnyInput], Iterable[Made]], out: Path, stop: Event) -> _Result:
     result = _Result()
     try:
         for made in make(one):
@@ -171,13 +194,14 @@ def _take(one: AnyInput, make: Callable[[AnyInput], Iterable[Picture | Skipped]]
             if isinstance(made, Skipped):
                 result.skipped[made.reason] += 1
                 continue
+            if isinstance(made, Noted):
+                result.noted[made.reason] += 1
+                continue
             _check_encodable(made.name)
             write_image(out / f"{made.name}.png", made.image)
             for name, mask in made.masks.items():
                 write_mask(out / MASKS_FOLDER / f"{name}.png", mask)
-            result.rows.append(
-                Picture(name=made.name, image=_NO_PIXELS, group=made.group, source=made.source, label=made.label)
-            )
+            result.rows.append(replace(made, image=_NO_PIXELS, masks=dict.fromkeys(made.masks, _NO_PIXELS)))
     except Exception as error:  # what libraries raise on damaged files is of every kind
         result.error = failure_line(one.path, error)
     return result

@@ -167,7 +167,8 @@ class DicomSettings:
         str, BeforeValidator(checked(_check_dicom_window)), Option(metavar="file|percentile|full|LOW,HIGH")
     ] = "file"
     """Which values become black and white: file (what the file says, else percentile), percentile (0.5 to 99.5) or full
-    (least to greatest), both of the frame itself, or LOW,HIGH in the modality's units, such as Hounsfield's."""
+    (least to greatest), both of all frames of the file without padding, or LOW,HIGH in the modality's units, such as
+    Hounsfield's."""
     keep_ids: bool = False
     """Write patients' IDs and file names as they are, not as hashes."""
 

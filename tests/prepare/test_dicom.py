@@ -13,6 +13,7 @@ from camseg.data.datasets import load_images
 from camseg.data.images import read_image, read_levels
 from camseg.prepare.dicom import prepare_dicom
 from camseg.prepare.settings import DicomSettings
+from camseg.prepare.windows import find_common_limits
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -132,6 +133,73 @@ def test_a_flat_image_is_black(show):
     assert not show(make(RAMP * 0 + 7)).any()
 
 
+# Padding
+
+
+def padded(low=0, high=80, padding=-2000, rows=2):
+    """Values with two rows of padding, and the part below them."""
+    values = np.linspace(low, high, 24).astype(int).reshape(4, 6)
+    values[:rows] = padding
+    return values, values[rows:]
+
+
+@pytest.mark.parametrize("window", ["file", "percentile"])
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_takes_no_part_in_the_window_and_is_dark(show, window, kind):
+    values, tissue = padded()
+    data = make(values, kind, np.int16, PixelPaddingValue=-2000, RescaleSlope=2, RescaleIntercept=-1024)
+    low, high = np.percentile(tissue, (0.5, 99.5))
+    expected = (tissue - low) / (high - low)
+    shown = show(data, window=window)
+    assert not shown[:2].any()
+    assert np.array_equal(shown[2:], grey(1 - expected if kind == "MONOCHROME1" else expected))
+
+
+@pytest.mark.parametrize("window", ["file", "0,80"])
+def test_padding_above_a_given_window_is_dark_too(show, window):
+    values, tissue = padded(padding=4095)
+    data = make(values, stored=12, PixelPaddingValue=4095, WindowCenter=40.5, WindowWidth=81)
+    shown = show(data, window=window)
+    assert not shown[:2].any()
+    assert np.array_equal(shown[2:], grey(tissue / 80))
+
+
+@pytest.mark.parametrize(("value", "limit"), [(-2000, -1990), (-1990, -2000)])
+def test_padding_may_be_a_range(show, value, limit):
+    values, tissue = padded()
+    values[0] = [-2000, -1999, -1998, -1995, -1991, -1990]
+    values[1] = -1995
+    data = make(values, dtype=np.int16, PixelPaddingValue=value, PixelPaddingRangeLimit=limit)
+    shown = show(data, window="full")
+    assert not shown[:2].any()
+    assert np.array_equal(shown[2:], grey((tissue - tissue.min()) / (tissue.max() - tissue.min())))
+
+
+@pytest.mark.parametrize(("stored", "written"), [(16, 63536), (12, 63536), (12, 2096)])
+def test_padding_of_signed_values_may_be_written_as_unsigned(show, stored, written):
+    values, _ = padded()
+    data = make(values, dtype=np.int16, stored=stored)
+    data.add_new("PixelPaddingValue", "US", written)
+    shown = show(data, window="full")
+    assert not shown[:2].any()
+    assert shown[2:].max() == 255
+
+
+def test_what_is_all_padding_is_black(show):
+    assert not show(make(RAMP * 0 + 9, "MONOCHROME1", PixelPaddingValue=9)).any()
+
+
+def test_floats_have_padding_of_their_own(show):
+    values, tissue = padded(padding=-1)
+    data = make(values)
+    del data.PixelData, data.BitsStored, data.HighBit, data.PixelRepresentation
+    data.BitsAllocated, data.FloatPixelData = 32, values.astype(np.float32).tobytes()
+    data.FloatPixelPaddingValue = -1.0
+    shown = show(data, window="full")
+    assert not shown[:2].any()
+    assert np.array_equal(shown[2:], grey((tissue - tissue.min()) / (tissue.max() - tissue.min())))
+
+
 # Colour
 
 COLORS = np.random.default_rng(0).integers(0, 256, (4, 6, 3))
@@ -209,6 +277,29 @@ def test_frames_are_numbered_and_have_windows_of_their_own(tmp_path):
     assert np.array_equal(read[0], grey((RAMP - 119.5) / 100 + 0.5)[..., 0])
     assert np.array_equal(read[1], grey((2 * (RAMP + 5) - 10 - 199.5) / 100 + 0.5)[..., 0])
     assert np.array_equal(read[2], grey((2 * (RAMP + 9) - 10 - 199.5) / 100 + 0.5)[..., 0])
+
+
+def test_frames_without_a_window_have_one_together(tmp_path):
+    frames = np.stack([RAMP, RAMP + 1000, RAMP + 500])
+    frames[0, 0] = frames[2, 1] = 9999
+    data = make(frames, NumberOfFrames=3, PixelPaddingValue=9999)
+    (tmp_path / "in").mkdir()
+    data.save_as(tmp_path / "in/loop.dcm", enforce_file_format=True)
+    report = prepare_dicom(tmp_path / "in", tmp_path / "out")
+    assert list(report.noted.values()) == [1]
+    assert "several frames state no window" in next(iter(report.noted))
+    low, high = np.percentile(frames[frames != 9999], (0.5, 99.5))
+    for number, frame in enumerate(frames):
+        expected = np.where(frame == 9999, 0, (frame - low) / (high - low))
+        assert np.array_equal(read_image(tmp_path / f"out/loop/{number:04}.png"), grey(expected))
+
+
+def test_one_window_of_several_parts_is_that_of_all_their_values():
+    parts = [np.random.default_rng(number).integers(-40, 40 + 100 * number, (7, 9)) * 0.5 for number in range(5)]
+    everything = np.concatenate([part.ravel() for part in parts])
+    assert find_common_limits(parts, "percentile") == pytest.approx(tuple(np.percentile(everything, (0.5, 99.5))))
+    assert find_common_limits(parts, "full") == (everything.min(), everything.max())
+    assert find_common_limits([np.zeros(0), np.full(3, np.nan)], "full") == (0.0, 1.0)
 
 
 # Names
