@@ -20,6 +20,7 @@ ROOMS = [
     "models",
     "classify",
     "cams",
+    "layers",  # the name by which scripts import what ``cams.layers`` holds
     "propagation",
     "masks",
     "refinement",

@@ -5,7 +5,7 @@ a leaf of the graph, and no parameter takes part in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from camseg.base.arrays import Image
 from camseg.base.errors import InputError, LayerError
 from camseg.cams.hooks import hooked, inference
-from camseg.cams.layers import Layout, checked_layout, find_layer, find_stages
+from camseg.cams.layers import check_layer, find_layer, find_stages, layout_at
+from camseg.cams.layout import Layout
 from camseg.cams.settings import Precision, Score
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.classify.classifier import Classifier
@@ -64,15 +65,16 @@ class Network:
         with inference(model), torch.inference_mode(), self._autocast():
             return target_scores(model(images).float(), targets, self.rivals)
 
-    def scores_after(self, layer: str, activations: Tensor, image: Tensor, target: Tensor) -> Tensor:
-        """The score (M,) of one image (3, H, W) if ``layer`` gave these activations (M, C, h, w) instead.
+    def scores_after(self, layer: str, layout: Layout, activations: Tensor, image: Tensor, target: Tensor) -> Tensor:
+        """The score (M,) of one image (3, H, W) if ``layer``, whose layout is given, gave these activations
+        (M, C, h, w) instead.
 
         What lies before the layer runs once, not M times. ``target`` is a class index, int64 ().
         """
         model = self.classifier.model
 
         def swap(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            new = checked_layout(output, model, layer).output(activations, output)
+            new = layout.output(activations, output)
             return new.to(output.dtype).clone(memory_format=torch.contiguous_format)
 
         many = target.expand(len(activations))
@@ -126,17 +128,19 @@ class Network:
             self._autocast(),
         ):
             outputs = model(inputs)
-        leaves = taps.once()
+        leaves, layouts = taps.once()
         if guide is not None and guide in self.layers:
             guides.append(leaves[self.layers.index(guide)])
         return Forward(
             network=self,
             inputs=inputs,
             leaves=leaves,
-            layouts=taps.layouts,
+            layouts=layouts,
             outputs=outputs,
             features=read[0].detach().float().flatten(1) if features else None,
-            guide=None if guide is None else checked_layout(guides[0], model, guide).maps(guides[0].detach().float()),
+            guide=None
+            if guide is None
+            else layout_at(guides[0], self.classifier, guide).maps(guides[0].detach().float()),
         )
 
     def _autocast(self) -> torch.autocast:
@@ -162,12 +166,14 @@ class Capture:
     """d score / d activations (N, C, h, w), float32; None where no method needs them."""
     network: Network
     """The network that gave it."""
+    layout: Layout = field(default_factory=Layout)
+    """How the layer's output holds the activations."""
     score_channels: int | None = None
     """How many channels of an image a method of one pass per channel may try; None for all."""
 
     def rescore_activations(self, activations: Tensor, n: int) -> Tensor:
         """The score (M,) of input n for its target, if the layer gave these activations (M, C, h, w) instead."""
-        return self.network.scores_after(self.layer, activations, self.inputs[n], self.targets[n])
+        return self.network.scores_after(self.layer, self.layout, activations, self.inputs[n], self.targets[n])
 
     def recapture(self, images: Tensor) -> "Capture":
         """The same layer's capture of other images (N, 3, H, W) toward the same targets."""
@@ -247,6 +253,7 @@ class Forward:
                 activations=maps,
                 gradients=None if slope is None else layout.maps(slope.float()),
                 network=network,
+                layout=layout,
             )
             for name, maps, layout, slope in zip(network.layers, self.maps, self.layouts, slopes, strict=True)
         )
@@ -268,7 +275,13 @@ def network(
         raise InputError("expected at least one layer, auto or stages")
     names: list[str] = []
     for name in given:
-        names += find_stages(classifier) if name == "stages" else [find_layer(classifier) if name == "auto" else name]
+        if name == "stages":
+            names += find_stages(classifier)
+        elif name == "auto":
+            names.append(find_layer(classifier))
+        else:
+            check_layer(classifier, name)
+            names.append(name)
     if len(set(names)) < len(names):
         raise InputError(f"expected different layers, got {', '.join(names)}")
     return Network(classifier=classifier, layers=tuple(names), score=score, precision=precision)
@@ -358,18 +371,13 @@ class _Taps:
 
         return tap
 
-    def once(self) -> tuple[Tensor, ...]:
-        """Each layer's one output; LayerError where there are more, or it holds no map."""
-        leaves = []
+    def once(self) -> tuple[tuple[Tensor, ...], tuple[Layout, ...]]:
+        """Each layer's one output and its layout; LayerError where there are more, or it holds no map."""
+        leaves, layouts = [], []
         for name, outputs in self.seen.items():
             if len(outputs) != 1:
                 raise LayerError(f"layer {name} ran {len(outputs)} times in one pass; choose a layer that runs once")
-            checked_layout(outputs[0], self.network.classifier.model, name)
+            layouts.append(layout_at(outputs[0], self.network.classifier, name))
             assert isinstance(outputs[0], Tensor)
             leaves.append(outputs[0])
-        return tuple(leaves)
-
-    @property
-    def layouts(self) -> tuple[Layout, ...]:
-        model = self.network.classifier.model
-        return tuple(checked_layout(outputs[0], model, name) for name, outputs in self.seen.items())
+        return tuple(leaves), tuple(layouts)

@@ -1,47 +1,20 @@
 """Classifier -> its layers with a map: how each one holds it, and which of them ``auto`` and ``stages`` stand for."""
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from camseg.base.errors import LayerError
-from camseg.cams.hooks import hooked, inference
+from camseg.cams.evidence import settle_layouts
+from camseg.cams.hooks import Hook, alone, hooked, inference
+from camseg.cams.layout import Layout, plain_layout, possible_layouts
 from camseg.classify.classifier import Classifier
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How a layer's output holds a map: (N, C, h, w), (N, h, w, C), or tokens (N, prefix + h w, C)."""
-
-    kind: Literal["channels first", "channels last", "tokens"]
-    prefix: int = 0
-    """Tokens before those of the map, such as the class token."""
-
-    def maps(self, output: Tensor) -> Tensor:
-        """A layer's output -> (N, C, h, w)."""
-        if self.kind == "channels last":
-            return output.permute(0, 3, 1, 2)
-        if self.kind == "tokens":
-            grid = output[:, self.prefix :]  # (N, h w, C)
-            side = round(grid.shape[1] ** 0.5)
-            square: Tensor = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
-            return square
-        return output
-
-    def output(self, maps: Tensor, like: Tensor) -> Tensor:
-        """(M, C, h, w) -> what the layer would give; tokens before the map are those of ``like``'s only image."""
-        if self.kind == "channels last":
-            return maps.permute(0, 2, 3, 1)
-        if self.kind == "tokens":
-            prefix = like[:, : self.prefix].expand(len(maps), -1, -1)
-            return torch.cat([prefix, maps.flatten(2).transpose(1, 2)], dim=1)
-        return maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +30,7 @@ class Layer:
     width: int
     """w."""
     layout: Layout
-    """How its output holds the map."""
+    """How its output holds the map: seen by its shape, or by where it answers to changes of the image."""
     stage: bool
     """Whether it is a part of the network's outline: a child of the model, a member of a sequence of blocks, a
     child of such a block that has no map of its own, or a normalisation of tokens."""
@@ -66,11 +39,20 @@ class Layer:
     nothing where only its class token is read."""
 
 
-_FOUND: WeakKeyDictionary[nn.Module, dict[int, tuple[str, ...]]] = WeakKeyDictionary()
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """What a network's layers were found to be, at one image size."""
+
+    layers: tuple[Layer, ...]
+    refused: Mapping[str, str]
+    """By name, what is wrong with the map of a layer whose shape could be that of one."""
+
+
+_FOUND: WeakKeyDictionary[nn.Module, dict[int, _Listing]] = WeakKeyDictionary()
 
 
 def find_layer(classifier: Classifier) -> str:
-    """The layer that ``auto`` stands for, found by a dry run once: the last one whose map the scores depend on.
+    """The layer that ``auto`` stands for: the last one whose map the scores depend on.
 
     Raises LayerError when there is none.
     """
@@ -78,20 +60,19 @@ def find_layer(classifier: Classifier) -> str:
 
 
 def find_stages(classifier: Classifier) -> tuple[str, ...]:
-    """The layers that ``stages`` stands for, found by a dry run once: those of ``stage_layers``.
+    """The layers that ``stages`` stands for: those of ``stage_layers``.
 
     Raises LayerError when there is none.
     """
-    found = _FOUND.setdefault(classifier.model, {})
-    if classifier.image_size not in found:
-        names = stage_layers(list_layers(classifier))
-        if not names:
-            raise LayerError(
-                f"no layer of {classifier.arch} gives a map (N, C, h, w) larger than 1x1 that the scores depend on; "
-                "choose one that `camseg layers` lists with --layer, or larger images"
-            )
-        found[classifier.image_size] = names
-    return found[classifier.image_size]
+    listing = _listing(classifier)
+    names = stage_layers(listing.layers)
+    if not names:
+        raise LayerError(
+            f"no layer of {classifier.arch} gives a map (N, C, h, w) larger than 1x1 that the scores depend on; "
+            "choose one that `camseg layers` lists with --layer, or larger images"
+            + "".join(f" (the map of {name} {reason})" for name, reason in [*listing.refused.items()][-1:])
+        )
+    return names
 
 
 def stage_layers(layers: Sequence[Layer]) -> tuple[str, ...]:
@@ -116,12 +97,66 @@ def stage_layers(layers: Sequence[Layer]) -> tuple[str, ...]:
 
 
 def list_layers(classifier: Classifier) -> list[Layer]:
-    """Every layer that runs once and gives a map larger than 1x1, in the order in which the network runs them."""
-    model = classifier.model
+    """Every layer that runs once and gives a map larger than 1x1, in the order in which the network runs them.
+
+    Found by dry runs, once as long as the network lives.
+    """
+    return list(_listing(classifier).layers)
+
+
+def _listing(classifier: Classifier) -> _Listing:
+    with alone(classifier.model):
+        known = _FOUND.setdefault(classifier.model, {})
+        if classifier.image_size not in known:
+            known[classifier.image_size] = _look(classifier.model, classifier.image_size)
+        return known[classifier.image_size]
+
+
+def _look(model: nn.Module, side: int) -> _Listing:
+    outputs, slopes = _dry_run(_awake(model), side)
+    possible = {}
+    for name, output in outputs.items():
+        layouts = possible_layouts(output, model)
+        if layouts and (shape := layouts[0].maps(output).shape)[2] == shape[3] > 1:
+            possible[name] = layouts
+    # Within what gives tokens much is square that is no map.
+    streams = tuple(f"{name}." for name, layouts in possible.items() if layouts[0].kind == "tokens")
+    shown = {
+        name: layouts[0]
+        for name, layouts in possible.items()
+        if plain_layout(outputs[name], model) and not name.startswith(streams)
+    }
+    open_ = {name: layouts for name, layouts in possible.items() if name not in shown}
+    settled, refused = settle_layouts(model, side, open_) if open_ else ({}, {})
+    found = []
+    for name, layouts in possible.items():
+        layout = shown.get(name) or settled.get(name) or layouts[0]
+        _, channels, height, width = layout.maps(outputs[name]).shape
+        slope = slopes[name]
+        found.append(
+            Layer(
+                name=name,
+                channels=channels,
+                height=height,
+                width=width,
+                layout=layout,
+                stage=False,
+                speaks=slope is not None and float(layout.maps(slope).any(dim=1).float().mean()) > 0.1,
+            )
+        )
+    outline = _outline(model, found)
+    return _Listing(
+        layers=tuple(replace(layer, stage=layer.name in outline) for layer in found if layer.name not in refused),
+        refused=refused,
+    )
+
+
+def _dry_run(model: nn.Module, side: int) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """Of each layer that runs once and gives a tensor for one image: it, and the gradient of a score there if any."""
     seen: dict[str, Tensor] = {}
     runs: Counter[str] = Counter()
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
+    def note(name: str) -> Hook:
         def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
             runs[name] += 1
             if isinstance(output, Tensor) and len(output) == 1 and output.requires_grad:
@@ -129,33 +164,16 @@ def list_layers(classifier: Classifier) -> list[Layer]:
 
         return hook
 
-    side = classifier.image_size
     hooks = {name: note(name) for name, _ in model.named_modules() if name}
     noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     with inference(model), torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
         x = noise.to(next(model.parameters())).requires_grad_()
-        logits = functional_call(model, dict(_awake(model)), (x.clone(),))
+        logits = model(x.clone())
         slopes = torch.autograd.grad(logits[0, 0], list(seen.values()), allow_unused=True)
-    found = []
-    for (name, output), slope in zip(seen.items(), slopes, strict=True):
-        layout = layout_of(output, model)
-        if layout is None or runs[name] > 1:
-            continue
-        _, channels, height, width = layout.maps(output).shape
-        if height == width > 1:
-            found.append(
-                Layer(
-                    name=name,
-                    channels=channels,
-                    height=height,
-                    width=width,
-                    layout=layout,
-                    stage=False,
-                    speaks=slope is not None and float(layout.maps(slope).any(dim=1).float().mean()) > 0.1,
-                )
-            )
-    outline = _outline(model, found)
-    return [replace(layer, stage=layer.name in outline) for layer in found]
+    once = [name for name in seen if runs[name] == 1]
+    return {name: seen[name].detach() for name in once}, {
+        name: slope for name, slope in zip(seen, slopes, strict=True) if name in once
+    }
 
 
 def _outline(model: nn.Module, layers: Sequence[Layer]) -> set[str]:
@@ -184,40 +202,39 @@ def _normalises(module: nn.Module) -> bool:
     return "Norm" in type(module).__name__
 
 
-def _awake(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Random numbers for weights that are all zero, as some heads start: they would hide what lies before them."""
+def _awake(model: nn.Module) -> nn.Module:
+    """A copy with random numbers for weights that are all zero, as some heads start: they would hide what lies before
+    them. The network itself where there are none."""
+    asleep = [name for name, weight in model.named_parameters() if weight.ndim > 1 and not weight.any()]
+    if not asleep:
+        return model
+    # Not the network with other weights for a moment: some modules remember what they made of theirs.
+    model = copy.deepcopy(model).train().eval()
     generator = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        if weight.ndim > 1 and not weight.any():
-            yield name, torch.randn(weight.shape, generator=generator).to(weight)
+    with torch.no_grad():
+        for name in asleep:
+            weight = model.get_parameter(name)
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model
 
 
-def layout_of(output: object, model: nn.Module) -> Layout | None:
-    """How a layer's output holds a map; None when it holds none.
+def layout_at(output: object, classifier: Classifier, name: str) -> Layout:
+    """How the output of the layer of this name holds its map, at any size of inputs.
 
-    Inputs are square, so maps are too: that tells (N, C, h, w) from (N, h, w, C), and tokens before the map.
+    Found out where the shape leaves it open, which takes dry runs of the network once. Raises LayerError when it holds
+    none, or one that does not lie as the image does.
     """
-    if not isinstance(output, Tensor):
-        return None
-    if output.ndim == 4:
-        _, a, b, c = output.shape
-        # timm's own statement, where the shape leaves it open.
-        stated = getattr(getattr(model, "output_fmt", None), "value", getattr(model, "output_fmt", "NCHW"))
-        last = stated == "NHWC" if (a == b) == (b == c) else a == b
-        return Layout(kind="channels last" if last else "channels first")
-    if output.ndim == 3:
-        own: tuple[int, ...] = (int(getattr(model, "num_prefix_tokens", 0) or 0),)
-        for prefix in (*own, 0, 1, 2):
-            count = output.shape[1] - prefix
-            if count > 1 and round(count**0.5) ** 2 == count:
-                return Layout(kind="tokens", prefix=prefix)
-    return None
-
-
-def checked_layout(output: object, model: nn.Module, name: str) -> Layout:
-    """``layout_of`` the output of the layer of this name; LayerError when it holds no map."""
-    layout = layout_of(output, model)
-    if layout is None:
+    layout = plain_layout(output, classifier.model)
+    if layout is None and possible_layouts(output, classifier.model):
+        check_layer(classifier, name)
+        layout = next((layer.layout for layer in _listing(classifier).layers if layer.name == name), None)
+    if layout is None or not isinstance(output, Tensor) or not layout.fits(output):
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise LayerError(f"layer {name} gives {shape}, not a map (N, C, h, w); choose one that `camseg layers` lists")
     return layout
+
+
+def check_layer(classifier: Classifier, name: str) -> None:
+    """LayerError, with what is wrong, for a layer whose map was found not to lie as the image does."""
+    if reason := _listing(classifier).refused.get(name):
+        raise LayerError(f"the map of layer {name} {reason}; choose one that `camseg layers` lists")

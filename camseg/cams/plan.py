@@ -10,6 +10,7 @@ from torch import nn
 from camseg.base.arrays import Image
 from camseg.base.errors import InputError
 from camseg.cams.capture import Network, network
+from camseg.cams.hooks import alone
 from camseg.cams.layers import find_stages
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.settings import AUTO_SCALES, CamSettings
@@ -98,23 +99,27 @@ def _plan_member(classifier: Classifier, settings: CamSettings) -> MemberPlan:
     return replace(ready, scales=tuple(scale for scale in given if scale not in refused))
 
 
-_REFUSALS: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], str | None]] = WeakKeyDictionary()
+_TAKEN: WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = WeakKeyDictionary()
 
 
 def _refusal(ready: MemberPlan, scale: float) -> str | None:
-    """Why the network cannot take inputs of a scale, found by a dry run once; None when it can."""
+    """Why the network cannot take inputs of a scale, found by a dry run; None when it can, which is remembered.
+
+    What fails may not fail again, and networks that refuse a size mostly do so before they calculate anything.
+    """
     classifier = ready.network.classifier
     side = max(1, round(scale * classifier.image_size))
-    known = _REFUSALS.setdefault(classifier.model, {})
     key = (side, ready.network.layers, tuple(ready.network.rivals), ready.gradients)
-    if key not in known:
-        blank = classifier.normalise(torch.zeros(1, side, side, 3, dtype=torch.uint8))
-        try:
-            ready.network.forward(blank, gradients=ready.gradients).toward([0])
-            known[key] = None
-        except torch.OutOfMemoryError:
-            raise  # which says something of the device at this moment, not of the network
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            words = " ".join(str(error).split())[:200]
-            known[key] = f"{classifier.arch} cannot take inputs of {side} pixels ({words}); choose other --scales"
-    return known[key]
+    with alone(classifier.model):
+        taken = _TAKEN.setdefault(classifier.model, set())
+        if key not in taken:
+            blank = classifier.normalise(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+            try:
+                ready.network.forward(blank, gradients=ready.gradients).toward([0])
+            except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+                words = " ".join(str(error).split())[:200]
+                if isinstance(error, torch.OutOfMemoryError) or "memory" in words:
+                    raise  # which says something of the device at this moment, not of the network
+                return f"{classifier.arch} cannot take inputs of {side} pixels ({words}); choose other --scales"
+            taken.add(key)
+        return None

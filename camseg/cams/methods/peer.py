@@ -21,7 +21,7 @@ from camseg.base.compat import import_torchvision
 from camseg.base.errors import InputError
 from camseg.cams.capture import Capture, Network, target_scores
 from camseg.cams.hooks import Hook, hooked, inference
-from camseg.cams.layers import layout_of, list_layers
+from camseg.cams.layers import layout_at, list_layers
 
 _COMPARED = 3
 """How many of the most similar classes Finer-CAM sets the target apart from."""
@@ -203,11 +203,10 @@ def _tapped(network: Network, layers: Sequence[str]) -> Iterator[list[nn.Module]
     one = torch.ones((), device=network.classifier.device, requires_grad=True)
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
 
-    def through(tap: nn.Module) -> Hook:
+    def through(tap: nn.Module, name: str) -> Hook:
         def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> Tensor:
-            layout = layout_of(output, model)
+            layout = layout_at(output, network.classifier, name)
             assert isinstance(output, Tensor)
-            assert layout is not None  # the capture has this layer's map
             maps = layout.maps(output).clone()
             if not maps.requires_grad:
                 maps.requires_grad_(torch.is_grad_enabled())
@@ -215,7 +214,8 @@ def _tapped(network: Network, layers: Sequence[str]) -> Iterator[list[nn.Module]
 
         return hook
 
-    hooks = {name: through(tap) for name, tap in zip(layers, taps, strict=True)}
+    list_layers(network.classifier)  # so that layouts are known before the pass
+    hooks = {name: through(tap, name) for name, tap in zip(layers, taps, strict=True)}
     try:
         with inference(model), torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
             for parameter, _ in kept:
