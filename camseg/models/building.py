@@ -125,6 +125,11 @@ def create_sized_model(
     inputs of that size.
     """
     given = dict(model_args or {})
+    if (channels := given.get("in_chans", 3)) != 3:
+        raise InputError(
+            f"expected a network of three channels, got in_chans={channels}; camseg feeds three channels, grey images "
+            "as three equal ones, so leave in_chans out"
+        )
     backbone, _ = split_name(arch)
     own = OWN.get(backbone)
     config: Any = own.config if own else get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
@@ -140,15 +145,22 @@ def create_sized_model(
                 raise
     try:
         with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, image_size, image_size))
+            logits = model.eval()(torch.zeros(1, 3, image_size, image_size))
     except InputError:  # of a head, which no other size would help
         raise
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        hint = f", such as {config.input_size[-1]}" if config else ""
+        hint = (f", such as {config.input_size[-1]}" if config else "") + (", or other --model-arg" if given else "")
         reason = first_line(error)
         raise InputError(
             f"{arch} cannot take inputs of {image_size} pixels ({reason}); choose another --image-size{hint}"
         ) from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        arguments = f" with {', '.join(f'{name}={value}' for name, value in given.items())}" if given else ""
+        raise InputError(
+            f"expected a network that gives one logit per class, (1, {num_classes}) for one image; {arch}{arguments} "
+            f"gives {found}; " + ("leave such arguments out" if given else "choose another architecture")
+        )
     return model, args
 
 

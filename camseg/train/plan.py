@@ -1,6 +1,8 @@
 """Trainings as data: recipe, options and images -> a classifier run, which can be repeated from what it stores."""
 
+import copy
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -8,16 +10,28 @@ from typing import Any
 
 import torch
 
-from camseg.base.errors import CamsegError, CheckpointError, InputError
+from camseg.base.errors import CamsegError, CheckpointError, DatasetError, InputError, first_line
 from camseg.base.files import read_json, sha256
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.registry import choose
 from camseg.base.settings import from_json, to_json
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import Dataset, check_disjoint, image_places, load_training_data, samples_sha256, split
+from camseg.data.datasets import (
+    Dataset,
+    check_disjoint,
+    image_places,
+    load_training_data,
+    own_parts,
+    samples_sha256,
+    split,
+)
+from camseg.data.labels import negative_hint
+from camseg.data.layouts import Part
+from camseg.data.remarks import data_remarks, unreadable
 from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
 from camseg.runs.loop import check_apart
+from camseg.train.freezing import freeze_others, learning_parameters
 from camseg.train.recipes import RECIPES
 from camseg.train.settings import Training, TrainSettings
 from camseg.train.trainer import train_classifier
@@ -37,6 +51,29 @@ class Prepared:
     """Images that decide when to stop, and calibrate."""
     test: Dataset | None
     """Images that decide nothing."""
+
+    def remarks(self) -> list[str]:
+        """Lines on the images and classes where they may not be what was meant, to be said before the training."""
+        parts = [part for part in (self.train, self.val, self.test) if part is not None]
+        lines = [line for part in parts for line in data_remarks(part, self.classifier.window)]
+        hint = negative_hint(self.classifier.classes, self.classifier.negative)
+        return [*dict.fromkeys(lines), *([hint] if hint else [])]
+
+    def unreadable(self) -> dict[Path, str]:
+        """The images that the training would leave out, with the reason, as far as their first bytes tell.
+
+        Raises DatasetError, as the training would, where no image of a part can be read.
+        """
+        found: dict[Path, str] = {}
+        for part in (self.train, self.val, self.test):
+            if part is None:
+                continue
+            reasons = unreadable(part)
+            failed = [sample.path for sample in part.samples if sample.path in reasons]
+            if len(failed) == len(part.samples):
+                raise DatasetError(f"none of {len(failed)} images can be read; the first: {reasons[failed[0]]}")
+            found |= reasons
+        return found
 
 
 def plan_training(
@@ -142,24 +179,73 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
         if training.weights_sha256 not in (None, found):
             raise InputError(f"{training.weights} is not the file it was; give the weights with --weights")
         training = replace(training, weights_sha256=found)
+    _check_batches(classifier, training.settings, len(train.samples))
     return Prepared(training=training, classifier=classifier, train=train, val=val, test=test)
+
+
+def _check_batches(classifier: Classifier, settings: TrainSettings, images: int) -> None:
+    """InputError where single images would be learned from by a network whose batch norms then have no spread."""
+    if min(settings.batch_size, images) > 1:
+        return
+    side = classifier.image_size
+    model = copy.deepcopy(classifier.model)  # batch norms keep what they have seen
+    freeze_others(model, learning_parameters(model, settings.trainable))
+    try:
+        model(torch.zeros(1, 3, side, side))
+    except ValueError as error:
+        raise InputError(
+            f"{classifier.arch} needs at least 2 images per batch at {side} pixels ({first_line(error)}); got "
+            f"--batch-size {settings.batch_size} and {images} training image{'s' * (images != 1)}; give more"
+        ) from None
 
 
 def load_parts(
     data: Path | str, *, val: Path | str | None, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Dataset, Dataset, Dataset | None]:
-    """The images to learn from, those for validation, and those for the test where a share is split off for it.
+    """The images to learn from, those for validation, and those for the test where there are such.
 
-    The same images, fractions and seed give the same parts. Raises what loading and splitting do, and DatasetError
-    for validation images that ``data`` has too.
+    A data set that comes divided (``train/<class>/...``, ``val/...``, ``test/...``) stays so; else shares are split
+    off. The same images, fractions and seed give the same parts; what is to be said of them are the first one's
+    remarks. Raises what loading and splitting do, and DatasetError for validation images that ``data`` has too, that
+    have other classes, or that there are twice.
     """
     dataset = load_training_data(data)
-    rest, test = split(dataset, test_fraction, seed) if test_fraction else (dataset, None)
-    if val is None:
-        return *split(rest, val_fraction, seed), test
-    held = load_training_data(val)
-    check_disjoint(dataset, held)
-    return rest, held, test
+    remarks = [*dataset.remarks]
+    own = own_parts(dataset)
+    rest, test = dataset, None
+    if own is not None:
+        rest, test = own["train"], own.get("test")
+        remarks.append(_divided(dataset))
+    elif any(sample.part is not None for sample in dataset.samples):
+        remarks.append(
+            f"{data} comes divided, but its training images are not of every class; all its images are split anew, those "
+            "for testing among them"
+        )
+    if test is None and test_fraction:
+        rest, test = split(rest, test_fraction, seed)
+    if val is not None:
+        if own is not None and "val" in own:
+            raise DatasetError(f"{data} comes with validation images of its own; give its training folder, or no --val")
+        held = load_training_data(val, dataset.classes)
+        remarks += held.remarks
+        replace(held, multi_label=dataset.multi_label).targets(dataset.classes)
+        check_disjoint(dataset, held)
+    elif own is not None and "val" in own:
+        held = own["val"]
+        if missing := sorted(set(dataset.classes) - {label for one in held.samples for label in one.labels or ()}):
+            remarks.append(f"the validation images of {data} show no {', '.join(missing)}")
+    else:
+        rest, held = split(rest, val_fraction, seed)
+    if test is not None:
+        test = replace(test, remarks=())
+    return replace(rest, remarks=tuple(dict.fromkeys(remarks))), replace(held, remarks=()), test
+
+
+def _divided(dataset: Dataset) -> str:
+    """How a data set comes divided, in a line."""
+    counts = Counter((sample.name.partition("/")[0], sample.part) for sample in dataset.samples)
+    folders = ", ".join(f"{count} in {folder} ({part})" for (folder, part), count in sorted(counts.items()))
+    return f"{dataset.root} comes divided, and stays so: {folders}"
 
 
 def _parts(training: Training) -> tuple[Dataset, Dataset, Dataset | None, str]:

@@ -19,7 +19,7 @@ from camseg.models.building import create_model, normalisation
 from camseg.models.names import DEFAULT_ARCH
 from camseg.models.weights import head_parameters, read_weights
 
-WEIGHTS = Path(__file__).parents[2] / "shared/weights/mobilenetv2_100_imagenet.safetensors"
+WEIGHTS = Path(__file__).parents[3] / "shared/weights/mobilenetv2_100_imagenet.safetensors"
 ARCH = "test_resnet"
 
 

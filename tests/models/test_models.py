@@ -178,9 +178,22 @@ def test_what_ours_refuse():
         Classifier.create("vit_minimal", classes=["a"], image_size=28)
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"in_chans": 1}, r"got in_chans=1; camseg feeds three channels"),
+        ({"features_only": True}, r"one logit per class, \(1, 2\) .*features_only=True gives a list; leave"),
+        ({"global_pool": ""}, r"cannot take inputs of 32 pixels .*choose another --image-size.* or other --model-arg"),
+    ],
+)
+def test_arguments_by_which_a_network_gives_no_logits(args, message):
+    with pytest.raises(InputError, match=message):
+        Classifier.create("resnet10t", classes=["a", "b"], image_size=32, model_args=args)
+
+
 SMALL = ["med_ic", "med_ic_2", "med_ic_3", "med_ic_inn", "med_ic_cnn", "vit_minimal", "MobileNetV2+mab+rph+sbr"]
 LARGE = [name for name in ARCHITECTURES if name not in SMALL]
-REAL = Path(__file__).parents[2] / "shared/data/brain_lgg_mri/images/train"
+REAL = Path(__file__).parents[3] / "shared/data/brain_lgg_mri/images/train"
 
 
 @pytest.fixture

@@ -247,3 +247,13 @@ def test_options_of_the_command(call, make_folder, tmp_path):
     code, _, err = call("train-cls", make_folder(), "-o", tmp_path / "x", *options, "--augmentation", "hue=1")
     assert code == 2
     assert "Augmentation has no 'hue'" in err
+
+
+@pytest.mark.parametrize("trainable", ["all", "last-stages"])
+def test_batches_of_one_image_that_leave_batch_norms_without_a_spread(make_folder, tmp_path, trainable):
+    changes = {"model": "mobilenetv2_035", "weights": "none", "image_size": 32, "batch_size": 1, "trainable": trainable}
+    data = make_folder()
+    with pytest.raises(InputError, match=r"mobilenetv2_035 needs at least 2 images per batch at 32 pixels .*size 1 "):
+        prepare_training(plan_training(data, changes=changes), tmp_path / "out")
+    for other in ({"batch_size": 2}, {"image_size": 64}, {"trainable": "head"}):
+        prepare_training(plan_training(data, changes={**changes, **other}), tmp_path / "out")
