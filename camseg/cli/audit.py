@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from camseg.cli import console, fields, options
+from camseg.data.mask_settings import MaskReading
 from camseg.studies.settings import AuditSettings
 
 
@@ -17,6 +18,7 @@ def audit(
     ],
     out: options.Out,
     settings: AuditSettings,
+    reading: MaskReading,
     masks: Annotated[
         Path | None, typer.Option(help="Folder of true masks, of the same relative paths as the images.")
     ] = None,
@@ -34,6 +36,7 @@ def audit(
         data,
         out,
         masks=masks,
+        reading=reading,
         settings=settings,
         keep_filtered=filtered,
         device=device,

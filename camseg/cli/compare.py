@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from camseg.cli import console, fields, options
+from camseg.data.mask_settings import MaskReading
 from camseg.studies.settings import CompareSettings
 from camseg.train.settings import Training
 
@@ -29,6 +30,7 @@ def compare(
     out: options.Out,
     settings: Annotated[CompareSettings, SETTINGS],
     training: Annotated[fields.Given, TRAINING],
+    reading: MaskReading,
     test: Annotated[
         Path | None, typer.Option(metavar="DATA", help="Test images, for every score; else split off from DATA.")
     ] = None,
@@ -52,6 +54,7 @@ def compare(
         test=test,
         masks=masks,
         test_masks=test_masks,
+        reading=reading,
         changes={**training, **learning},
         device=device,
         overwrite=overwrite,

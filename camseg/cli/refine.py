@@ -7,6 +7,7 @@ import typer
 
 import camseg
 from camseg.cli import console, fields, options
+from camseg.data.mask_settings import MaskReading
 from camseg.label.settings import RefineInputs
 from camseg.masks.settings import CleaningSettings
 from camseg.refinement.settings import RefineSettings
@@ -21,6 +22,7 @@ def refine(
     settings: RefineSettings,
     cleaning: CleaningSettings,
     inputs: RefineInputs,
+    reading: MaskReading,
     folder: FolderOptions,
     json: options.Json = False,
 ) -> None:
@@ -37,6 +39,7 @@ def refine(
         settings,
         cleaning,
         masks=inputs.masks,
+        reading=reading,
         device=where,
         save=[kind for kind, wanted in (("alphas", inputs.alpha), ("foregrounds", inputs.foreground)) if wanted],
         window=inputs.window,

@@ -7,6 +7,7 @@ import typer
 
 import camseg
 from camseg.cli import console, fields, options
+from camseg.data.mask_settings import MaskReading
 from camseg.label.settings import TrimapInputs
 from camseg.refinement.settings import TrimapSettings
 from camseg.runs.settings import FolderOptions
@@ -18,6 +19,7 @@ def trimap(
     out: options.Out,
     settings: TrimapSettings,
     inputs: TrimapInputs,
+    reading: MaskReading,
     folder: FolderOptions,
     json: options.Json = False,
 ) -> None:
@@ -25,5 +27,7 @@ def trimap(
     from camseg.runs.output import map_root, prediction_root
 
     maps = None if inputs.cams is None else map_root(inputs.cams)
-    report = camseg.trimap_folder(prediction_root(source), out, settings, cams=maps, options=console.attached(folder))
+    report = camseg.trimap_folder(
+        prediction_root(source), out, settings, cams=maps, reading=reading, options=console.attached(folder)
+    )
     console.finish(report, out, json, folder.dry_run)

@@ -25,7 +25,7 @@ from camseg.data.mask_settings import MaskClasses, MaskReading, parse_mask_class
 from camseg.data.masks import MaskAndVoid, to_mask
 from camseg.data.opening import read_file
 from camseg.data.samples import Samples
-from camseg.data.stored import color_codes, grey, name_codes, read_stored
+from camseg.data.stored import Stored, color_codes, grey, name_codes, read_stored
 
 # fmt: off
 IMAGE_SUFFIXES: Final = frozenset(
@@ -112,12 +112,23 @@ def read_image(path: Path | str, window: Window = "full", page: int = 0) -> Imag
 
 
 def read_levels(path: Path | str) -> NDArray[np.uint8]:
-    """Read a grey 8-bit file (a map, mask or trimap) as uint8 (H, W).
+    """Read the levels of a map from a grey 8-bit file as uint8 (H, W).
 
-    Raises ImageError when the file cannot be read, has 16-bit or float pixels, is coloured or partly transparent: those
-    are no levels.
+    Raises ImageError when the file cannot be read, has 16-bit or float pixels, is coloured, partly transparent or of a
+    format that keeps levels only nearly, as photos are: those are no levels.
     """
     stored = read_stored(path)
+    levels = _levels(stored)
+    if stored.lossy:
+        raise ImageError(
+            f"{path}: expected the levels of a map; {stored.lossy} keeps levels only nearly, and photos are stored so; "
+            "give the map itself, saved as PNG"
+        )
+    return levels
+
+
+def _levels(stored: Stored) -> NDArray[np.uint8]:
+    path = stored.path
     if stored.values.dtype != np.uint8 or stored.highest > 255:
         kind = {"f": "float", "i": "signed"}.get(stored.values.dtype.kind, "16-bit or more")
         raise ImageError(f"{path}: expected 8-bit levels; its pixels are {kind}; save it as 8-bit grey")
@@ -166,7 +177,7 @@ def read_mask_and_void(path: Path | str, reading: MaskReading | None = None) -> 
 def read_trimap(path: Path | str) -> Trimap:
     """Read a trimap as uint8 (H, W) in {0, 128, 255}; ImageError when it holds anything else."""
     try:
-        return check_trimap(read_levels(path))
+        return check_trimap(_levels(read_stored(path)))
     except InputError as error:
         raise ImageError(f"{path}: {error}") from None
 

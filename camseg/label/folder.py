@@ -9,6 +9,7 @@ from camseg.base.errors import InputError
 from camseg.base.settings import to_json
 from camseg.data.datasets import Dataset, Sample, load_images
 from camseg.data.images import Window, check_window, find_images, relative_name
+from camseg.data.mask_settings import MaskReading
 from camseg.label.chain import map_stages, mask_stages
 from camseg.label.settings import ClassifierOptions, LabelSettings
 from camseg.label.stages import (
@@ -182,22 +183,27 @@ def trimap_folder(
     settings: TrimapSettings | None = None,
     *,
     cams: Path | str | None = None,
+    reading: MaskReading | None = None,
     options: FolderOptions | None = None,
 ) -> FolderReport:
     """Make trimaps of the masks, or by two thresholds of the maps, in the folder ``source``.
 
-    ``cams``: the folder of the maps that the masks were made of, for what those are sure of.
+    ``cams``: the folder of the maps that the masks were made of, for what those are sure of; ``reading``: which class
+    of the masks counts, where they hold several. What they give no class is unknown.
     """
-    settings = settings or TrimapSettings()
+    settings, reading = settings or TrimapSettings(), reading or MaskReading()
+    if settings.from_map and reading.mask_class is not None:
+        raise InputError("two thresholds cut a trimap from a map, which has no mask class; leave that out, or those")
     beside = _beside("cam", cams)
     stages = [
         ReadStage(kind="cam", root=Path(source))
         if settings.from_map
-        else ReadStage(kind="mask", root=Path(source), beside=beside),
+        else ReadStage(kind="mask", root=Path(source), beside=beside, reading=reading),
         TrimapStage(settings=settings),
         WriteStage(folder=Path(out), kinds={"trimap": ""}),
     ]
-    return _file_folder("trimap", source, out, stages, {**to_json(settings), "cams": _absolute(cams)}, options)
+    asked = {**to_json(settings), "cams": _absolute(cams), **to_json(reading)}
+    return _file_folder("trimap", source, out, stages, asked, options)
 
 
 def refine_folder(
@@ -208,6 +214,7 @@ def refine_folder(
     cleaning: CleaningSettings | None = None,
     *,
     masks: Path | str | None = None,
+    reading: MaskReading | None = None,
     device: str = "cpu",
     save: Sequence[str] = (),
     window: Window = "full",
@@ -215,9 +222,12 @@ def refine_folder(
 ) -> FolderReport:
     """Refine every trimap into ``out/masks``, on request also ``alphas`` and ``foregrounds`` (RGBA).
 
-    ``masks``: the folder of what an unusable trimap or a worse mask falls back to; ``device``: for a trained network;
-    ``window`` as in ``propagate_folder``.
+    ``masks``: the folder of what an unusable trimap or a worse mask falls back to; ``reading``: which class of those
+    counts, where they hold several; ``device``: for a trained network; ``window`` as in ``propagate_folder``.
     """
+    reading = reading or MaskReading()
+    if masks is None and reading.mask_class is not None:
+        raise InputError("a mask class, but no masks that hold it; give masks to fall back to, or leave it out")
     settings, cleaning = settings or RefineSettings(), cleaning or CleaningSettings()
     if settings.method == "none":
         raise InputError("expected a refiner by name; none is only for the whole chain")
@@ -225,12 +235,19 @@ def refine_folder(
     kinds = {"mask": "masks"} | {kind.removesuffix("s"): kind for kind in ("alphas", "foregrounds") if kind in save}
     data = images if isinstance(images, Dataset) else load_images(images)
     stages = [
-        ReadStage(kind="trimap", root=Path(trimaps), beside=_beside("mask", masks), images=data.root, window=window),
+        ReadStage(
+            kind="trimap",
+            root=Path(trimaps),
+            beside=_beside("mask", masks),
+            images=data.root,
+            window=window,
+            reading=reading,
+        ),
         RefineStage(settings=settings, colors="foregrounds" in save),
         CleanStage(settings=cleaning),
         WriteStage(folder=Path(out), kinds=kinds),
     ]
-    asked = {**to_json(settings), **to_json(cleaning), "masks": _absolute(masks), "window": window}
+    asked = {**to_json(settings), **to_json(cleaning), "masks": _absolute(masks), **to_json(reading), "window": window}
     asked |= {"alpha": "alphas" in save, "foreground": "foregrounds" in save}
     return _file_folder("refine", trimaps, out, stages, asked, options, data, window, device)
 

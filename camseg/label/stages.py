@@ -7,10 +7,21 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from camseg.base.arrays import dequantise, quantise
+from camseg.base.arrays import UNKNOWN, dequantise, quantise
 from camseg.base.errors import InputError
 from camseg.base.files import sha256
-from camseg.data.images import Window, read_cam, read_mask, read_trimap, write_cam, write_image, write_mask, write_raw
+from camseg.base.settings import to_json
+from camseg.data.images import (
+    Window,
+    read_cam,
+    read_mask_and_void,
+    read_trimap,
+    write_cam,
+    write_image,
+    write_mask,
+    write_raw,
+)
+from camseg.data.mask_settings import MaskReading
 from camseg.masks.cleaning import clean
 from camseg.masks.settings import CleaningSettings, MaskSettings
 from camseg.masks.threshold import cam_to_mask
@@ -21,7 +32,11 @@ from camseg.refinement.trimaps import mask_to_trimap, masks_to_trimap, published
 from camseg.runs.output import provenance
 from camseg.runs.stage import Item, Place, Stage
 
-READERS: Final[Mapping[str, Callable[[Path], Any]]] = {"cam": read_cam, "mask": read_mask, "trimap": read_trimap}
+READERS: Final[Mapping[str, Callable[[Path, MaskReading], Any]]] = {
+    "cam": lambda path, _reading: read_cam(path),
+    "mask": read_mask_and_void,
+    "trimap": lambda path, _reading: read_trimap(path),
+}
 """How files of each kind are read."""
 
 
@@ -40,6 +55,8 @@ class ReadStage(Stage):
     """Where the images lie that the inputs belong to, if a later stage looks at them."""
     window: Window = "full"
     """How their 16-bit and float pixels become 8-bit."""
+    reading: MaskReading = field(default_factory=MaskReading)
+    """How masks are read."""
 
     def identity(self) -> dict[str, Any]:
         """With which settings the folders were written: they may be written again under their names."""
@@ -47,7 +64,8 @@ class ReadStage(Stage):
         if self.images is not None:
             others |= {"images": str(self.images.resolve()), "window": self.window}
         runs = {f"{kind} run": provenance(folder) for kind, folder in {self.kind: self.root, **self.beside}.items()}
-        return {**others, **runs}
+        masks = to_json(self.reading) if "mask" in (self.kind, *self.beside) else {}
+        return {**others, **runs, **masks}
 
     def files(self, item: Item) -> tuple[Path, ...]:
         """The input, and what belongs to it in other folders."""
@@ -59,9 +77,10 @@ class ReadStage(Stage):
 
     def each(self, item: Item) -> Item:
         """The item with what its files hold."""
-        read = {kind: READERS[kind](path) for kind, path in self._paths(item).items()}
+        read = {kind: READERS[kind](path, self.reading) for kind, path in self._paths(item).items()}
         cams = {"cam": read["cam"]} if "cam" in read else {}
-        return replace(item, cams=cams, mask=read.get("mask"), trimap=read.get("trimap"))
+        mask, void = read.get("mask", (None, None))
+        return replace(item, cams=cams, mask=mask, void=void, trimap=read.get("trimap"))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -143,7 +162,11 @@ class TrimapStage(Stage):
             trimap = mask_to_trimap(
                 mask, open=chosen.open, close=chosen.close, dilate=chosen.dilate, erode=chosen.erode, sure=sure
             )
-        return replace(item, record=replace(item.record, fallback=unusable(trimap)), trimap=trimap)
+        fallback = unusable(trimap)
+        if item.void is not None:
+            trimap[item.void] = UNKNOWN  # nobody has said what lies there
+            fallback = fallback if fallback == "empty mask" else unusable(trimap)
+        return replace(item, record=replace(item.record, fallback=fallback), trimap=trimap)
 
 
 @dataclass(kw_only=True, eq=False)

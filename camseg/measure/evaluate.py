@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.base.arrays import Image, Mask, dequantise
+from camseg.base.arrays import Image, dequantise
 from camseg.base.errors import EvaluationError
 from camseg.base.progress import Progress, silent
 from camseg.data.images import by_relative_name, find_images, read_levels, read_mask_and_void
@@ -31,6 +31,7 @@ from camseg.measure.metrics import (
     bootstrap_interval,
     dice,
     iou,
+    known_pixels,
     mask_counts,
     pixel_accuracy,
     precision,
@@ -174,15 +175,15 @@ def evaluate_folder(
         if levels.shape != truth.shape:
             other_size.append(f"{pair.name} ({_size(levels)} against {_size(truth)})")
             continue
-        known = None if not void.any() else ~void
-        if known is not None and not known.any():
+        if void.all():
             all_void += 1
             continue
-        counts = threshold_counts(_known(levels, known), _known(truth, known))
+        true = known_pixels(truth, void)
+        counts = threshold_counts(known_pixels(levels, void), true)
         sweep, cross_entropy = _measure(counts), binary_cross_entropy(counts)
         # Thresholds that follow from a map see all of it, void or not.
         cut_masks = [levels > 127] if already_masks else [cam_to_mask(dequantise(levels), cut) for cut in cuts]
-        cut_scores = [_measure(mask_counts(_known(mask, known), _known(truth, known))) for mask in cut_masks]
+        cut_scores = [_measure(mask_counts(known_pixels(mask, void), true)) for mask in cut_masks]
         for tally in (overall, classes[pair.class_name]):
             tally.add(counts.actual == 0, sweep, cut_scores, cross_entropy)
         row: dict[str, object] = {
@@ -387,11 +388,6 @@ def _object_level(folder: Path, predictions: Sequence[Path]) -> int | None:
         f"expected maps, or masks of 0 and 255, in {folder}; its files hold 0 and one of the levels "
         f"{', '.join(str(level) for level in sorted(seen - {0}))}, as class numbers do; scale masks to 255"
     )
-
-
-def _known(pixels: NDArray[Any], known: Mask | None) -> NDArray[Any]:
-    """The pixels that count, (1, N); all of them where none is void."""
-    return pixels if known is None else pixels[known][None]
 
 
 def _count_stacks(files: Iterable[Path]) -> int:

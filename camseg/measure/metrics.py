@@ -57,6 +57,14 @@ def threshold_counts(levels: NDArray[np.uint8], mask: Mask) -> Counts:
     return Counts(true_positives=above[1], predicted=above.sum(axis=0), actual=int(at_least[1, 0]), pixels=mask.size)
 
 
+def known_pixels(pixels: NDArray[Any], void: Mask | None) -> NDArray[Any]:
+    """The pixels that take part in scores, (1, N): those that are not ``void``, bool (H, W); all (H, W) where none is.
+
+    For a map and its true mask alike, before they are counted.
+    """
+    return pixels if void is None or not void.any() else pixels[~void][None]
+
+
 def mask_counts(prediction: Mask, mask: Mask) -> Counts:
     """Counts of one predicted mask, bool (H, W), against the true one; the arrays of the result have no dimension."""
     check_mask(prediction)

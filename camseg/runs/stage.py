@@ -48,6 +48,8 @@ class Item:
     """Per method the map at the image's size."""
     mask: Mask | None = None
     """The mask, in the end the final one."""
+    void: Mask | None = None
+    """What the file of the mask gives no class."""
     trimap: Trimap | None = None
     alpha: Alpha | None = None
     foreground: Colors | None = None

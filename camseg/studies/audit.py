@@ -23,6 +23,7 @@ from camseg.base.settings import to_json
 from camseg.classify.checkpoint import load_network
 from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Dataset, load_training_data, split
+from camseg.data.mask_settings import MaskReading
 from camseg.measure.metrics import overlapping_splits_interval
 from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, Run, check_names
@@ -73,6 +74,7 @@ def audit_runs(
     out: Path | str,
     *,
     masks: Path | str | None = None,
+    reading: MaskReading | None = None,
     settings: AuditSettings | None = None,
     keep_filtered: bool = False,
     device: str = "auto",
@@ -83,10 +85,10 @@ def audit_runs(
     """Audit classifier runs on labelled images; write ``audit.json``, ``.csv``, ``.md`` and, with masks, ``.png``.
 
     data: a folder of class folders, or a CSV, as for training; masks: true masks of the same relative names; a class
-    that is negative for one of the runs needs none. For each run and seed its architecture is trained on each of
-    ``FILTERS``; runs of equal architecture and preprocessing share the trainings that do not depend on their maps.
-    A training that is finished is kept in ``out``, without its weights, and not repeated. ``keep_filtered`` leaves
-    the filtered images in ``out/filtered``.
+    that is negative for one of the runs needs none; reading: which class of them counts, where they hold several.
+    For each run and seed its architecture is trained on each of ``FILTERS``; runs of equal architecture and
+    preprocessing share the trainings that do not depend on their maps. A training that is finished is kept in ``out``,
+    without its weights, and not repeated. ``keep_filtered`` leaves the filtered images in ``out/filtered``.
 
     Raises InputError or DatasetError for images, classes, runs or settings that do not fit; EvaluationError for masks
     that are missing, empty or of another size; OutputError when ``out`` holds another audit.
@@ -96,7 +98,7 @@ def audit_runs(
     classifiers = _load(runs, dataset, settings, device)
     negative = {name for classifier in classifiers.values() for name in classifier.negative}
     windows = {classifier.window for classifier in classifiers.values()}
-    images = read_study_images(dataset, masks, negative, windows, progress, "labelled")
+    images = read_study_images(dataset, masks, negative, windows, progress, "labelled", reading)
     study = _Study(
         images=images,
         splits=_split(images, settings),
@@ -107,7 +109,8 @@ def audit_runs(
         progress=progress,
         say=say,
     )
-    run = Run(command="audit", settings=to_json(settings), identity=_identity(study, data, masks))
+    asked = {**to_json(settings), **to_json(images.reading)}
+    run = Run(command="audit", settings=asked, identity=_identity(study, data, masks))
     Output(out, run, overwrite=overwrite, parts=("trainings", "maps", "filtered"))
     labels = [own_class(sample) for sample in dataset.samples]
     found = Audit(

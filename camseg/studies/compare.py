@@ -21,6 +21,7 @@ from camseg.cams.plan import plan
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import AnyClassifier, load_classifier
 from camseg.data.datasets import Dataset, check_disjoint, load_training_data
+from camseg.data.mask_settings import MaskReading
 from camseg.models.building import check_architecture
 from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, Run, check_names
@@ -112,6 +113,7 @@ def compare_models(
     test: Path | str | None = None,
     masks: Path | str | None = None,
     test_masks: Path | str | None = None,
+    reading: MaskReading | None = None,
     changes: Mapping[str, Any] | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -122,9 +124,10 @@ def compare_models(
 
     ``models``: architectures by name, trained on ``data`` into ``out/runs``, or folders of runs, ensembles too.
     ``test``: labelled images for every score; None: split off from ``data``. ``masks`` and ``test_masks``: true masks
-    of the same relative names as ``data`` and ``test``. ``changes`` are those of ``plan_training``; a weights file
-    serves the models that it fits, others start from scratch. What is finished is kept: a training, a classifier's
-    scores, and each model's maps by one method; models and methods may be added.
+    of the same relative names as ``data`` and ``test``; ``reading``: which class of them counts, where they hold
+    several. ``changes`` are those of ``plan_training``; a weights file serves the models that it fits, others start
+    from scratch. What is finished is kept: a training, a classifier's scores, and each model's maps by one method;
+    models and methods may be added.
 
     Raises InputError or DatasetError for images, models or settings that do not fit; EvaluationError for masks that
     are missing, empty or of another size; OutputError when ``out`` holds another comparison.
@@ -151,8 +154,10 @@ def compare_models(
     study = _Study(
         train=StudyImages(data=train),
         judge=Judge(
-            val=read_study_images(val, masks, negative, windows, progress, "validation"),
-            test=read_study_images(tested, masks if test is None else test_masks, negative, windows, progress, "test"),
+            val=read_study_images(val, masks, negative, windows, progress, "validation", reading),
+            test=read_study_images(
+                tested, masks if test is None else test_masks, negative, windows, progress, "test", reading
+            ),
             cams=cams,
             batch_size=trainings.common.settings.batch_size,
             progress=progress,
@@ -162,7 +167,8 @@ def compare_models(
         progress=progress,
         say=say,
     )
-    asked, facts = _asked(settings, changes or {}), _identity(study, places, trainings)
+    asked = {**_asked(settings, changes or {}), **to_json(study.judge.test.reading)}
+    facts = _identity(study, places, trainings)
     run = Run(command="compare", settings=asked, identity=facts)
     Output(out, run, overwrite=overwrite, parts=("runs", "cells"))
     scores, cells = [], []

@@ -14,7 +14,7 @@ from camseg.base.progress import Progress
 from camseg.cams.compute import compute_cams
 from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Dataset, Sample
-from camseg.data.images import read_image, read_mask, write_image
+from camseg.data.images import read_image, write_image
 from camseg.measure.faithfulness import (
     confidence_drop,
     confidence_rises,
@@ -24,7 +24,7 @@ from camseg.measure.faithfulness import (
     insertion_curve,
     pointing_hit,
 )
-from camseg.measure.metrics import mean_dice
+from camseg.measure.metrics import known_pixels, mean_dice
 from camseg.studies.material import StudyImages, in_batches, own_class
 from camseg.studies.settings import AuditSettings
 
@@ -46,9 +46,9 @@ def filter_by_maps(
             black += not cam.any()
             write_image(folder / f"cam/{sample.name}.png", filter_image(image, cam))
             if sample.name in images.masks:
-                mask = read_mask(images.masks[sample.name])
-                dices[sample.name] = mean_dice(cam, mask)
-                hits[sample.name] = float(pointing_hit(cam, mask))
+                mask, void = images.truth(sample.name)
+                dices[sample.name] = mean_dice(known_pixels(cam, void), known_pixels(mask, void))
+                hits[sample.name] = float(pointing_hit(np.where(void, np.float32(0), cam), mask))
     return {"mean_dice": dices, "pointing_game": hits, "black": black}
 
 
@@ -58,7 +58,7 @@ def filter_by_masks(
     """Write the images multiplied by true masks, and by what these leave, for each seed of ``splits``.
 
     They lie in ``folder/truth-SEED`` and ``folder/inverse-SEED``. An image without an object borrows the mask of
-    another one, by chance, on the same side of the split.
+    another one, by chance, on the same side of the split. Pixels without a class are in neither.
     """
     for seed, parts in splits.items():
         for side, part in enumerate(parts):
@@ -66,8 +66,8 @@ def filter_by_masks(
             for sample in part.samples:
                 image = read_image(sample.path, classifier.window)
                 owner = sample.name if sample.name in images.masks else lenders[random.integers(len(lenders))]
-                mask = _fitted(read_mask(images.masks[owner]), image)
-                for kind, weights in (("truth", mask), ("inverse", ~mask)):
+                mask, void = (_fitted(pixels, image) for pixels in images.truth(owner))
+                for kind, weights in (("truth", mask), ("inverse", ~(mask | void))):
                     write_image(folder / f"{kind}-{seed}/{sample.name}.png", filter_image(image, weights))
 
 

@@ -15,9 +15,9 @@ from camseg.cams.compute import compute_cams
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Sample
-from camseg.data.images import read_image, read_mask
+from camseg.data.images import read_image
 from camseg.measure.faithfulness import confidence_drop, filter_image
-from camseg.measure.metrics import classification_metrics, dice, threshold_counts
+from camseg.measure.metrics import classification_metrics, dice, known_pixels, threshold_counts
 from camseg.studies.material import StudyImages, in_batches, own_class
 
 WITHOUT_MASKS: Final = 64
@@ -113,7 +113,8 @@ def _views(classifier: AnyClassifier, sample: Sample) -> dict[str, Image]:
 
 
 def _dice_curve(part: StudyImages, sample: Sample, cam: Cam) -> NDArray[np.float64]:
-    return dice(threshold_counts(quantise(cam), read_mask(part.masks[sample.name])))
+    mask, void = part.truth(sample.name)
+    return dice(threshold_counts(known_pixels(quantise(cam), void), known_pixels(mask, void)))
 
 
 def _average_drop(classifier: AnyClassifier, sample: Sample, views: Mapping[str, Image], cam: Cam) -> float:

@@ -11,9 +11,12 @@ from camseg.base.arrays import check_same_size
 from camseg.base.errors import DatasetError, EvaluationError, InputError
 from camseg.base.files import contents_sha256, sha256
 from camseg.base.progress import Progress
+from camseg.base.settings import to_json
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Dataset, Sample, image_places
-from camseg.data.images import by_relative_name, find_images, read_image, read_mask
+from camseg.data.images import by_relative_name, find_images, read_image, read_mask_and_void
+from camseg.data.mask_settings import MaskReading
+from camseg.data.masks import MaskAndVoid
 from camseg.measure.metrics import bootstrap_interval
 from camseg.models.weights import read_weights
 from camseg.train.plan import trained_on
@@ -27,11 +30,17 @@ class StudyImages:
     """The images."""
     masks: Mapping[str, Path] = field(default_factory=dict)
     """By the images' names; masks without an object are left out."""
+    reading: MaskReading = field(default_factory=MaskReading)
+    """Which class of the masks counts."""
 
     @property
     def objects(self) -> list[Sample]:
         """The images with an object."""
         return [sample for sample in self.data.samples if sample.name in self.masks]
+
+    def truth(self, name: str) -> MaskAndVoid:
+        """The true mask of an image with an object, and the pixels that take part in no score."""
+        return read_mask_and_void(self.masks[name], self.reading)
 
     def lenders(self, part: Dataset) -> list[str]:
         """The names of a part's images with an object."""
@@ -50,21 +59,26 @@ def read_study_images(
     windows: Collection[str],
     progress: Progress,
     title: str,
+    reading: MaskReading | None = None,
 ) -> StudyImages:
     """Read every image in each window, and its mask: what cannot be used is refused before any work.
 
-    masks: a folder of true masks by the images' relative names, or None; a ``negative`` class needs none.
+    masks: a folder of true masks by the images' relative names, or None; a ``negative`` class needs none; reading:
+    which class of them counts, where they hold several.
 
     Raises ImageError for files that cannot be read; EvaluationError for masks that are missing, of another size, two
     of one name, or all empty.
     """
+    reading = reading or MaskReading()
+    if masks is None and reading.mask_class is not None:
+        raise InputError("a mask class, but no masks that hold it; give masks, or leave it out")
     files = {} if masks is None else _find_masks(data, Path(masks), negative)
     objects = {}
     for sample in progress(data.samples, len(data.samples), f"reading {title} images"):
         image, *_ = [read_image(sample.path, window) for window in windows]
         if sample.name not in files:
             continue
-        mask = read_mask(files[sample.name])
+        mask = read_mask_and_void(files[sample.name], reading).mask
         try:
             check_same_size(image, mask, f"the image {sample.name} and its true mask")
         except InputError as error:
@@ -73,7 +87,7 @@ def read_study_images(
             objects[sample.name] = files[sample.name]
     if masks is not None and not objects:
         raise EvaluationError(f"expected masks with objects in {masks}; those of all {title} images are empty")
-    return StudyImages(data=data, masks=objects)
+    return StudyImages(data=data, masks=objects, reading=reading)
 
 
 def _find_masks(data: Dataset, folder: Path, negative: Collection[str]) -> dict[str, Path]:
@@ -92,13 +106,15 @@ def _find_masks(data: Dataset, folder: Path, negative: Collection[str]) -> dict[
     return masks
 
 
-def images_identity(*parts: StudyImages) -> dict[str, str]:
-    """Hashes of names, labels and groups, and of contents: what two calls that share a folder have in common."""
+def images_identity(*parts: StudyImages) -> dict[str, Any]:
+    """Hashes of names, labels and groups, and of contents, and how masks are read: what calls of one folder share."""
     samples = [
         [[one.name, one.labels, one.group, one.name in part.masks] for one in part.data.samples] for part in parts
     ]
     files = [path for part in parts for path in (*(one.path for one in part.data.samples), *part.masks.values())]
-    return {"samples": digest(samples), "contents": contents_sha256(files)[:12]}
+    facts = {"samples": digest(samples), "contents": contents_sha256(files)[:12]}
+    # All parts read their masks alike; those without any say nothing of it.
+    return {**facts, **next((to_json(part.reading) for part in parts if part.masks), {})}
 
 
 def digest(value: Any) -> str:

@@ -146,7 +146,7 @@ def test_shared_options_mean_the_same_everywhere():
     commands = dict(leaves(typer.main.get_command(app)))
     assert sorted(commands) == sorted(COMMANDS)
     shared = {"json", "overwrite", "dry_run", "device", "seed", "batch_size", "negative", "classifier", "target", "out"}
-    shared |= {"config", "workers"}
+    shared |= {"config", "workers", "mask_class", "mask_classes"}
     # What these commands call so is another thing.
     own = {
         ("prepare rois", "negative"),
@@ -163,6 +163,9 @@ def test_shared_options_mean_the_same_everywhere():
                 said = re.sub(r" (\[.*\]|Default: .*)$", "", option.help).removesuffix(".")
                 seen.setdefault(option.name, {}).setdefault((tuple(option.opts), said), []).append(name)
     assert seen.keys() == shared
+    readers = {"trimap", "refine", "evaluate", "audit", "compare"}
+    for name in ("mask_class", "mask_classes"):
+        assert readers <= {command for found in seen[name].values() for command in found}
     for forms in seen.values():
         # A command may say more, but begins with the same words.
         flags, least = min(forms, key=lambda form: len(form[1]))

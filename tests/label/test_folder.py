@@ -12,7 +12,8 @@ from camseg.base.settings import from_json, to_json
 from camseg.cams.compute import classifier_features, compute_cams
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.settings import AUTO_SCALES, CamSettings
-from camseg.data.images import read_cam, read_image, read_levels, read_mask, write_image
+from camseg.data.images import read_cam, read_image, read_levels, read_mask, read_trimap, write_image
+from camseg.data.mask_settings import MaskReading
 from camseg.label import network_stages
 from camseg.label.chain import label_image
 from camseg.label.folder import (
@@ -24,7 +25,7 @@ from camseg.label.folder import (
     trimap_folder,
 )
 from camseg.label.settings import Kind, LabelSettings
-from camseg.masks.settings import CleaningSettings, MaskSettings, save_threshold
+from camseg.masks.settings import CleaningSettings, MaskSettings, parse_threshold, save_threshold
 from camseg.measure.evaluate import evaluate_folder
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
@@ -519,13 +520,13 @@ def test_a_run_of_another_kind_is_not_mixed_in(images, unlabelled, make_classifi
         "threshold": {"settings": replace(settings, masks=MaskSettings(threshold=tmp_path / "t.json"))},
     }
     words = {
-        "settings": r"cams\.flip was False, now True",
-        "classifier": r"cams\.classifier was '.*', now '",
-        "images": "inputs was '.*', now '.*plain'",
-        "targets": r"cams\.targets was \[\], now \['cat'\]",
-        "negative": r"cams\.classifier was '.*', now '",
-        "batch": r"cams\.batch_size was 16, now 4",
-        "threshold": r"masks\.threshold was .*now ",
+        "settings": r"cams\.flip off -> on",
+        "classifier": r"cams\.classifier .* -> ",
+        "images": "inputs .* -> .*plain",
+        "targets": r"cams\.targets none -> cat",
+        "negative": r"cams\.classifier .* -> ",
+        "batch": r"cams\.batch_size 16 -> 4",
+        "threshold": r"masks\.threshold .* -> ",
     }
     with pytest.raises(OutputError, match=rf"written with other settings \({words[change]}"):
         label_folder(out=tmp_path / "out", **call | changes[change])
@@ -543,7 +544,7 @@ def test_maps_that_were_written_anew_are_not_mixed_with_the_old_masks(unlabelled
     assert masks_folder(cams / "layercam", tmp_path / "masks", OTSU).kept == 4
     options = FolderOptions(overwrite=True)
     cams_folder(unlabelled, tiny_classifier, cams, CamSettings(), targets=["dog"], options=options)
-    with pytest.raises(OutputError, match="cam run was"):
+    with pytest.raises(OutputError, match="cam run .* -> "):
         masks_folder(cams / "layercam", tmp_path / "masks", OTSU)
     masks_folder(cams / "layercam", tmp_path / "masks", OTSU, options=options)
 
@@ -558,7 +559,7 @@ def test_stages_with_other_images_or_another_window_are_not_mixed_in(images, unl
     run(**call)
     before = tree(tmp_path / "out", without=())
     changed = {"images": {"images": unlabelled}, "window": {"window": "percentile"}}[change]
-    with pytest.raises(OutputError, match=f"{change} was "):
+    with pytest.raises(OutputError, match=f"{change} .* -> "):
         run(**call | changed)
     assert tree(tmp_path / "out", without=()) == before
 
@@ -753,3 +754,72 @@ def test_a_classifier_is_not_changed_by_the_work(images, tiny_classifier, tmp_pa
     assert tiny_classifier.fingerprint() == before
     assert all(module.training for module in tiny_classifier.model.modules())
     assert not any(module._forward_hooks for module in tiny_classifier.model.modules())
+
+
+# Masks and maps of others
+
+
+def numbered(folder: Path) -> np.ndarray:
+    """A mask of class numbers, with a thing of class 3 whose outline is void, beside one of class 7."""
+    levels = np.zeros((60, 80), np.uint8)
+    levels[10:40, 10:40], levels[14:36, 14:36], levels[45:55, 50:70] = 255, 3, 7
+    write_image(folder / "a.png", levels)
+    return levels
+
+
+def test_trimaps_take_one_class_and_leave_void_unknown(tmp_path):
+    levels = numbered(tmp_path / "masks")
+    settings = TrimapSettings(dilate="2", erode="2", sure=None)
+    (failed,) = trimap_folder(tmp_path / "masks", tmp_path / "none", settings).failed
+    assert "--mask-class N" in failed.error
+    reading = MaskReading(mask_class="thing", mask_classes={"thing": 3, "other": 7})
+    assert not trimap_folder(tmp_path / "masks", tmp_path / "tri", settings, reading=reading).failed
+    trimap = read_trimap(tmp_path / "tri/a.png")
+    assert (trimap[levels == 255] == 128).all()
+    assert (trimap[17:33, 17:33] == 255).all()  # 2 pixels inside the object
+    assert (trimap[levels == 7] == 0).all()
+    with pytest.raises(OutputError, match="mask_class thing -> 7"):
+        trimap_folder(tmp_path / "masks", tmp_path / "tri", settings, reading=MaskReading(mask_class="7"))
+
+
+def test_void_around_nothing_is_an_empty_mask(tmp_path):
+    numbered(tmp_path / "masks")
+    trimap_folder(tmp_path / "masks", tmp_path / "tri", reading=MaskReading(mask_class=9))
+    assert lines(tmp_path / "tri")[0]["fallback"] == "empty mask"
+
+
+def test_refinement_falls_back_to_one_class(tmp_path, make_images):
+    levels = numbered(tmp_path / "masks")
+    write_image(tmp_path / "images/a.png", make_images(levels.shape)[0])
+    write_image(tmp_path / "tri/a.png", np.full_like(levels, 128))
+    for chosen in (3, 7):
+        out = tmp_path / str(chosen)
+        places = (tmp_path / "images", tmp_path / "tri", out)
+        assert not refine_folder(*places, masks=tmp_path / "masks", reading=MaskReading(mask_class=chosen)).failed
+        assert np.array_equal(read_mask(out / "masks/a.png"), levels == chosen)
+
+
+def test_a_mask_class_needs_masks(tmp_path):
+    numbered(tmp_path / "masks")
+    two = TrimapSettings(low=parse_threshold("0.3"), high=parse_threshold("0.6"))
+    with pytest.raises(InputError, match="a map, which has no mask class"):
+        trimap_folder(tmp_path / "masks", tmp_path / "out", two, reading=MaskReading(mask_class=3))
+    with pytest.raises(InputError, match="a mask class, but no masks"):
+        refine_folder(tmp_path / "masks", tmp_path / "masks", tmp_path / "out", reading=MaskReading(mask_class=3))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_photographs_are_no_masks_maps_or_trimaps(tmp_path, make_images, mode):
+    for name, image in zip("ab", make_images((40, 60), (40, 60)), strict=True):
+        for kind, suffix in (("jpg", ".jpg"), ("png", ".png")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            PilImage.fromarray(image).convert(mode).save(tmp_path / kind / f"{name}{suffix}")
+    for kind in ("jpg", "png"):
+        photos = tmp_path / kind
+        assert len(trimap_folder(photos, tmp_path / f"{kind}-tri").failed) == 2
+        assert len(refine_folder(photos, photos, tmp_path / f"{kind}-out").failed) == 2
+    reports = [masks_folder(tmp_path / "jpg", tmp_path / "masks")]
+    reports += [propagate_folder(tmp_path / "png", tmp_path / "jpg", tmp_path / "cams", PropagateSettings())]
+    for failed in (record for report in reports for record in report.failed):
+        assert ("JPEG keeps levels only nearly" if mode == "L" else "it has the colours") in failed.error
+    assert [len(report.failed) for report in reports] == [2, 2]

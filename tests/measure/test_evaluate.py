@@ -351,3 +351,13 @@ def test_the_command_takes_a_class(folders, call):
     code, _, errors = call("evaluate", folders[0], "--masks", folders[1], "--mask-class", "person")
     assert code == 2
     assert "mask classes give names" in errors
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_photographs_are_neither_predictions_nor_true_masks(folders, side, mode):
+    (folders[side] / "tumour/a.png").unlink()
+    photo = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
+    PilImage.fromarray(photo).convert(mode).save(folders[side] / "tumour/a.jpg")
+    with pytest.raises(ImageError, match=r"tumour/a.jpg: expected"):
+        evaluate_folder(*folders)

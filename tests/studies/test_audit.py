@@ -157,6 +157,27 @@ def own_maps(classifier, images, samples):
     return compute_cams(classifier, images, [sample.labels[0] for sample in samples], gate=False)["layercam"]
 
 
+def test_one_class_of_masks_and_void_pixels_in_neither_picture(data, make_run, quick_training, tmp_path):
+    void = np.zeros((32, 32), bool)
+    void[::4] = True
+    for path in (data / "masks/scratch").glob("*.png"):
+        levels = np.where(void, 255, np.where(read_mask(path), 3, 5))
+        write_image(tmp_path / f"masks/scratch/{path.name}", levels.astype(np.uint8))
+    words = ["audit", make_run(), data / "images", "-o", tmp_path / "out", "--masks", tmp_path / "masks", "--filtered"]
+    words += ["--seeds", "1", "--epochs", "1", "--mask-class", "3", "--device", "cpu"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out/run.json").read_text())["settings"]["mask_class"] == "3"
+    for index in range(6):
+        image = read_image(data / f"images/scratch/{index}.png")
+        mask = read_mask(data / f"masks/scratch/{index}.png")
+        shown = [
+            read_image(tmp_path / f"out/filtered/run/{kind}-0/scratch/{index}.png") for kind in ("truth", "inverse")
+        ]
+        for picture, part in zip(shown, (mask & ~void, ~mask & ~void), strict=True):
+            np.testing.assert_array_equal(picture, image * part[..., None])
+
+
 def test_the_measures_are_those_of_the_maps(data, make_run, quick_training, tmp_path):
     run = make_run()
     (found,) = audit_runs([run], data / "images", tmp_path / "out", masks=data / "masks", settings=QUICK).runs
@@ -306,7 +327,7 @@ def test_runs_share_what_does_not_depend_on_their_maps(data, make_run, quick_tra
     more = AuditSettings(epochs=1, seeds=3, val_fraction=0.25, batch_size=8, steps=4)
     audit_runs(runs[:1], data / "images", tmp_path / "out", masks=data / "masks", settings=more)
     assert [(kind, seed) for kind, seed, *_ in quick_training] == [(kind, 2) for kind in FILTERS]
-    with pytest.raises(OutputError, match="epochs was 1, now 30"):
+    with pytest.raises(OutputError, match="epochs 1 -> 30"):
         audit_runs(runs, data / "images", tmp_path / "out", masks=data / "masks", settings=AuditSettings(seeds=1))
 
 

@@ -148,6 +148,32 @@ def test_numbers_are_those_of_the_maps(data, make_run, quick):
     assert row.accuracy != np.mean([sample.labels[0] == predicted(classifier, sample) for sample in val.samples])
 
 
+def test_one_class_of_the_masks(data, make_run, quick, tmp_path):
+    for path in (data / "masks/train").rglob("*.png"):
+        levels = np.where(read_mask(path), 3, 5).astype(np.uint8)
+        write_image(tmp_path / "numbers" / path.relative_to(data / "masks/train"), levels)
+    run = make_run(seed=1)
+    expected = quick(run).cells[0]
+    words = [
+        "compare",
+        data / "images/train",
+        "--models",
+        run,
+        "-o",
+        tmp_path / "other",
+        "--methods",
+        METHODS.methods[0],
+    ]
+    words += ["--masks", tmp_path / "numbers", "--test-fraction", "0.3", "--val-fraction", "0.25", "--device", "cpu"]
+    words += ["--mask-class", "thing", "--mask-classes", tmp_path / "classes.csv", "--json"]
+    (tmp_path / "classes.csv").write_text("thing,3\nrest,5\n")
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)["cells"]
+    assert (found["mean_dice"], found["level"]) == (expected.mean_dice, expected.level)
+    assert json.loads((tmp_path / "other/run.json").read_text())["settings"]["mask_classes"] == {"thing": 3, "rest": 5}
+
+
 def centred(classifier, sets):
     """The classifier with a bias that lets it find each of its two classes in half of the images."""
     probabilities = predict(classifier, [read_image(sample.path) for sample in sets.samples])
@@ -246,9 +272,9 @@ def test_killed_it_goes_on(quick, monkeypatch):
     more = quick("med_ic", cams=CamSettings(methods=("eigencam", "gradcam")))
     assert done[5:] == ["med_ic, gradcam"]
     assert more.cells[0] == found.cells[3]
-    with pytest.raises(OutputError, match="epochs was 1, now 2"):
+    with pytest.raises(OutputError, match="epochs 1 -> 2"):
         quick("med_ic", epochs=2)
-    with pytest.raises(OutputError, match="flip was False, now True"):
+    with pytest.raises(OutputError, match="flip off -> on"):
         quick("med_ic", cams=CamSettings(flip=True))
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camseg.base.errors import CheckpointError, EvaluationError, InputError
+from camseg.base.errors import CheckpointError, EvaluationError, ImageError, InputError
 from camseg.base.files import Found, sha256
 from camseg.base.progress import silent
 from camseg.data.datasets import load_training_data
 from camseg.data.images import write_image, write_mask
+from camseg.data.mask_settings import MaskReading
 from camseg.studies import material
 from camseg.studies.material import StudyImages, images_identity, read_study_images, starting_weights
 
@@ -24,8 +25,9 @@ def data(tmp_path):
     return tmp_path
 
 
-def read(data, negative=()):
-    return read_study_images(load_training_data(data / "images"), data / "masks", negative, ["full"], silent, "test")
+def read(data, negative=(), reading=None):
+    images = load_training_data(data / "images")
+    return read_study_images(images, data / "masks", negative, ["full"], silent, "test", reading)
 
 
 def test_masks_without_an_object_are_left_out(data):
@@ -75,3 +77,21 @@ def test_what_trainings_start_from(make_classifier, tmp_path):
     assert starting_weights(file) == sha256(file)
     with pytest.raises(CheckpointError):
         starting_weights(str(Path(tmp_path, "nothing.safetensors")))
+
+
+def test_one_class_of_the_masks_and_its_void(data):
+    levels = np.zeros((8, 8), np.uint8)
+    levels[1:3], levels[3], levels[5] = 4, 255, 6
+    for index in range(2):
+        write_image(data / f"masks/scratch/{index}.png", levels)
+    with pytest.raises(ImageError, match="choose one by --mask-class N"):
+        read(data)
+    found = read(data, reading=MaskReading(mask_class=4))
+    mask, void = found.truth("scratch/0")
+    assert np.array_equal(mask, levels == 4)
+    assert np.array_equal(void, levels == 255)
+    assert images_identity(found) != images_identity(read(data, reading=MaskReading(mask_class=6)))
+    with pytest.raises(EvaluationError, match="images are empty"):
+        read(data, reading=MaskReading(mask_class=5))
+    with pytest.raises(InputError, match="a mask class, but no masks"):
+        read_study_images(found.data, None, (), ["full"], silent, "test", MaskReading(mask_class=4))
