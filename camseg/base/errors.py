@@ -4,7 +4,9 @@ A message says what was expected, what came, and what to do. The library never p
 exits: ``camseg.cli`` turns a ``CamsegError`` into one line and an exit code.
 """
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 class CamsegError(Exception):
@@ -81,6 +83,25 @@ class OutputError(CamsegError):
     """An output folder that cannot take this run: other settings, or names that collide."""
 
 
+class OtherSettingsError(OutputError):
+    """An output folder that was written with other settings; ``changes`` has the old and the new value of each."""
+
+    def __init__(self, folder: Path, changes: Mapping[str, tuple[Any, Any]]) -> None:
+        self.folder, self.changes = folder, changes
+        super().__init__(self.worded(lambda setting: setting))
+
+    def worded(self, name: Callable[[str], str]) -> str:
+        """The message; ``name`` says what a setting is called."""
+        said = "; ".join(f"{name(one)} {_shown(old)} -> {_shown(new)}" for one, (old, new) in self.changes.items())
+        return (
+            f"{self.folder} was written with other settings ({said}); repeat those to continue it, choose another "
+            "--out, or --overwrite"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.changes)
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says, cut to one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -91,3 +112,15 @@ def failure_line(path: Path, error: Exception) -> str:
     place, text = (" ".join(str(part).split()) for part in (path, error))
     text = text if isinstance(error, CamsegError) else f"{type(error).__name__}: {text}"
     return text if place in text else f"{place}: {text}"
+
+
+def _shown(value: Any) -> str:
+    """A setting's value in a few characters, as the command line would take it."""
+    if value is None or value in ((), [], {}):
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = ",".join(map(_shown, value)) if isinstance(value, list | tuple) else str(value)
+    return text if len(text) <= 60 else f"{text[:20]}...{text[-20:]}"

@@ -17,7 +17,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from camseg.base.errors import InputError
+from camseg.base.errors import InputError, OtherSettingsError, OutputError
 from camseg.base.settings import Option, from_json, to_json
 
 Config = Annotated[
@@ -102,12 +102,24 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise InputError(
                 f"the --config file has {unknown[0]!r}, which is no option here; there are {_known(leaves)}"
             )
-        function(**values, **made)
+        try:
+            function(**values, **made)
+        except OtherSettingsError as error:
+            raise OutputError(error.worded(lambda setting: _spelling(setting, leaves))) from None
 
     run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+def _spelling(setting: str, leaves: Mapping[str, _Leaf]) -> str:
+    """The option of a setting, by its place in a run's identity: the stage or the bundle, then the field."""
+    for place in (setting, setting.partition(".")[2]):
+        for leaf in leaves.values():
+            if ".".join(leaf.path) == place and not leaf.option.hidden:
+                return next(iter(leaf.option.flags), f"--{leaf.name.replace('_', '-')}")
+    return setting.replace("_", " ")
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from camseg.base.errors import CamsegError, InputError, OutputError
+from camseg.base.errors import CamsegError, InputError, OtherSettingsError, OutputError
 from camseg.base.files import append_text, contents_sha256, read_json, write_json, write_text
 from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
 
@@ -74,11 +74,7 @@ def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
     mine, theirs = json.loads(json.dumps(run.identity)), earlier["identity"]
     changed = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     if changed:
-        changes = "; ".join(f"{key} was {_shown(theirs.get(key))}, now {_shown(mine.get(key))}" for key in changed)
-        raise OutputError(
-            f"{folder} was written with other settings ({changes}); repeat those to continue it, choose another --out, "
-            "or --overwrite"
-        )
+        raise OtherSettingsError(folder, {key: (theirs.get(key), mine.get(key)) for key in changed})
 
 
 class Output:
@@ -191,7 +187,7 @@ def group_records(records: Iterable[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         group = groups.setdefault(record.name, [])
-        if any(record.class_name == earlier.class_name for earlier in group):
+        if any((record.class_name, record.source) == (earlier.class_name, earlier.source) for earlier in group):
             group.clear()
         group.append(record)
     return groups
@@ -315,8 +311,3 @@ def _nearest(folder: Path, name: str) -> Path | None:
 
 def _files(records: Iterable[Record]) -> set[str]:
     return {file for record in records for file in record.files.values()}
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:20]}...{text[-20:]}"

@@ -13,6 +13,26 @@ SCHEMA_VERSION: Final = 2
 """Of manifests and run.json; folders of another version are not continued."""
 
 
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True))
+class Source:
+    """Where an image that ``prepare`` wrote was taken from, so that a mask of it can be put back there."""
+
+    file: str
+    """The file below the folder of inputs; a pseudonym of it where IDs are not kept."""
+    frame: int | None = None
+    """Which of its frames, or of its slices along the axis, from 0; null where it has one."""
+    axis: str | None = None
+    """axial, coronal or sagittal, for a slice of a volume."""
+    instance: str | None = None
+    """The SOP instance UID of a DICOM object, or where IDs are not kept the start of its SHA-256."""
+    box: tuple[int, int, int, int] | None = None
+    """Top, left, bottom and right of a crop in pixels, the ends not included; null for the whole image."""
+    window: tuple[float, float] | None = None
+    """The values that became black and white; null where not two values say it."""
+    group: str
+    """The patient, volume or video."""
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True, validate_by_name=True))
 class Record:
     """What became of one image and class. Stages fill in what they decide; what has not been decided is null."""
@@ -49,6 +69,8 @@ class Record:
     """Why no refiner decided, if one was to."""
     area: int | None = None
     """Pixels of the mask."""
+    source: Source | None = None
+    """Of images that prepare wrote: where they were taken from."""
     status: Literal["ok", "failed"] = "ok"
     """failed: nothing of it was written, and error says why."""
     error: str | None = None

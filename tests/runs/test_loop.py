@@ -318,7 +318,7 @@ def test_stages_of_another_identity_are_refused(tmp_path):
     stages[1] = Known(3)
     run(tmp_path, stages)
     stages[1] = Known(4)
-    with pytest.raises(OutputError, match=r"together\.level was 3, now 4"):
+    with pytest.raises(OutputError, match=r"together\.level 3 -> 4"):
         run(tmp_path, stages)
     assert json.loads((tmp_path / RUN).read_text())["identity"]["together.level"] == 3
 
