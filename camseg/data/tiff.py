@@ -63,7 +63,14 @@ def _is_part(page: Any) -> bool:
 
 
 def _pictures(tags: Any) -> list[int]:
-    return [number for number, page in enumerate(tags.pages) if not _is_part(page)] or [0]
+    found, places = [], set()
+    for number, page in enumerate(tags.pages):
+        if page.offset in places:
+            break  # a damaged file, whose pages follow each other in a circle
+        places.add(page.offset)
+        if not _is_part(page):
+            found.append(number)
+    return found or [0]
 
 
 def describe(page: Any) -> str:

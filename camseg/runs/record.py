@@ -93,7 +93,10 @@ def to_line(record: Record) -> str:
 
 def from_line(line: bytes | str) -> Record:
     """The record of a line; raises ValueError for one that is damaged or whose files lie outside the folder."""
-    record: Record = _ADAPTER.validate_python(json.loads(line))  # whose texts may hold bytes that are no UTF-8
+    try:
+        record: Record = _ADAPTER.validate_python(json.loads(line))  # whose texts may hold bytes that are no UTF-8
+    except RecursionError:
+        raise ValueError("brackets without end") from None
     # A manifest may come from anywhere; --overwrite must not follow it out of its folder.
     if any(PurePath(file).is_absolute() or ".." in PurePath(file).parts for file in record.files.values()):
         raise ValueError("files outside the folder")

@@ -275,3 +275,17 @@ def test_files_cut_short(tmp_path):
     assert count > len(short)
     with pytest.raises(ImageError, match=r"x\.tif"):
         read_image(path)
+
+
+def test_pages_in_a_circle_are_counted_once(tmp_path):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint16), photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        first, second = (page.offset for page in file.pages)
+    data = bytearray(path.read_bytes())
+    (count,) = struct.unpack_from("<H", data, second)
+    struct.pack_into("<I", data, second + 2 + 12 * count, first)
+    path.write_bytes(data)
+    assert count_frames(path) == 2
+    with pytest.raises(InputError, match="expected a page from 0 to 1; got 2"):
+        read_image(path, page=2)

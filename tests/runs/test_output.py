@@ -171,6 +171,7 @@ def test_names_of_any_bytes_go_to_the_manifest_and_back(tmp_path):
     [
         "no json\n",
         "[1]\n",
+        "[" * 5000 + "\n",
         '{"name": "a"}\n',
         '{"name": "a", "status": "ok", "files": []}\n',
         '{"name": "a", "status": "ok", "files": {"mask": 3}}\n',
