@@ -7,6 +7,7 @@ takes the value of ``--config FILE``, else the field's default.
 import importlib
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*required, *options, *flags)]
 
     def run(**values: Any) -> None:
+        values = {name: _at_home(value) for name, value in values.items()}
         file = _read_config(values.pop("config", None)) if groups else {}
         used: set[str] = set()
         made = {}
@@ -113,6 +115,18 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _at_home(value: Any) -> Any:
+    """What names a path below ``~`` with the home folder in its place: no shell expands ``--out=~/x``, or a file."""
+    if isinstance(value, dict):
+        return {name: _at_home(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    # Texts that may be a file, such as a threshold: no class or method is called so.
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def _spelling(setting: str, leaves: Mapping[str, _Leaf]) -> str:
     """The option of a setting, by its place in a run's identity: the stage or the bundle, then the field."""
     for place in (setting, setting.partition(".")[2]):
@@ -139,7 +153,7 @@ def pairs(texts: Sequence[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"expected KEY=VALUE, such as pad_type=same; got {text!r}")
         try:
             found[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[key] = value
     return found
 
@@ -264,7 +278,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         content = _toml().loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid {'TOML' if path.suffix.lower() == '.toml' else 'JSON'} ({error})"
         ) from None
@@ -272,7 +286,8 @@ def _read_config(path: Path | None) -> dict[str, Any]:
         content = content.get("settings")
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected options by name, or a run.json of camseg")
-    return content
+    found: dict[str, Any] = _at_home(content)
+    return found
 
 
 def _toml() -> Any:

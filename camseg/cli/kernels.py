@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from camseg.cli import console, options
+from camseg.cli import console, fields, options
 
 
+@fields.command
 def kernels(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Classifier run of a network with involution (med_ic).")],
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],

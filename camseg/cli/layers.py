@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from camseg.cli import console, options
+from camseg.cli import console, fields, options
 
 
+@fields.command
 def layers(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Classifier run that train-cls wrote.")],
     everything: Annotated[
