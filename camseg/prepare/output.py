@@ -186,7 +186,7 @@ _NO_PIXELS = np.zeros((0, 0), np.uint8)
 
 
 def _take(one: AnyInput, make: Callable[[AnyInput], Iterable[Made]], out: Path, stop: Event) -> _Result:
-    result = _Result()
+    result, shaded = _Result(), False
     try:
         for made in make(one):
             if stop.is_set():
@@ -199,9 +199,12 @@ def _take(one: AnyInput, make: Callable[[AnyInput], Iterable[Made]], out: Path, 
                 continue
             _check_encodable(made.name)
             write_image(out / f"{made.name}.png", made.image)
+            shaded = shaded or bool(made.image.min() != made.image.max())
             for name, mask in made.masks.items():
                 write_mask(out / MASKS_FOLDER / f"{name}.png", mask)
             result.rows.append(replace(made, image=_NO_PIXELS, masks=dict.fromkeys(made.masks, _NO_PIXELS)))
+        if result.rows and not shaded:
+            result.noted["inputs gave images of a single grey alone; another window may show more"] += 1
     except Exception as error:  # what libraries raise on damaged files is of every kind
         result.error = failure_line(one.path, error)
     return result

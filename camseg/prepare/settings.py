@@ -157,6 +157,11 @@ class SliceSettings:
             raise InputError(f"expected each class once, such as {twice[0]}=1,4; got {twice[0]!r} again")
         if self.negative in names:
             raise InputError(f"expected classes of other names than the negative one, {self.negative!r}")
+        if len(names) > 1 and self.negative != "negative":
+            raise InputError(
+                f"expected a negative class beside one class alone; there are {', '.join(names)}, and slices without any "
+                "of them have an empty label; leave the negative one out"
+            )
 
 
 @settings

@@ -5,7 +5,8 @@ right side on the left, a coronal one the head on top and the right side on the 
 top and the front on the left. Voxels become pixels as they are; nothing is resampled.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.arrays import Mask, quantise
-from camseg.base.errors import ImageError, InputError
+from camseg.base.errors import ImageError, InputError, first_line
 from camseg.base.files import by_name, find_files
 from camseg.prepare.output import (
     Picture,
@@ -26,7 +27,7 @@ from camseg.prepare.output import (
     source_name,
     write_pictures,
 )
-from camseg.prepare.settings import SliceSettings
+from camseg.prepare.settings import LabelClass, SliceSettings
 from camseg.prepare.windows import find_limits
 from camseg.runs.settings import FolderOptions
 
@@ -54,9 +55,10 @@ def prepare_slices(
     several classes masks lie at ``OUT/masks/<class>/<volume>/<slice>.png``. Slices are counted from 0 from the
     patient's left, back or foot. The group is the volume.
 
-    Raises InputError, also when nibabel is not installed; OutputError.
+    Label values that were asked for and are nowhere are said. Raises InputError, also when all of them are nowhere and
+    when nibabel is not installed; OutputError.
     """
-    settings = settings or SliceSettings()
+    settings, options = settings or SliceSettings(), options or FolderOptions()
     nibabel = require("nibabel", "nifti")
     found = find_files(volumes, _is_nifti, "NIfTI volumes (.nii, .nii.gz)")
     label_files: dict[str, Path] = {}
@@ -71,8 +73,16 @@ def prepare_slices(
     for path in found.files:
         name = source_name(path, found.root, SUFFIXES)
         inputs.append(_Volume(path=path, name=name, labels=label_files.get(name)))
-    if labels is not None and all(one.labels is None for one in inputs):
-        raise InputError(f"{labels} holds no label volume of any volume: expected names such as {inputs[0].path.name}")
+    if labels is None:
+        _check_unlabelled(settings)
+    else:
+        if all(one.labels is None for one in inputs):
+            expected = f"expected names such as {inputs[0].path.name}" if inputs else "there is no volume"
+            raise InputError(f"{labels} holds no label volume of any volume: {expected}")
+        if unused := sorted(set(label_files.values()) - {one.labels for one in inputs}):
+            options.say(f"note: {len(unused)} label volumes are of no volume, such as {unused[0]}")
+        for line in _absent([one.labels for one in inputs if one.labels is not None], nibabel, settings.classes):
+            options.say(f"note: {line}")
     return write_pictures(
         "prepare slices",
         inputs,
@@ -85,13 +95,57 @@ def prepare_slices(
     )
 
 
+def _check_unlabelled(settings: SliceSettings) -> None:
+    """Raise InputError for what only label volumes give a meaning."""
+    for name in ("classes", "negative", "min_area"):
+        if getattr(settings, name) != getattr(SliceSettings(), name):
+            word = "class" if name == "classes" else name.replace("_", "-")
+            raise InputError(f"--{word} is about label volumes, and there are none; name them by --labels")
+
+
+def _absent(files: Iterable[Path], nibabel: Any, classes: Sequence[LabelClass]) -> list[str]:
+    """In words, which label values that classes name are in none of the files; InputError when all of them are.
+
+    Files are read until every value is found; those that cannot be read fail later, one by one.
+    """
+    wanted = {value for one in classes for value in one.values}
+    missing, found, read = set(wanted), set[int](), 0
+    for path in files:
+        if not missing:
+            return []
+        try:
+            values = np.unique(_whole_numbers(path, nibabel)[1])
+        except Exception:  # what libraries raise on damaged files is of every kind
+            continue
+        read += 1
+        found.update(int(value) for value in values)
+        missing -= found
+    if not read or not missing:
+        return []
+    held = f"they hold {_listed(found - {0})}" if found - {0} else "they hold nothing but 0"
+    lines = [
+        f"no label volume holds the {'value' if len(gone) == 1 else 'values'} {_listed(gone)} of class {one.name!r}; {held}"
+        for one in classes
+        if (gone := missing & set(one.values))
+    ]
+    # A class of no values takes all but 0.
+    if missing == wanted and all(one.values for one in classes):
+        raise InputError(f"{lines[0]}; choose among these by --class NAME=VALUES")
+    return lines
+
+
+def _listed(values: Iterable[int], shown: int = 10) -> str:
+    words = [str(value) for value in sorted(values)]
+    return ", ".join(words[:shown]) + (f", ... ({len(words)} values)" if len(words) > shown else "")
+
+
 def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
 def _slices(one: _Volume, nibabel: Any, settings: SliceSettings, labelled: bool) -> Iterator[Picture | Skipped]:
     volume = _load(one.path, nibabel)
-    values = _one_volume(volume.get_fdata(dtype=np.float32), settings.channel)
+    values = _one_volume(one.path, _read(one.path, volume), settings.channel)
     masks = _read_masks(one, volume, values.shape, nibabel, settings) if labelled else {}
     low, high = find_limits(values, settings.window)
     count = values.shape[AXES[settings.axis]]
@@ -116,6 +170,8 @@ def _slices(one: _Volume, nibabel: Any, settings: SliceSettings, labelled: bool)
             image=image,
             group=one.name,
             source=one.name,
+            frame=index,
+            window=(low, high),
             label=label or (settings.negative if alone else ""),
             masks={name if alone else f"{key}/{name}": mask for key, mask in cuts.items()},
         )
@@ -123,24 +179,63 @@ def _slices(one: _Volume, nibabel: Any, settings: SliceSettings, labelled: bool)
 
 def _load(path: Path, nibabel: Any) -> Any:
     """A volume in canonical orientation, not yet in memory if it is stored so."""
-    image = nibabel.load(path)
+    try:
+        image = nibabel.load(path)
+    except Exception as error:  # of every kind, some of which say neither what was expected nor what came
+        words = f"expected a NIfTI volume (.nii, .nii.gz); the file is damaged or of another kind ({first_line(error)})"
+        raise ImageError(f"{path}: {words}") from None
     if not isinstance(image, nibabel.spatialimages.SpatialImage):
         raise ImageError(f"{path}: expected a volume; it holds a {type(image).__name__}")
+    if len(image.shape) < 3:
+        raise ImageError(
+            f"{path}: expected a volume (X, Y, Z) of 3 dimensions; it has {len(image.shape)} dimensions, "
+            f"{_shape(image.shape)}; save a flat picture as PNG, which needs no preparation"
+        )
+    if image.get_data_dtype().kind not in "iufb":
+        raise ImageError(f"{path}: expected one number per voxel; it holds {image.get_data_dtype()}, as for colours")
+    # Checked before memory is taken for them; one byte stands for at most 1032 where they are compressed.
+    held = path.stat().st_size * (1032 if path.name.lower().endswith(".gz") else 1)
+    if math.prod(image.shape) * image.get_data_dtype().itemsize > held:
+        raise ImageError(f"{path}: its voxels cannot be read ({_shape(image.shape)} of them); it may be cut short")
     return nibabel.as_closest_canonical(image)
 
 
-def _one_volume(values: NDArray[Any], channel: int | None) -> NDArray[Any]:
+def _read(path: Path, volume: Any) -> NDArray[np.float32]:
+    try:
+        values: NDArray[np.float32] = volume.get_fdata(dtype=np.float32)
+    except Exception as error:  # of every kind
+        raise ImageError(f"{path}: its voxels cannot be read ({first_line(error)}); it may be cut short") from None
+    return values
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _one_volume(path: Path, values: NDArray[Any], channel: int | None) -> NDArray[Any]:
     """The 3D volume (X, Y, Z) of a 3D or 4D array."""
     while values.ndim > 4 and values.shape[-1] == 1:
         values = values[..., 0]
+    if values.ndim == 3 and channel:
+        raise ImageError(f"{path}: expected a 4D file, to take channel {channel} of; it is 3D, {_shape(values.shape)}")
     if values.ndim == 4 and (channel is not None or values.shape[3] == 1):
         if not 0 <= (channel or 0) < values.shape[3]:
-            raise ImageError(f"expected a channel from 0 to {values.shape[3] - 1}; got {channel}")
+            raise ImageError(f"{path}: expected a channel from 0 to {values.shape[3] - 1}; got {channel}")
         values = values[..., channel or 0]
     if values.ndim != 3 or values.size == 0:
         hint = f"; choose a channel from 0 to {values.shape[3] - 1}" if values.ndim == 4 else ""
-        raise ImageError(f"expected a 3D volume; its shape is {values.shape}{hint}")
+        raise ImageError(f"{path}: expected a 3D volume; its shape is {values.shape}{hint}")
     return values
+
+
+def _whole_numbers(path: Path, nibabel: Any) -> tuple[Any, NDArray[Any]]:
+    """A label volume and its values (X, Y, Z)."""
+    labels = _load(path, nibabel)
+    values = _one_volume(path, np.asanyarray(labels.dataobj), None)
+    whole = np.rint(values)
+    if not np.array_equal(whole, values):
+        raise ImageError(f"{path}: expected whole numbers as labels; it holds others")
+    return labels, whole
 
 
 def _read_masks(
@@ -149,17 +244,13 @@ def _read_masks(
     """The mask (X, Y, Z) of every class."""
     if one.labels is None:
         raise ImageError(f"{one.path}: no label volume of the same name")
-    labels = _load(one.labels, nibabel)
-    values = _one_volume(np.asanyarray(labels.dataobj), None)
-    if values.shape != shape:
-        raise ImageError(f"{one.path} and its labels differ in size: {shape} and {values.shape}")
+    labels, whole = _whole_numbers(one.labels, nibabel)
+    if whole.shape != shape:
+        raise ImageError(f"{one.path} and its labels differ in size: {shape} and {whole.shape}")
     # A hundredth of a voxel's edge is what headers in single precision may differ by.
     edge = np.abs(volume.affine[:3, :3]).max()
     if np.abs(volume.affine - labels.affine).max() > 0.01 * edge:
         raise ImageError(f"{one.path} and its labels {one.labels} lie elsewhere in space, by their headers' affines")
-    whole = np.rint(values)
-    if not np.array_equal(whole, values):
-        raise ImageError(f"{one.labels}: expected whole numbers as labels; it holds others")
     return {one.name: np.isin(whole, one.values) if one.values else whole != 0 for one in settings.classes}
 
 

@@ -1,6 +1,7 @@
 """NIfTI volumes to slices: orientation, window, masks and labels, against arrays written by nibabel."""
 
 import gzip
+import struct
 import sys
 
 import numpy as np
@@ -251,3 +252,16 @@ def test_the_command(folders, call):
     assert load_images(out / "labels.csv").classes == ("one", "other")
     assert call("prepare", "slices", *arguments, "--overwrite", "--class", "one=x")[0] == 2
     assert call("prepare", "slices", *arguments, "--overwrite", "--class", "one", "--class", "one=2")[0] == 2
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_headers_that_speak_of_more_voxels_than_the_file_holds(tmp_path, suffix):
+    save(tmp_path / f"v/a{suffix}", np.zeros((4, 4, 4), np.int16))
+    opened = gzip.open if suffix.endswith("gz") else open
+    with opened(tmp_path / f"v/a{suffix}", "rb") as file:
+        data = bytearray(file.read())
+    struct.pack_into("<2h", data, 44, 30000, 30000)
+    with opened(tmp_path / f"v/a{suffix}", "wb") as file:
+        file.write(data)
+    report = prepare_slices(tmp_path / "v", tmp_path / "out")
+    assert "30000 x 30000 x 4 of them" in report.failed[0]
