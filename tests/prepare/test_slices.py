@@ -264,4 +264,4 @@ def test_headers_that_speak_of_more_voxels_than_the_file_holds(tmp_path, suffix)
     with opened(tmp_path / f"v/a{suffix}", "wb") as file:
         file.write(data)
     report = prepare_slices(tmp_path / "v", tmp_path / "out")
-    assert "30000 x 30000 x 4 of them" in report.failed[0]
+    assert "4 x 30000 x 30000 of them" in report.failed[0]
