@@ -27,7 +27,7 @@ class Found:
     """Folders that could not be listed, with the reason."""
     passed_over: tuple[tuple[str, int], ...] = ()
     """Other files by their suffix in small letters, "" for none, the commonest first; hidden ones and such as tell of
-    others (tables, texts, settings) are not counted."""
+    others (tables, texts, settings) are not counted. Folders that systems write count whole, by their name."""
 
 
 # fmt: off
@@ -40,14 +40,18 @@ _BESIDE: Final = frozenset(
 )
 # fmt: on
 """Suffixes of files that lie beside others and tell of them."""
+_SYSTEM: Final = frozenset(
+    ["@eadir", "__macosx", "$recycle.bin", "#recycle", "#snapshot", "system volume information", "lost+found"]
+)
+"""Folders that systems write beside people's, in small letters: smaller copies, what was thrown away."""
 
 
 def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) -> Found:
     """Find the files below a folder that ``accept`` takes, or take the one file that ``root`` names.
 
-    Linked folders are entered, unless they lead back to where the way to them came through; hidden files and folders
-    are passed over. ``expected`` says in errors what there should be, in the plural. Raises InputError when ``root``
-    does not exist, or holds nothing of it and no unreadable folder.
+    Linked folders are entered, unless they lead back to where the way to them came through; hidden files and folders,
+    and those that systems write, are passed over. ``expected`` says in errors what there should be, in the plural.
+    Raises InputError when ``root`` does not exist, or holds nothing of it and no unreadable folder.
     """
     root = Path(root)
     if root.is_file():
@@ -69,6 +73,9 @@ def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) 
             lineage = _lineage(path)
             if name.startswith(".") or lineage[0] in way:
                 subfolders.remove(name)
+            elif name.lower() in _SYSTEM:
+                subfolders.remove(name)
+                others[name] += sum(len(inside) for _, _, inside in os.walk(path))
             else:
                 ways[path] = way.union(lineage)
         for file in (Path(folder, name) for name in names if not name.startswith(".")):
@@ -76,7 +83,7 @@ def find_files(root: Path | str, accept: Callable[[Path], bool], expected: str) 
                 files.append(file)
             elif file.suffix.lower() not in _BESIDE:
                 others[file.suffix.lower()] += 1
-    passed_over = tuple(sorted(others.items(), key=lambda item: (-item[1], item[0])))
+    passed_over = tuple(sorted((+others).items(), key=lambda item: (-item[1], item[0])))
     if not files and not failures:
         found = f"; it holds {count_text(passed_over)}" if passed_over else ""
         raise InputError(f"nothing to read in {root}: expected {expected}{found}")

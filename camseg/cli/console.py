@@ -3,10 +3,10 @@
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from camseg.label.settings import ClassifierOptions
     from camseg.runs.loop import FolderReport
     from camseg.runs.settings import FolderOptions
+
+_SHOWN: Final = 10
+"""Failures that are said one by one."""
 
 
 def say(line: str) -> None:
@@ -79,21 +82,40 @@ def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"out": str(out), **metrics})
     else:
-        rows = [
-            (name, f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}", str(one["support"]))
-            for name, one in metrics["classes"].items()
-        ]
-        title = f"{out}: validation accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}"
+        rows = _class_rows(metrics)
+        # Its confusions are tables of their own for each class.
+        kind = "multi-label, " if isinstance(metrics["confusion"][0][0], list) else ""
+        title = f"{out}: {kind}validation accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}"
         print_table(("class", "precision", "recall", "F1", "images"), rows, title)
     for reason in metrics["failed"].values():
         say(f"failed: {reason}")
     if metrics["failed"]:
+        if (test := metrics.get("test")) is not None:
+            title = f"{out}: test accuracy {test['accuracy']:.3f}, macro-F1 {test['macro_f1']:.3f}"
+            print_table(("class", "precision", "recall", "F1", "images"), _class_rows(test), title)
         raise typer.Exit(1)
 
 
 def attached(options: "FolderOptions") -> "FolderOptions":
     """How a folder is worked through, with this terminal's bar and messages."""
     # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per input.
+def _class_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (name, f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}", str(one["support"]))
+        for name, one in metrics["classes"].items()
+    ]
+
+
+def finish_dry_training(unreadable: Mapping[Path, str]) -> None:
+    """Say which images a training would leave out; exit with 1, as it would, where there are such."""
+    for reason in list(unreadable.values())[:_SHOWN]:
+        say(f"would fail: {reason}")
+    if len(unreadable) > _SHOWN:
+        say(f"would fail: {len(unreadable) - _SHOWN} more")
+    if unreadable:
+        raise typer.Exit(1)
+
+
     for library in ("PIL", "pydicom", "nibabel"):
         warnings.filterwarnings("ignore", module=library)
     return replace(options, progress=progress, say=say)

@@ -63,11 +63,16 @@ def train_cls(
         weights, classifier = prepared.training.weights, prepared.classifier
         sizes = f"{len(prepared.train.samples)} training and {len(prepared.val.samples)} validation images"
         start = "from scratch" if weights == "none" else f"from {weights}"
+        for line in prepared.remarks():
+            console.say(f"note: {line}")
         console.say(f"{classifier.arch} {start}: {sizes} of {', '.join(classifier.classes)}")
         if dry_run and json:
             facts = {"out": str(out), "model": classifier.arch, "classes": list(classifier.classes)}
             console.print_json({**facts, "training": to_json(prepared.training)})
-    if not dry_run:
+    if dry_run:
+        if processes.first:
+            console.finish_dry_training(prepared.unreadable())
+    else:
         metrics = run_training(
             prepared, out, device=device, overwrite=overwrite, progress=console.progress, say=console.say
         )

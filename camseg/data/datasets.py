@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from camseg.base.errors import DatasetError, InputError
 from camseg.base.files import Found
 from camseg.data.images import find_images, relative_name
+from camseg.data.labels import MISSING, as_classes, near_pairs, spelled
+from camseg.data.layouts import Part, check_classes, find_masks, part_of
+from camseg.data.twins import contents, twins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Sample:
     """The classes in the image; () = none of the classes; None = not known."""
     group: str | None = None
     """Samples of one group (a patient, a volume) never stand on both sides of a split."""
+    part: Part | None = None
+    """The part that the data set's own folders put it into: ``train/<class>/...``; None where they do not."""
 
     @property
     def input(self) -> str:
@@ -55,6 +60,8 @@ class Dataset:
     """Folders that could not be listed, with the reason."""
     passed_over: tuple[tuple[str, int], ...] = ()
     """Files that are no images by suffix, as in ``base.files.Found``; ``images.passed_over_line`` words them."""
+    remarks: tuple[str, ...] = ()
+    """Lines on how it was read where that may not be what was meant; ``remarks.data_remarks`` gives all lines."""
 
     def targets(self, classes: Sequence[str]) -> NDArray[Any]:
         """Class indices int64 (N,), or for a multi-label set float32 (N, classes) of 0 and 1.
@@ -81,45 +88,101 @@ class Dataset:
         return rows
 
 
-def load_training_data(data: Path | str) -> Dataset:
+def load_training_data(data: Path | str, classes: Sequence[str] | None = None) -> Dataset:
     """Read labelled images: a folder of class folders, or a CSV ``image,label[,group]``.
 
-    Raises DatasetError when there are fewer than two classes (one, for a multi-label set), or images
-    without a label.
+    ``classes``: those that the labels must be of, as for a validation set. Folders of splits above the class folders
+    (``train/<class>/...``, ``test/<class>/...``) are told from these, and go into ``Sample.part``.
+
+    Raises DatasetError when there are fewer than two classes (one, for a multi-label set), images without a label,
+    labels that differ only in case, spaces or hyphens, folders that cannot be classes, or other labels than
+    ``classes``.
     """
     dataset = load_images(data)
+    remarks = [*dataset.remarks]
+    divided = any(sample.part is not None for sample in dataset.samples)
+    if dataset.root.is_dir():
+        remarks += check_classes(dataset.root, dataset.classes, "<split>" if divided else "")
     if unlabelled := [sample for sample in dataset.samples if sample.labels is None]:
+        below = f"{data}/<split>/<class>/<image>" if divided else "DATA/<class>/<image>"
         raise DatasetError(
             f"{len(unlabelled)} images have no label, the first is {unlabelled[0].path}; expected "
-            "DATA/<class>/<image>, or a CSV with the columns image,label"
+            f"{below}, or a CSV with the columns image,label"
+        )
+    if near := near_pairs(dataset.classes):
+        raise DatasetError(
+            f"{data}: the classes {' and '.join(map(repr, near[0]))} differ only in case, spaces or hyphens; give them "
+            "one name"
         )
     needed = 1 if dataset.multi_label else 2
     if len(dataset.classes) < needed:
         raise DatasetError(f"{data}: expected at least {needed} classes, got {list(dataset.classes)}")
-    return dataset
+    remarks += _label_remarks(dataset)
+    if classes is not None:
+        dataset, renamed = _with_classes(dataset, classes)
+        remarks += renamed
+        known = set(classes)
+        for sample in dataset.samples:
+            if other := next((label for label in sample.labels or () if label not in known), None):
+                raise DatasetError(f"{sample.path}: class {other!r} is not one of {', '.join(classes)}")
+        if absent := sorted(known - set(dataset.classes)):
+            remarks.append(f"{data} holds no image of {', '.join(absent)}")
+    return replace(dataset, remarks=(*remarks, *_twin_remarks(dataset)))
 
 
 def load_images(images: Path | str, classes: Sequence[str] | None = None) -> Dataset:
     """Read a folder, an image file or a CSV, with the labels where they are known.
 
-    In a folder an image's label is the first folder below the root; where ``classes`` are given (a
-    classifier's), only if it is one of them. In a CSV it is the column ``label``: several are joined by
-    ``;``, an empty cell means none of the classes, and either makes the set multi-label. Paths in a CSV
-    are relative to its folder.
+    In a folder an image's label is the first folder below the root, or the one below ``train``, ``val`` and ``test``;
+    where ``classes`` are given (a classifier's), only if it is one of them, but for case, Unicode form, spaces and
+    hyphens. Masks that lie beside their images are left out. In a CSV the label is the column ``label``: several are
+    joined by ``;``, an empty cell means none of the classes, and either makes the set multi-label. Paths in a CSV are
+    relative to its folder.
 
     Raises InputError or DatasetError when there is nothing to read or a label is unknown to ``classes``.
     """
     path = Path(images)
-    dataset = _load_csv(path) if path.suffix.lower() == ".csv" and path.is_file() else _load_folder(path, classes)
-    if classes is not None:
-        unknown = sorted(set(dataset.classes) - set(classes))
-        if unknown:
+    table = path.suffix.lower() == ".csv" and path.is_file()
+    dataset = _load_csv(path) if table else _load_folder(path)
+    if classes is None:
+        return dataset
+    dataset, renamed = _with_classes(dataset, classes)
+    if unknown := sorted(set(dataset.classes) - set(classes)):
+        if table:
             raise DatasetError(f"{images}: the classifier has no class {unknown[0]!r}; it has {', '.join(classes)}")
-    return dataset
+        others = set(unknown)
+        samples = tuple(
+            replace(sample, labels=None) if others.intersection(sample.labels or ()) else sample
+            for sample in dataset.samples
+        )
+        dataset = replace(dataset, samples=samples, classes=tuple(sorted(set(dataset.classes) - others)))
+    return replace(dataset, remarks=(*dataset.remarks, *renamed))
+
+
+def own_parts(dataset: Dataset) -> dict[Part, Dataset] | None:
+    """The parts that a data set comes divided into, if those are of use: training images of every class, and others.
+
+    Raises DatasetError for parts that share an image.
+    """
+    held: dict[Part, list[Sample]] = {}
+    for sample in dataset.samples:
+        if sample.part is None:
+            return None
+        held.setdefault(sample.part, []).append(sample)
+    if {label for one in held.get("train", ()) for label in one.labels or ()} != set(dataset.classes):
+        return None
+    names: tuple[Part, ...] = ("train", "val", "test")
+    parts = {name: replace(dataset, samples=tuple(held[name]), remarks=()) for name in names if name in held}
+    for first, second in combinations(parts, 2):
+        places = {name: replace(parts[name], root=dataset.root / name) for name in (first, second)}
+        check_disjoint(places[first], places[second])
+    return parts
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Split into a training and a validation set, stratified by label, never through a group.
+
+    Images that are there more than once, as copies or links, stay together as a group does.
 
     ``fraction`` in (0, 1) is the validation share; with groups it is met as nearly as whole groups
     allow. Raises DatasetError when either side would be empty or would miss a class.
@@ -131,8 +194,8 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     labels = np.array([";".join(sorted(sample.labels or ())) for sample in dataset.samples])
     everything = np.arange(len(labels))
     try:
-        if any(sample.group is not None for sample in dataset.samples):
-            groups = np.array([sample.group or sample.name for sample in dataset.samples])
+        groups = _groups(dataset)
+        if groups is not None:
             train, val = _split_groups(labels, groups, fraction, seed)
         else:
             smallest = min(Counter(labels).values())
@@ -152,7 +215,7 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
 
 
 def check_disjoint(first: Dataset, second: Dataset) -> None:
-    """Raise DatasetError when two sets share an image file, by whatever path, or a group.
+    """Raise DatasetError when two sets share an image, by whatever path or as a copy of the same bytes, or a group.
 
     Scores on the one, of what learned from the other, would flatter.
     """
@@ -160,6 +223,14 @@ def check_disjoint(first: Dataset, second: Dataset) -> None:
     if both := [sample.path for sample in second.samples if os.path.realpath(sample.path) in known]:
         raise DatasetError(
             f"{len(both)} images of {second.root} are in {first.root} too, such as {both[0]}; keep them apart"
+        )
+    ours = [sample.path for sample in first.samples]
+    held = contents([*ours, *(sample.path for sample in second.samples)])
+    originals = {held[path]: path for path in ours if path in held}
+    if copies := [sample.path for sample in second.samples if held.get(sample.path) in originals]:
+        raise DatasetError(
+            f"{len(copies)} images of {second.root} are copies of images in {first.root}, such as {copies[0]} of "
+            f"{originals[held[copies[0]]]}; keep them apart"
         )
 
     groups, others = ({sample.group for sample in part.samples if sample.group} for part in (first, second))
@@ -180,6 +251,26 @@ def samples_sha256(*datasets: Dataset) -> str:
 def image_places(dataset: Dataset) -> set[str]:
     """Where the image files really lie: the same file has one place, however it is reached."""
     return {os.path.realpath(sample.path) for sample in dataset.samples}
+
+
+def _groups(dataset: Dataset) -> NDArray[Any] | None:
+    """The group of each sample, of which copies of an image are one; None where no two samples belong together."""
+    samples = dataset.samples
+    copies = twins([sample.path for sample in samples])
+    if not copies and all(sample.group is None for sample in samples):
+        return None
+    groups = [sample.group or sample.name for sample in samples]
+    leaders: dict[str, str] = {}
+
+    def leader(group: str) -> str:
+        while group in leaders:
+            group = leaders[group]
+        return group
+
+    for places in copies:
+        first, *others = sorted({leader(groups[place]) for place in places})
+        leaders.update(dict.fromkeys(others, first))
+    return np.array([leader(group) for group in groups])
 
 
 def _split_groups(
@@ -206,16 +297,94 @@ def _subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     return replace(dataset, samples=samples)
 
 
-def _load_folder(root: Path, classes: Sequence[str] | None) -> Dataset:
+def _with_classes(dataset: Dataset, classes: Sequence[str]) -> tuple[Dataset, list[str]]:
+    """The dataset with the labels spelled as the classes that they mean, and lines on those that were spelled else."""
+    meant = as_classes(dataset.classes, classes)
+    counts = Counter(label for sample in dataset.samples for label in sample.labels or ())
+    renamed = [
+        f"{counts[label]} {'image' if counts[label] == 1 else 'images'} labelled {label!r} counted as {name!r}"
+        for label, name in sorted(meant.items())
+        if label != spelled(name)
+    ]
+    samples = tuple(
+        replace(
+            sample, labels=sample.labels and tuple(dict.fromkeys(meant.get(label, label) for label in sample.labels))
+        )
+        for sample in dataset.samples
+    )
+    known = tuple(sorted({meant.get(label, label) for label in dataset.classes}))
+    return replace(dataset, samples=samples, classes=known), renamed
+
+
+def _label_remarks(dataset: Dataset) -> list[str]:
+    """Lines on labels that may not have been meant."""
+    lines = []
+    count = len(dataset.samples)
+    if dataset.multi_label:
+        none = [sample for sample in dataset.samples if not sample.labels]
+        several = [sample for sample in dataset.samples if len(sample.labels or ()) > 1]
+        found = [
+            f"{len(own)} of {count} images {'has' if len(own) == 1 else 'have'} {what}, such as {own[0].path}"
+            for own, what in ((none, "no label"), (several, "several labels"))
+            if own
+        ]
+        hint = "; such images show none of the classes: fill in their cells, or leave out rows of unknown label"
+        lines.append(f"the set counts as multi-label: {', '.join(found)}{hint if none else ''}")
+    if odd := [name for name in dataset.classes if name.casefold() in MISSING]:
+        lines.append(f"the label {odd[0]!r} counts as a class, and looks like a missing value")
+    grouped = sum(sample.group is not None for sample in dataset.samples)
+    if 0 < grouped < count:
+        lines.append(f"{count - grouped} of {count} images have no group; each counts as one of its own")
+    return lines
+
+
+def _twin_remarks(dataset: Dataset) -> list[str]:
+    """Lines on images that are there more than once."""
+    copies = twins([sample.path for sample in dataset.samples])
+    if not copies:
+        return []
+    samples = dataset.samples
+    first, second = (samples[place].path for place in copies[0][:2])
+    lines = [
+        f"{sum(map(len, copies))} images are the same as others, as copies or links, such as {second} and {first}; a "
+        "split keeps the same ones on one side"
+    ]
+    torn = [places for places in copies if len({frozenset(samples[place].labels or ()) for place in places}) > 1]
+    if torn:
+        first, second = (samples[place].path for place in torn[0][:2])
+        lines.append(f"{len(torn)} images are there under different labels, such as {first} and {second}")
+    return lines
+
+
+def _load_folder(root: Path) -> Dataset:
     found: Found = find_images(root)
+    remarks: tuple[str, ...] = ()
+    files = found.files
+    if found.root == root:
+        masks = find_masks(root, files)
+        if images := tuple(path for path in files if path.relative_to(root).as_posix() not in masks.files):
+            files, remarks = images, masks.remarks
+    names = {path: relative_name(path, found.root) for path in files}
+    folders = {name.partition("/")[0] for name in names.values() if "/" in name}
+    divided = bool(folders) and all(part_of(name) for name in folders)
     samples: list[Sample] = []
-    for path in found.files:
-        name = relative_name(path, found.root)
+    spellings: dict[str, set[str]] = {}
+    for path, name in names.items():
         first, _, rest = name.partition("/")
-        known = bool(rest) and (classes is None or first in classes)
-        samples.append(Sample(path=path, name=name, labels=(first,) if known else None))
+        part = part_of(first) if divided else None
+        if divided:
+            first, _, rest = rest.partition("/")
+        label = spelled(first) if rest else None
+        if label is not None:
+            spellings.setdefault(label, set()).add(first)
+        samples.append(Sample(path=path, name=name, labels=None if label is None else (label,), part=part))
+    remarks += tuple(
+        f"{len(own)} folders are named {label!r} but for Unicode form or spaces, and count as one class"
+        for label, own in sorted(spellings.items())
+        if len(own) > 1
+    )
     dataset = _dataset(found.root, samples, multi_label=False, failures=found.failures)
-    return replace(dataset, passed_over=found.passed_over)
+    return replace(dataset, passed_over=found.passed_over, remarks=remarks)
 
 
 def _load_csv(path: Path) -> Dataset:
@@ -248,7 +417,7 @@ def _load_csv(path: Path) -> Dataset:
         labels: tuple[str, ...] | None = None
         if "label" in columns:
             cell = row["label"] or ""
-            labels = tuple(dict.fromkeys(part.strip() for part in cell.split(";") if part.strip()))
+            labels = tuple(dict.fromkeys(spelled(part) for part in cell.split(";") if part.strip()))
         # Outputs mirror the listed path; what would lead out of the output folder is left out of it.
         parts = [part for part in PurePath(image).with_suffix("").parts if part not in ("..", PurePath(image).anchor)]
         name = "/".join(parts)

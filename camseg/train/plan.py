@@ -3,7 +3,7 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from camseg.data.datasets import (
     split,
 )
 from camseg.data.labels import negative_hint
-from camseg.data.layouts import Part
 from camseg.data.remarks import data_remarks, unreadable
 from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
@@ -55,9 +54,10 @@ class Prepared:
     def remarks(self) -> list[str]:
         """Lines on the images and classes where they may not be what was meant, to be said before the training."""
         parts = [part for part in (self.train, self.val, self.test) if part is not None]
-        lines = [line for part in parts for line in data_remarks(part, self.classifier.window)]
+        samples = tuple(sample for part in parts for sample in part.samples)
+        lines = data_remarks(replace(self.train, samples=samples), self.classifier.window)
         hint = negative_hint(self.classifier.classes, self.classifier.negative)
-        return [*dict.fromkeys(lines), *([hint] if hint else [])]
+        return [*lines, *([hint] if hint else [])]
 
     def unreadable(self) -> dict[Path, str]:
         """The images that the training would leave out, with the reason, as far as their first bytes tell.
@@ -159,6 +159,7 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
     train, val, test, samples = _parts(training)
     for part in (train, val):
         check_apart(part, Path(out))
+    _check_empty_labels([train, val, *([test] if test else ())], training)
     torch.manual_seed(training.settings.seed)
     classifier = Classifier.create(
         training.model,
@@ -199,6 +200,17 @@ def _check_batches(classifier: Classifier, settings: TrainSettings, images: int)
         ) from None
 
 
+def _check_empty_labels(parts: Sequence[Dataset], training: Training) -> None:
+    """Raise DatasetError where images without a label alone make a set multi-label that has a negative class."""
+    samples = [sample for part in parts for sample in part.samples]
+    none = [sample for sample in samples if not sample.labels]
+    if training.negative and none and all(len(sample.labels or ()) < 2 for sample in samples):
+        raise DatasetError(
+            f"{training.data}: {len(none)} of {len(samples)} images have no label, the first is {none[0].path}, and "
+            f"{training.negative[0]!r} stands for images without an object; label them, or leave out their rows"
+        )
+
+
 def load_parts(
     data: Path | str, *, val: Path | str | None, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Dataset, Dataset, Dataset | None]:
@@ -218,8 +230,8 @@ def load_parts(
         remarks.append(_divided(dataset))
     elif any(sample.part is not None for sample in dataset.samples):
         remarks.append(
-            f"{data} comes divided, but its training images are not of every class; all its images are split anew, those "
-            "for testing among them"
+            f"{data} comes divided, but its training images are not of every class; all its images, those for testing "
+            "among them, are split anew"
         )
     if test is None and test_fraction:
         rest, test = split(rest, test_fraction, seed)

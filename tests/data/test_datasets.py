@@ -1,4 +1,6 @@
 import os
+import shutil
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +166,94 @@ def test_targets_of_exclusive_classes():
     for samples, got in ((several.samples[:1], "dog;cat"), (several.samples[1:], "none")):
         with pytest.raises(DatasetError, match=f"expected one label.*got {got}"):
             replace(several, samples=samples, multi_label=False).targets(["cat", "dog"])
+
+
+def test_labels_that_differ_in_spelling_alone(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "Prüfling") for form in ("NFC", "NFD"))
+    touch(tmp_path, f"{composed}/1.png", f"{decomposed}/2.png", "ok/3.png")
+    dataset = load_training_data(tmp_path)
+    assert dataset.classes == (composed, "ok")
+    if len(list(tmp_path.iterdir())) == 3:
+        assert dataset.remarks == (
+            "2 folders are named 'Prüfling' but for Unicode form or spaces, and count as one class",
+        )
+    table = load_training_data(write_csv(tmp_path, f"image,label\na.png,{decomposed}\nb.png,ok  go\nc.png,ok go\n"))
+    assert table.classes == (composed, "ok go")
+    with pytest.raises(DatasetError, match="the classes 'OK' and 'ok' differ only in case"):
+        load_training_data(write_csv(tmp_path, "image,label\na.png,OK\nb.png,ok\nc.png,bad\n"))
+
+
+def test_labels_are_taken_for_the_classes_that_they_nearly_are(tmp_path):
+    touch(tmp_path, "OK/1.png", "No Tumour/2.png", "else/3.png")
+    classes = ["no_tumour", "ok"]
+    found = load_images(tmp_path, classes)
+    assert labels(found) == {"OK/1": ("ok",), "No Tumour/2": ("no_tumour",), "else/3": None}
+    assert found.classes == ("no_tumour", "ok")
+    assert "1 image labelled 'OK' counted as 'ok'" in found.remarks
+    table = write_csv(tmp_path, "image,label\na.png,OK\n")
+    assert labels(load_images(table, classes)) == {"a": ("ok",)}
+    with pytest.raises(DatasetError, match=r"3\.png: class 'else' is not one of no_tumour, ok"):
+        load_training_data(tmp_path, classes)
+    shutil.rmtree(tmp_path / "else")
+    assert load_training_data(tmp_path, classes).classes == ("no_tumour", "ok")
+    assert "holds no image of third" in load_training_data(tmp_path, [*classes, "third"]).remarks[-1]
+
+
+def test_labels_that_may_not_be_meant_are_said(tmp_path):
+    rows = [f"{i}.png,{'' if i == 5 else 'ab'[i % 2]}" for i in range(16)]
+    (line,) = load_training_data(write_csv(tmp_path, "\n".join(["image,label", *rows]))).remarks
+    assert line.startswith("the set counts as multi-label: 1 of 16 images has no label, such as ")
+    (line,) = load_training_data(write_csv(tmp_path, "image,label\na.png,a\nb.png,a;b\n")).remarks
+    assert "1 of 2 images has several labels" in line
+    lines = load_training_data(write_csv(tmp_path, "image,label,group\na.png,nan,\nb.png,a,p\n")).remarks
+    assert "'nan' counts as a class" in lines[0]
+    assert lines[1].startswith("1 of 2 images have no group")
+
+
+def copies(root, count=8):
+    """Images of two classes, each there a second time as a link."""
+    for label in "ab":
+        for i in range(count):
+            touch(root, f"{label}/{i}.png")
+            (root / label / f"{i}.png").write_text(f"{label}{i:03}")
+            (root / label / f"x{i}.png").symlink_to(f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_image_stays_on_one_side(tmp_path, seed):
+    dataset = load_training_data(copies(tmp_path))
+    assert dataset.remarks[0].startswith("32 images are the same as others, as copies or links")
+    parts = split(dataset, 0.25, seed)
+    check_split(dataset, parts)
+    held = [{sample.path.resolve() for sample in part.samples} for part in parts]
+    assert not held[0] & held[1]
+    assert len(parts[1].samples) == 8
+
+
+def test_copies_join_groups(tmp_path):
+    rows = [f"{i}.png,{'ab'[i % 2]},p{i // 2}" for i in range(40)]
+    for i in range(40):
+        (tmp_path / f"{i}.png").write_text(f"{i:02}")
+    for first, second in ((0, 39), (38, 20), (21, 10)):  # p0, p19, p10 and p5 are one group by their copies
+        shutil.copyfile(tmp_path / f"{first}.png", tmp_path / f"{second}.png")
+    dataset = load_training_data(write_csv(tmp_path, "\n".join(["image,label,group", *rows])))
+    assert dataset.remarks[1].startswith("2 images are there under different labels, such as ")  # 0 and 39, 21 and 10
+    for seed in range(5):
+        train, val = split(dataset, 0.25, seed)
+        sides = {side: {sample.group for sample in part.samples} for side, part in (("train", train), ("val", val))}
+        assert not sides["train"] & sides["val"]
+        assert any({"p0", "p19", "p10", "p5"} <= groups for groups in sides.values())
+
+
+def test_sets_that_share_a_copy(tmp_path):
+    first, second = copies(tmp_path / "one"), touch(tmp_path / "two", "a/1.png", "b/2.png")
+    check_disjoint(load_training_data(first), load_training_data(second))
+    (second / "a/1.png").write_text("b003")
+    with pytest.raises(
+        DatasetError, match=r"1 images of .*two are copies of images in .*one, such as .*1\.png of .*3\.png"
+    ):
+        check_disjoint(load_training_data(first), load_training_data(second))
 
 
 def check_split(dataset, parts):
