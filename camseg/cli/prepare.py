@@ -1,4 +1,4 @@
-"""``camseg prepare``: its commands."""
+"""Make image folders with a labels.csv out of masked images, volumes, DICOM files and videos."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camseg.cli import console, fields, options
-from camseg.prepare.settings import DicomSettings, FrameSettings, RoiSettings, SliceSettings
+from camseg.data.mask_settings import MaskReading
+from camseg.prepare.settings import DicomSettings, FrameSettings, RoiInputs, RoiSettings, SliceInputs, SliceSettings
 from camseg.runs.settings import FolderOptions
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 prepare = typer.Typer(
     name="prepare",
-    help="Make image folders with a labels.csv out of masked images, volumes, DICOM files and videos.",
+    help=__doc__,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -26,16 +27,17 @@ def rois(
     images: Annotated[
         Path, typer.Argument(metavar="IMAGES", help="Folder of images, one image, or CSV image[,label][,pair][,group].")
     ],
-    masks: Annotated[Path, typer.Option(metavar="MASKS", help="Folder of masks at the images' paths.")],
     out: options.Out,
+    beside: RoiInputs,
     settings: RoiSettings,
+    reading: MaskReading,
     folder: FolderOptions,
     json: options.Json = False,
 ) -> None:
     """Crop around masks, and at the same place of paired images, which a column pair of the CSV names."""
     from camseg.prepare.rois import prepare_rois
 
-    report = prepare_rois(images, masks, out, settings, console.attached(folder))
+    report = prepare_rois(images, beside.masks, out, settings, console.attached(folder), reading=reading)
     _finish(report, out, json, folder.dry_run)
 
 
@@ -44,15 +46,15 @@ def rois(
 def slices(
     volumes: Annotated[Path, typer.Argument(metavar="VOLUMES", help="Folder of NIfTI volumes, or one.")],
     out: options.Out,
+    beside: SliceInputs,
     settings: Annotated[SliceSettings, fields.Spelled({"classes": "label_class"})],
     folder: FolderOptions,
-    labels: Annotated[Path | None, typer.Option(metavar="LABELS", help="Label volumes of the same names.")] = None,
     json: options.Json = False,
 ) -> None:
     """Cut NIfTI volumes, and label volumes, into slices and masks (needs camseg[nifti])."""
     from camseg.prepare.slices import prepare_slices
 
-    report = prepare_slices(volumes, out, settings, labels=labels, options=console.attached(folder))
+    report = prepare_slices(volumes, out, settings, labels=beside.labels, options=console.attached(folder))
     _finish(report, out, json, folder.dry_run)
 
 
@@ -89,19 +91,24 @@ def frames(
 
 
 def _finish(report: "PreparationReport", out: Path, as_json: bool, dry_run: bool) -> None:
-    """Say what became of the inputs; exit with 1 when some failed."""
+    """Say what became of the inputs; exit with 1 when some failed or nothing was written."""
     labels = out / "labels.csv"
+    kept = f", {report.kept} were there already" if report.kept else ""
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out), "labels": str(labels)}
-        counts = {"done": report.done, "images": report.images, "skipped": report.skipped, "noted": report.noted}
-        console.print_json({**facts, **counts, "failed": report.failed})
+        counts = {"done": report.done, "kept": report.kept, "images": report.images}
+        reasons = {"skipped": report.skipped, "noted": report.noted, "failed": report.failed}
+        console.print_json({**facts, **counts, **reasons})
     elif dry_run:
-        console.say(f"would write the images of {report.planned} inputs: {out}")
+        console.say(f"would write the images of {report.planned} inputs{kept}: {out}")
     else:
-        console.say(f"{report.images} images of {report.done} inputs, {len(report.failed)} failed: {labels}")
+        inputs = report.done + report.kept
+        console.say(f"{report.images} images of {inputs} inputs{kept}, {len(report.failed)} failed: {labels}")
         for reason, count in sorted(report.skipped.items()):
             console.say(f"left out: {count} {reason}")
         for reason, count in sorted(report.noted.items()):
             console.say(f"note: {count} {reason}")
-    if report.failed:
+        if not report.images and not report.failed:
+            console.say("nothing was written: all images were left out")
+    if report.failed or not (report.images or dry_run):
         raise typer.Exit(1)

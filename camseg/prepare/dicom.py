@@ -8,6 +8,7 @@ Padding, the stored values that the file names as no part of the picture, takes 
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from camseg.prepare.output import (
     Made,
     Noted,
     Picture,
+    Preparation,
     PreparationInput,
     PreparationReport,
     Skipped,
@@ -32,11 +34,17 @@ from camseg.prepare.output import (
 )
 from camseg.prepare.settings import DicomSettings
 from camseg.prepare.windows import find_common_limits
+from camseg.runs.output import check_names
 from camseg.runs.settings import FolderOptions
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 _STORED = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 """Where a file's pixels may be; floats name their padding by the same words, as in FloatPixelPaddingValue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File(PreparationInput):
+    place: str  # its path below the folder of inputs without suffix, which may hold a patient's name
 
 
 def prepare_dicom(
@@ -57,13 +65,27 @@ def prepare_dicom(
     pydicom = require("pydicom", "dicom")
     pixels = require("pydicom.pixels", "dicom")
     found = find_files(folder, _is_dicom, "DICOM files")
+    names = {path: source_name(path, found.root, SUFFIXES) for path in found.files}
+    check_names((name, path) for path, name in names.items())
     return write_pictures(
-        "prepare dicom",
-        [PreparationInput(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],
+        Preparation(
+            command="prepare dicom",
+            root=found.root,
+            settings=settings,
+            labelled=False,
+            private=not settings.keep_ids,
+        ),
+        [
+            _File(
+                path=path,
+                name=name if settings.keep_ids else _pseudonym(name),
+                place=name,
+                private=not settings.keep_ids,
+            )
+            for path, name in names.items()
+        ],
         partial(_images, pydicom=pydicom, pixels=pixels, settings=settings),
         out,
-        root=found.root,
-        labelled=False,
         options=options,
         failures=found.failures,
     )
@@ -81,7 +103,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _images(one: PreparationInput, pydicom: Any, pixels: Any, settings: DicomSettings) -> Iterator[Made]:
+def _images(one: _File, pydicom: Any, pixels: Any, settings: DicomSettings) -> Iterator[Made]:
     # Files of old devices lack the preamble, so pydicom reads anything; a class is what all DICOM objects have.
     data = pydicom.dcmread(one.path, force=True)
     if "SOPClassUID" not in data and "DirectoryRecordSequence" not in data:
@@ -93,8 +115,8 @@ def _images(one: PreparationInput, pydicom: Any, pixels: Any, settings: DicomSet
         raise ImageError(f"{one.path}: its pixels are missing; the file may have been cut short")
     patient = str(data.get("PatientID") or "").strip()
     # Without an ID the study, else the file, is all that can be told apart.
-    person = patient or str(data.get("StudyInstanceUID") or one.name)
-    name = one.name if settings.keep_ids else _pseudonymous(one.name, patient, str(data.get("PatientName") or ""))
+    person = patient or str(data.get("StudyInstanceUID") or one.place)
+    name = one.place if settings.keep_ids else _pseudonymous(one.place, patient, str(data.get("PatientName") or ""))
     group = person if settings.keep_ids else _pseudonym(person)
     frames = _Frames(data, pixels, data.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian))
     for index in range(frames.count):
@@ -104,7 +126,7 @@ def _images(one: PreparationInput, pydicom: Any, pixels: Any, settings: DicomSet
             image=image,
             group=group,
             source=name,
-            frame=index,
+            frame=index if frames.count > 1 else None,
             instance=_instance(data, settings),
             window=limits,
         )

@@ -7,7 +7,7 @@ import cv2
 
 from camseg.base.errors import ImageError
 from camseg.base.files import find_files
-from camseg.prepare.output import Picture, PreparationInput, PreparationReport, source_name, write_pictures
+from camseg.prepare.output import Picture, Preparation, PreparationInput, PreparationReport, source_name, write_pictures
 from camseg.prepare.settings import FrameSettings
 from camseg.runs.settings import FolderOptions
 
@@ -27,12 +27,10 @@ def prepare_frames(
     settings = settings or FrameSettings()
     found = find_files(videos, lambda path: path.suffix.lower() in SUFFIXES, f"videos ({', '.join(SUFFIXES)})")
     return write_pictures(
-        "prepare frames",
+        Preparation(command="prepare frames", root=found.root, settings=settings, labelled=False),
         [PreparationInput(path=path, name=source_name(path, found.root, SUFFIXES)) for path in found.files],
         lambda one: _frames(one, settings),
         out,
-        root=found.root,
-        labelled=False,
         options=options,
         failures=found.failures,
     )
@@ -61,6 +59,7 @@ def _frames(one: PreparationInput, settings: FrameSettings) -> Iterator[Picture]
                     image=cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB),
                     group=one.name,
                     source=one.name,
+                    frame=count,
                 )
             count += 1
     finally:

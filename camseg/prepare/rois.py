@@ -18,10 +18,12 @@ from numpy.random import PCG64, Generator
 from camseg.base.arrays import Image, Mask, check_same_size
 from camseg.base.errors import DatasetError, ImageError, InputError
 from camseg.base.files import by_name
+from camseg.base.settings import to_json
 from camseg.data.datasets import Dataset, Sample, load_images
-from camseg.data.images import Window, by_relative_name, find_images, read_image, read_mask
-from camseg.prepare.output import Picture, PreparationInput, PreparationReport, Skipped, write_pictures
-from camseg.prepare.settings import RoiSettings, check_class
+from camseg.data.images import Window, by_relative_name, find_images, read_image, read_mask_and_void
+from camseg.data.mask_settings import MaskReading
+from camseg.prepare.output import Picture, Preparation, PreparationInput, PreparationReport, Skipped, write_pictures
+from camseg.prepare.settings import RoiInputs, RoiSettings, check_class
 from camseg.runs.settings import FolderOptions
 
 POSITIVE = "positive"
@@ -65,19 +67,22 @@ def prepare_rois(
     out: Path | str,
     settings: RoiSettings | None = None,
     options: FolderOptions | None = None,
+    *,
+    reading: MaskReading | None = None,
 ) -> PreparationReport:
     """Write crops ``OUT/<class>/<path>_<number>.png``, their masks ``OUT/masks/...`` and ``OUT/labels.csv``.
 
     ``images``: a folder of class folders, an image, or a CSV ``image[,label][,pair][,group]``, where ``pair`` is the
     image, by its path from the CSV, that negative crops are taken from. Such a crop is left out where it would
     overlap an object of the pair's own mask, or leave the pair; without a mask the pair has no object, unless the CSV
-    lists it as an image that needs one. ``masks``: a folder of masks at the images' paths.
+    lists it as an image that needs one. ``masks``: a folder of masks at the images' paths; ``reading``: which of their
+    classes counts, where they hold several. Where they give no class, nothing is taken as a negative.
     Crops around objects carry their image's label; images of the negative class, or with an empty label, give none.
     The group is the CSV's, else the image; an image and its pair are of one group.
 
     Raises InputError, DatasetError, OutputError.
     """
-    settings = settings or RoiSettings()
+    settings, reading, options = settings or RoiSettings(), reading or MaskReading(), options or FolderOptions()
     dataset = load_images(images)
     found = find_images(masks)
     mask_files = by_relative_name(found)
@@ -91,6 +96,7 @@ def prepare_rois(
         if _is_empty(sample, settings):
             continue
         label = check_class(_label(sample))
+        mask, pair = mask_files.get(sample.name), pairs.get(sample.path)
         inputs.append(
             _Input(
                 path=sample.path,
@@ -98,23 +104,31 @@ def prepare_rois(
                 name=f"{label}/{sample.name.removeprefix(f'{label}/')}",
                 label=label,
                 sample=sample,
-                mask=mask_files.get(sample.name),
+                mask=mask,
                 group=groups[sample.path],
-                pair=pairs.get(sample.path),
+                pair=pair,
+                reads=tuple(path for path in (mask, pair and pair.path, pair and pair.mask) if path is not None),
             )
         )
+    if settings.negative != RoiSettings.negative and not pairs and settings.negative not in dataset.classes:
+        known = ", ".join(dataset.classes) or "none, for the images have no labels"
+        options.say(f"note: no image has the negative class {settings.negative!r}; the classes are {known}")
     if all(one.mask is None for one in inputs):
         example = f", such as {inputs[0].sample.name}" if inputs else ""
         raise InputError(
             f"{masks} holds no mask of an image with an object: expected masks at the images' paths{example}"
         )
     return write_pictures(
-        "prepare rois",
+        Preparation(
+            command="prepare rois",
+            root=dataset.root,
+            settings=settings,
+            beside={**to_json(RoiInputs(masks=Path(masks).absolute())), **to_json(reading)},
+            labelled=True,
+        ),
         inputs,
-        lambda one: _crops(one, settings),
+        lambda one: _crops(one, settings, reading),
         out,
-        root=dataset.root,
-        labelled=True,
         options=options,
         failures=(*dataset.failures, *found.failures),
     )
@@ -152,11 +166,15 @@ def pad_box(box: Box, shape: Sequence[int], shares: Iterable[float]) -> Box:
     )
 
 
-def _crops(one: _Input, settings: RoiSettings) -> Iterator[Picture | Skipped]:
+def _crops(one: _Input, settings: RoiSettings, reading: MaskReading) -> Iterator[Picture | Skipped]:
     """The crops around the objects of an image, and those of the same places of its pair."""
     _check_mask(one.sample, one.mask, settings)
-    image, mask = _read(one.path, one.mask, settings.window)
+    image, mask, _ = _read(one.path, one.mask, settings.window, reading)
     boxes = find_boxes(mask, settings.per, settings.min_area)
+    if not mask.any():
+        chosen = reading.mask_class
+        yield Skipped("images whose mask is empty" if chosen is None else f"images without a pixel of class {chosen}")
+        return
     if not boxes:
         yield Skipped("images without an object that is large enough")
         return
@@ -170,14 +188,14 @@ def _crops(one: _Input, settings: RoiSettings) -> Iterator[Picture | Skipped]:
         return
     if one.pair.sample is not None:
         _check_mask(one.pair.sample, one.pair.mask, settings)
-    image, mask = _read(one.pair.path, one.pair.mask, settings.window)
+    image, mask, void = _read(one.pair.path, one.pair.mask, settings.window, reading)
     height, width = mask.shape
     for box, end in zip(boxes, ends, strict=True):
         # In a mirrored image columns count from the other edge, wherever a pair of another width has it.
         place = Box(box.top, width - box.right, box.bottom, width - box.left) if settings.mirror else box
         if place.left < 0 or place.right > width or place.bottom > height:
             yield Skipped("negatives that would leave the paired image")
-        elif mask[place.slices].any():
+        elif mask[place.slices].any() or void[place.slices].any():
             yield Skipped("negatives that would overlap an object of the paired image")
         else:
             name = f"{settings.negative}/{one.sample.name}{end}"
@@ -199,14 +217,19 @@ def _check_mask(sample: Sample, mask: Path | None, settings: RoiSettings) -> Non
 
 def _picture(name: str, label: str, image: Image, mask: Mask, box: Box, group: str, source: str) -> Picture:
     crop = np.ascontiguousarray(image[box.slices])
-    return Picture(name=name, image=crop, group=group, source=source, label=label, masks={name: mask[box.slices]})
+    masks = {"": mask[box.slices]}
+    return Picture(name=name, image=crop, group=group, source=source, label=label, masks=masks, box=box)
 
 
-def _read(path: Path, mask_path: Path | None, window: Window) -> tuple[Image, Mask]:
+def _read(path: Path, mask_path: Path | None, window: Window, reading: MaskReading) -> tuple[Image, Mask, Mask]:
+    """An image, its mask, and where that gives no class."""
     image = read_image(path, window)
-    mask = np.zeros(image.shape[:2], np.bool_) if mask_path is None else read_mask(mask_path)
+    if mask_path is None:
+        nothing = np.zeros(image.shape[:2], np.bool_)
+        return image, nothing, nothing
+    mask, void = read_mask_and_void(mask_path, reading)
     check_same_size(image, mask, f"{path} and its mask")
-    return image, mask
+    return image, mask, void
 
 
 def _generator(seed: int, name: str) -> Generator:

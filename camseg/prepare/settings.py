@@ -1,6 +1,7 @@
 """What a preparation makes of its inputs: the options of each, and the texts that stand for them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -125,6 +126,22 @@ class RoiSettings:
 
 
 @settings
+class RoiInputs:
+    """What crops are cut by beside the images."""
+
+    masks: Annotated[Path, Option(metavar="MASKS")]
+    """Folder of masks at the images' paths."""
+
+
+@settings
+class SliceInputs:
+    """What slices are labelled by beside the volumes."""
+
+    labels: Annotated[Path | None, Option(metavar="LABELS")] = None
+    """Label volumes of the same names."""
+
+
+@settings
 class SliceSettings:
     """How volumes are cut."""
 
@@ -159,8 +176,8 @@ class SliceSettings:
             raise InputError(f"expected classes of other names than the negative one, {self.negative!r}")
         if len(names) > 1 and self.negative != "negative":
             raise InputError(
-                f"expected a negative class beside one class alone; there are {', '.join(names)}, and slices without any "
-                "of them have an empty label; leave the negative one out"
+                f"expected a negative class beside one class alone; there are {', '.join(names)}, and slices without "
+                "any have an empty label; leave the negative one out"
             )
 
 

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from camseg.base.arrays import Mask, quantise
 from camseg.base.errors import ImageError, InputError, first_line
 from camseg.base.files import by_name, find_files
+from camseg.base.settings import to_json
 from camseg.prepare.output import (
     Picture,
+    Preparation,
     PreparationInput,
     PreparationReport,
     Skipped,
@@ -27,7 +29,7 @@ from camseg.prepare.output import (
     source_name,
     write_pictures,
 )
-from camseg.prepare.settings import LabelClass, SliceSettings
+from camseg.prepare.settings import LabelClass, SliceInputs, SliceSettings
 from camseg.prepare.windows import find_limits
 from camseg.runs.settings import FolderOptions
 
@@ -72,26 +74,36 @@ def prepare_slices(
     inputs = []
     for path in found.files:
         name = source_name(path, found.root, SUFFIXES)
-        inputs.append(_Volume(path=path, name=name, labels=label_files.get(name)))
+        label_file = label_files.get(name)
+        inputs.append(
+            _Volume(path=path, name=name, labels=label_file, reads=() if label_file is None else (label_file,))
+        )
     if labels is None:
         _check_unlabelled(settings)
-    else:
-        if all(one.labels is None for one in inputs):
-            expected = f"expected names such as {inputs[0].path.name}" if inputs else "there is no volume"
-            raise InputError(f"{labels} holds no label volume of any volume: {expected}")
-        if unused := sorted(set(label_files.values()) - {one.labels for one in inputs}):
-            options.say(f"note: {len(unused)} label volumes are of no volume, such as {unused[0]}")
+    elif all(one.labels is None for one in inputs):
+        expected = f"expected names such as {inputs[0].path.name}" if inputs else "there is no volume"
+        raise InputError(f"{labels} holds no label volume of any volume: {expected}")
+    elif unused := sorted(set(label_files.values()) - {one.labels for one in inputs}):
+        options.say(f"note: {len(unused)} label volumes are of no volume, such as {unused[0]}")
+
+    def check() -> None:
         for line in _absent([one.labels for one in inputs if one.labels is not None], nibabel, settings.classes):
             options.say(f"note: {line}")
+
     return write_pictures(
-        "prepare slices",
+        Preparation(
+            command="prepare slices",
+            root=found.root,
+            settings=settings,
+            beside=to_json(SliceInputs(labels=None if labels is None else Path(labels).absolute())),
+            labelled=labels is not None,
+        ),
         inputs,
         partial(_slices, nibabel=nibabel, settings=settings, labelled=labels is not None),
         out,
-        root=found.root,
-        labelled=labels is not None,
         options=options,
         failures=failures,
+        check=check,
     )
 
 
@@ -124,7 +136,7 @@ def _absent(files: Iterable[Path], nibabel: Any, classes: Sequence[LabelClass]) 
         return []
     held = f"they hold {_listed(found - {0})}" if found - {0} else "they hold nothing but 0"
     lines = [
-        f"no label volume holds the {'value' if len(gone) == 1 else 'values'} {_listed(gone)} of class {one.name!r}; {held}"
+        f"no label volume holds the value{'s' * (len(gone) > 1)} {_listed(gone)} of class {one.name!r}; {held}"
         for one in classes
         if (gone := missing & set(one.values))
     ]
@@ -171,9 +183,10 @@ def _slices(one: _Volume, nibabel: Any, settings: SliceSettings, labelled: bool)
             group=one.name,
             source=one.name,
             frame=index,
+            axis=settings.axis,
             window=(low, high),
             label=label or (settings.negative if alone else ""),
-            masks={name if alone else f"{key}/{name}": mask for key, mask in cuts.items()},
+            masks={"" if alone else key: mask for key, mask in cuts.items()},
         )
 
 

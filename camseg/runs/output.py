@@ -187,10 +187,15 @@ def group_records(records: Iterable[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         group = groups.setdefault(record.name, [])
-        if any((record.class_name, record.source) == (earlier.class_name, earlier.source) for earlier in group):
+        if any(_part(record) == _part(earlier) for earlier in group):
             group.clear()
         group.append(record)
     return groups
+
+
+def _part(record: Record) -> tuple[str | None, str | None]:
+    """What of its input a line is about: the class, or the image that was taken from it."""
+    return record.class_name, record.files.get("image")
 
 
 def is_finished(folder: Path, records: Sequence[Record], labels: Sequence[str] | None = None) -> bool:

@@ -17,8 +17,8 @@ SCHEMA_VERSION: Final = 2
 class Source:
     """Where an image that ``prepare`` wrote was taken from, so that a mask of it can be put back there."""
 
-    file: str
-    """The file below the folder of inputs; a pseudonym of it where IDs are not kept."""
+    name: str
+    """The name of the input, or of the image paired with it; a pseudonym where IDs are not kept."""
     frame: int | None = None
     """Which of its frames, or of its slices along the axis, from 0; null where it has one."""
     axis: str | None = None

@@ -14,6 +14,7 @@ from camseg.data.images import read_image, read_levels
 from camseg.prepare.dicom import prepare_dicom
 from camseg.prepare.settings import DicomSettings
 from camseg.prepare.windows import find_common_limits
+from camseg.runs.output import read_manifest
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -334,8 +335,36 @@ def test_patients_are_written_as_pseudonyms(archive, tmp_path):
         f"{pseudonym('mrn9')}/x": pseudonym("MRN9"),
     }
     assert all(sample.labels is None for sample in samples)
-    written = (out / "labels.csv").read_text() + " ".join(map(str, (p.relative_to(out) for p in out.rglob("*"))))
+    tables = ("labels.csv", "manifest.jsonl", "run.json")
+    written = "".join((out / name).read_text() for name in tables) + " ".join(
+        map(str, (p.relative_to(out) for p in out.rglob("*")))
+    )
     assert not any(word in written.lower() for word in ("doe", "jane", "mrn"))
+
+
+def test_files_that_fail_tell_nothing_of_the_patient_either(archive, tmp_path):
+    (archive / "DOE_JANE/junk.dcm").write_bytes(b"junk" * 100)
+    report = prepare_dicom(archive, tmp_path / "out")
+    assert str(archive / "DOE_JANE/junk.dcm") in report.failed[0]
+    (failed,) = (record for record in read_manifest(tmp_path / "out") if record.failed)
+    assert (failed.input, failed.error) == (
+        pseudonym("DOE_JANE/junk"),
+        f"{pseudonym('DOE_JANE/junk')}: not a DICOM file, or its header is damaged",
+    )
+    assert "doe" not in (tmp_path / "out/manifest.jsonl").read_text().lower()
+
+
+@pytest.mark.parametrize("keep_ids", [True, False])
+def test_the_manifest_says_which_object_and_frame_an_image_is(tmp_path, keep_ids):
+    (tmp_path / "in").mkdir()
+    data = make(np.stack([RAMP, RAMP + 1]), NumberOfFrames=2, WindowCenter=100, WindowWidth=101)
+    data.save_as(tmp_path / "in/loop.dcm", enforce_file_format=True)
+    prepare_dicom(tmp_path / "in", tmp_path / "out", DicomSettings(keep_ids=keep_ids))
+    first, second = (record.source for record in read_manifest(tmp_path / "out"))
+    uid = str(data.SOPInstanceUID)
+    assert first.instance == second.instance == (uid if keep_ids else pseudonym(uid))
+    assert (first.frame, second.frame, first.window) == (0, 1, (49.5, 150.5))
+    assert first.name == "loop"
 
 
 def test_ids_can_be_kept(archive, tmp_path):

@@ -10,6 +10,7 @@ from camseg.data.datasets import load_images, load_training_data, split
 from camseg.data.images import read_image, read_mask, write_image, write_mask
 from camseg.prepare.rois import Box, find_boxes, pad_box, prepare_rois
 from camseg.prepare.settings import Padding, RoiSettings
+from camseg.runs.output import read_manifest
 from camseg.runs.settings import FolderOptions
 
 
@@ -242,11 +243,64 @@ def test_what_is_wrong_with_one_image_leaves_the_others(data):
     (data.images / "t/corrupt.png").write_bytes(b"junk")
     report = prepare_rois(data.images, data.masks, data.out)
     assert (report.done, report.images) == (2, 1)
-    assert dict(report.skipped) == {"images without an object that is large enough": 1}
+    assert dict(report.skipped) == {"images whose mask is empty": 1}
     corrupt, maskless, size = report.failed
     assert "corrupt.png: not an image" in corrupt
     assert "maskless.png: no mask at t/maskless" in maskless
     assert "size.png and its mask differ in size" in size
+
+
+def test_a_class_of_numbered_masks_is_chosen_and_void_gives_no_negative(data, call):
+    numbers = np.zeros((40, 60), np.uint8)
+    numbers[2:6, 2:8], numbers[10:20, 10:30] = 3, 7
+    data("left")
+    data("right", seed=7)
+    data("clean", seed=9)
+    write_image(data.masks / "left.png", numbers)
+    void = np.zeros((40, 60), np.uint8)
+    void[30, 2:9], void[12, 35] = 3, 255
+    write_image(data.masks / "right.png", void)
+    listed = table(data, "image,label,pair", "left.png,m,right.png", "right.png,,")
+    arguments = ("prepare", "rois", listed, "--masks", data.masks, "--out", data.out, "--padding", "0,0", "--mirror")
+    code, _, err = call(*arguments)
+    assert code == 1
+    assert "--mask-class" in err
+    code, _, err = call(*arguments, "--mask-class", "7")
+    assert (code, "1 negatives that would overlap" in err) == (0, True)
+    assert place(read_image(data.out / "m/left_1.png")) == Box(10, 10, 20, 30)
+    assert read_mask(data.out / "masks/m/left_1.png").all()
+    code, _, err = call(*arguments, "--mask-class", "9", "--overwrite")
+    assert (code, "1 images without a pixel of class 9" in err, "nothing was written" in err) == (1, True, True)
+
+
+def test_a_negative_class_that_no_image_has_is_said(data):
+    data("t/a", blocks((10, 10, 20, 30)))
+    heard = []
+    prepare_rois(data.images, data.masks, data.out, RoiSettings(negative="clear"), FolderOptions(say=heard.append))
+    assert heard == ["note: no image has the negative class 'clear'; the classes are t"]
+
+
+def test_the_manifest_says_where_crops_were_cut(data):
+    data("left", blocks((10, 10, 20, 30)))
+    data("right", seed=7)
+    listed = table(data, "image,label,pair", "left.png,m,right.png")
+    prepare_rois(listed, data.masks, data.out, RoiSettings(padding=Padding(low=0, high=0), mirror=True))
+    crop, negative = read_manifest(data.out)
+    assert (crop.input, crop.labels, crop.area, crop.source.name) == ("left.png", ("m",), 200, "left")
+    assert (crop.source.box, negative.source.box) == ((10, 10, 20, 30), (10, 30, 20, 50))
+    assert (negative.source.name, negative.source.group, negative.area) == ("right", "left", 0)
+    assert negative.files == {"image": "negative/left_1.png", "mask": "masks/negative/left_1.png"}
+
+
+def test_a_changed_mask_makes_its_crops_anew(data):
+    for name in ("t/a", "t/b"):
+        data(name, blocks((10, 10, 20, 30)))
+    zero = RoiSettings(padding=Padding(low=0, high=0))
+    prepare_rois(data.images, data.masks, data.out, zero)
+    write_mask(data.masks / "t/a.png", blocks((12, 12, 20, 30)))
+    report = prepare_rois(data.images, data.masks, data.out, zero)
+    assert (report.done, report.kept, report.images) == (1, 1, 2)
+    assert place(read_image(data.out / "t/a_1.png")) == Box(12, 12, 20, 30)
 
 
 def test_unusable_inputs_are_refused(data, tmp_path):
@@ -302,7 +356,7 @@ def test_the_command_reports_and_exits_with_1_when_an_image_failed(data, call):
     assert not data.out.exists()
     assert call("prepare", "rois", *arguments)[0] == 0
     assert place(read_image(data.out / "t/a_1.png")) == Box(10, 10, 20, 30)
-    assert call("prepare", "rois", *arguments)[0] == 2
+    assert "1 were there already" in call("prepare", "rois", *arguments)[2]
     data("t/b")
     code, out, err = call("prepare", "rois", *arguments, "--overwrite", "--json")
     result = json.loads(out)

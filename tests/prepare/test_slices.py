@@ -12,6 +12,8 @@ from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_levels, read_mask
 from camseg.prepare.settings import LabelClass, SliceSettings
 from camseg.prepare.slices import prepare_slices
+from camseg.runs.output import read_manifest
+from camseg.runs.settings import FolderOptions
 
 nibabel = pytest.importorskip("nibabel")
 RAS = np.eye(4)
@@ -215,6 +217,80 @@ def test_unusable_inputs_are_refused(folders, tmp_path):
     assert not out.exists()
     prepare_slices(volumes / "a.nii", out, labels=labels / "b.nii")
     assert (out / "masks/a/000.png").is_file()
+
+
+def label_volume(path, *values):
+    truth = np.zeros((4, 5, 6), np.uint8)
+    truth[0, 0, : len(values)] = values
+    return save(path, truth)
+
+
+def test_label_values_that_are_nowhere_are_refused(folders, call):
+    volumes, labels, out = folders
+    for name, values in (("a", (1,)), ("b", (3,))):
+        save(volumes / f"{name}.nii", numbered())
+        label_volume(labels / f"{name}.nii", *values)
+    arguments = ("prepare", "slices", volumes, "--labels", labels, "--out", out)
+    code, _, err = call(*arguments, "--class", "et=4,5")
+    assert code == 2
+    assert "no label volume holds the values 4, 5 of class 'et'; they hold 1, 3" in err
+    assert call(*arguments, "--class", "et=4", "--dry-run")[0] == 2
+    # What was refused does not stand in the way of the corrected call, which says what it does not find.
+    code, _, err = call(*arguments, "--class", "et=3,4")
+    assert code == 0
+    assert "note: no label volume holds the value 4 of class 'et'; they hold 1, 3" in err
+    assert [sample.labels for sample in load_images(out / "labels.csv").samples].count(("et",)) == 1
+    code, _, err = call(*arguments, "--overwrite", "--class", "core=1", "--class", "et=4")
+    assert (code, "value 4 of class 'et'" in err) == (0, True)
+    assert "note" not in call(*arguments, "--overwrite", "--class", "core=1", "--class", "rest=3")[2]
+
+
+def test_options_about_labels_need_label_volumes(folders):
+    volumes, labels, out = folders
+    save(volumes / "a.nii", numbered())
+    given = {"class": {"classes": ("et=4",)}, "negative": {"negative": "no"}, "min-area": {"min_area": 9}}
+    for word, settings in given.items():
+        with pytest.raises(InputError, match=f"--{word} is about label volumes"):
+            prepare_slices(volumes, out, SliceSettings(**settings))
+    with pytest.raises(InputError, match="leave the negative one out"):
+        SliceSettings(classes=("a=1", "b=2"), negative="clean")
+    assert not out.exists()
+    label_volume(labels / "a.nii", 1)
+    label_volume(labels / "lost.nii", 1)
+    heard = []
+    labelled(folders, options=FolderOptions(say=heard.append))
+    assert heard == [f"note: 1 label volumes are of no volume, such as {labels / 'lost.nii'}"]
+
+
+def test_what_is_no_volume_is_refused_in_words(folders):
+    volumes, _, out = folders
+    save(volumes / "flat.nii", np.zeros((8, 9), np.int16))
+    save(volumes / "colours.nii", np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    (volumes / "photo.nii").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(400))
+    colours, flat, photo = prepare_slices(volumes, out).failed
+    assert flat == (
+        f"{volumes / 'flat.nii'}: expected a volume (X, Y, Z) of 3 dimensions; it has 2 dimensions, 8 x 9; save a flat "
+        "picture as PNG, which needs no preparation"
+    )
+    assert "expected one number per voxel" in colours
+    assert "expected a NIfTI volume" in photo
+    assert not any("Error" in line for line in (colours, flat, photo))
+    save(volumes / "deep.nii", numbered())
+    (failed,) = prepare_slices(volumes / "deep.nii", out.with_name("o"), SliceSettings(channel=2)).failed
+    assert "expected a 4D file, to take channel 2 of; it is 3D, 4 x 5 x 6" in failed
+
+
+def test_the_manifest_says_which_slice_an_image_is(folders):
+    volumes, labels, out = folders
+    save(volumes / "p/a.nii.gz", numbered())
+    label_volume(labels / "p/a.nii.gz", 2)
+    labelled(folders, SliceSettings(axis="coronal", window="0,100"))
+    records = read_manifest(out)
+    assert [record.source.frame for record in records] == [*range(5)]
+    first = records[0]
+    assert (first.input, first.name, first.labels, first.area) == ("p/a.nii.gz", "p/a", ("positive",), 1)
+    assert first.files == {"image": "p/a/000.png", "mask": "masks/p/a/000.png"}
+    assert (first.source.name, first.source.axis, first.source.window) == ("p/a", "coronal", (0.0, 100.0))
 
 
 @pytest.mark.parametrize(
