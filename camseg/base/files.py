@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from camseg.base.errors import CamsegError, InputError
+from camseg.base.errors import CamsegError, InputError, OutputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,29 @@ def by_name(names: Iterable[tuple[str, Path]]) -> dict[str, Path]:
         if (first := found.setdefault(name, path)) != path:
             raise InputError(f"{first} and {path} have the same name but for the suffix; rename or remove one")
     return found
+
+
+def check_can_write(folder: Path | str) -> None:
+    """Raise OutputError where nothing can be written into a folder, which need not exist; leaves nothing behind.
+
+    Whether it can is found out by writing: rights, full disks and read-only mounts tell in no other way.
+    """
+    folder = Path(folder)
+    places = [folder, *folder.absolute().parents]
+    try:
+        if file := next((place for place in places if place.is_file()), None):
+            raise OutputError(f"cannot write to {folder}: {file} is a file, no folder; choose another --out")
+        missing = [place for place in places if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        finally:
+            for place in missing:
+                with suppress(OSError):  # something else is in it by now
+                    place.rmdir()
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write to {folder}: {reason}; choose another --out") from None
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -49,7 +49,7 @@ def train_cls(
 
     The defaults are those of the recipe default; other recipes, and the run of --like, have their own.
     """
-    from camseg.train.plan import plan_training, prepare_training, run_training
+    from camseg.train.plan import plan_training, prepare_training, run_training, try_training
     from camseg.train.processes import started_together
 
     learning = training.pop("settings", {})
@@ -71,7 +71,7 @@ def train_cls(
             console.print_json({**facts, "training": to_json(prepared.training)})
     if dry_run:
         if processes.first:
-            console.finish_dry_training(prepared.unreadable())
+            console.finish_dry_training(try_training(prepared, out, device=device, overwrite=overwrite))
     else:
         metrics = run_training(
             prepared, out, device=device, overwrite=overwrite, progress=console.progress, say=console.say

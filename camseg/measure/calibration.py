@@ -10,19 +10,28 @@ from camseg.base.errors import InputError
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures that are looked through, as multiples of the logits' deviation."""
+FEWEST = 10
+"""Images that tell a temperature; of fewer a single one decides it."""
+COLDEST, HOTTEST = 0.05, 20.0
+"""Temperatures of a classifier: beyond them its logits, and not how sure it is, went astray."""
 UNTOLD = "validation images do not tell how sure to be (all right, or too few): the temperature stays 1"
 """What is said, after their number, where the temperature is 1."""
 
 
 def fit_temperature(
-    logits: NDArray[np.floating], truth: NDArray[np.integer] | NDArray[np.floating], multi_label: bool
+    logits: NDArray[np.floating],
+    truth: NDArray[np.integer] | NDArray[np.floating],
+    multi_label: bool,
+    *,
+    least: int = FEWEST,
 ) -> float:
     """The temperature T > 0 whose probabilities, softmax(z / T) or sigmoid(z / T), have the least cross-entropy.
 
     logits: (N, C); truth: class indices, int (N,), or for multi-label 0 or 1 (N, C). The cross-entropy is convex in
     1 / T, so a bounded search finds its one minimum. Where every decision is right it falls for ever as T does, and
     where logits tell less than nothing as T grows; such images, often too few, cannot say how sure to be, and T is 1,
-    as it is wherever the search ends at ``LOWEST`` or ``HIGHEST``. Raises InputError for logits that are not finite.
+    as it is for fewer than ``least`` images, and wherever the search ends at ``LOWEST`` or ``HIGHEST``. Raises
+    InputError for logits that are not finite.
 
     Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (ICML 2017), section 4.2.
     """
@@ -31,6 +40,8 @@ def fit_temperature(
     logits = logits.astype(np.float64)
     if not np.isfinite(logits).all():
         raise InputError("expected finite logits to calibrate; lower the learning rate, or train in float32")
+    if len(logits) < least:
+        return 1.0
     if multi_label:
         all_right = bool(((logits > 0) == (truth > 0)).all())
     else:
@@ -51,6 +62,23 @@ def fit_temperature(
     multiple = math.exp(found.x)
     # Six digits, as many as the search finds: the last bits of logits depend on the device.
     return float(f"{unit * multiple:.6g}") if LOWEST * 1.01 < multiple < HIGHEST / 1.01 else 1.0
+
+
+def classifier_temperature(
+    logits: NDArray[np.floating], truth: NDArray[np.integer] | NDArray[np.floating], multi_label: bool
+) -> tuple[float, str | None]:
+    """``fit_temperature`` of a network's logits, from ``COLDEST`` to ``HOTTEST``; and a line where it is not the best.
+
+    Raises what ``fit_temperature`` does.
+    """
+    best = fit_temperature(logits, truth, multi_label)
+    temperature = min(max(best, COLDEST), HOTTEST)
+    if temperature != best:
+        return temperature, (
+            f"{len(truth)} validation images want a temperature of {best:g}, as logits that went astray do; it is "
+            f"held at {temperature:g}"
+        )
+    return temperature, f"{len(truth)} {UNTOLD}" if temperature == 1.0 else None
 
 
 def _cross_entropy(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from camseg.base.errors import CamsegError, InputError, OtherSettingsError, OutputError
-from camseg.base.files import append_text, contents_sha256, read_json, write_json, write_text
+from camseg.base.files import append_text, check_can_write, contents_sha256, read_json, write_json, write_text
 from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
 
 MANIFEST = "manifest.jsonl"
@@ -53,15 +53,18 @@ def check_names(names: Iterable[tuple[str, Path]]) -> None:
 
 
 def check_empty(folder: Path, *, overwrite: bool = False) -> None:
-    """Raise OutputError when ``folder`` is a file, or holds something and is not to be overwritten."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"expected a folder for the outputs; {folder} is a file")
+    """Raise OutputError when ``folder`` cannot be written to, or holds something and is not to be overwritten."""
+    check_can_write(folder)
     if not overwrite and folder.exists() and any(folder.iterdir()):
         raise OutputError(f"{folder} holds other files; choose an empty --out, or --overwrite to write there")
 
 
 def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
-    """Raise OutputError when ``folder`` holds another run, or files that camseg did not write; writes nothing."""
+    """Raise OutputError when ``folder`` holds another run, files that camseg did not write, or cannot be written to.
+
+    Leaves nothing behind.
+    """
+    check_can_write(folder)
     if overwrite or not (folder / RUN).exists():
         check_empty(folder, overwrite=overwrite)
         return

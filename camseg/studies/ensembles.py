@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
-from camseg.base.files import read_json, write_json
+from camseg.base.files import check_can_write, read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.cams.capture import Network
 from camseg.classify.checkpoint import RUN_FILES, clear_run, load_network
@@ -138,8 +138,7 @@ def read_parts(
 
 
 def _check_out(runs: Sequence[Path | str], out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the run; {out} is a file")
+    check_can_write(out)
     places = [Path(run).resolve() for run in runs]
     for place in places:
         if place.is_relative_to(out.resolve()):

@@ -7,7 +7,7 @@ from torch import nn
 
 from camseg.base.errors import InputError
 from camseg.models.weights import head_parameters
-from camseg.train.settings import Trainable
+from camseg.train.settings import Trainable, TrainSettings
 
 
 def learning_parameters(model: nn.Module, trainable: Trainable) -> list[nn.Parameter]:
@@ -30,6 +30,14 @@ def learning_parameters(model: nn.Module, trainable: Trainable) -> list[nn.Param
     blocks = [own for block in _blocks(model) if (own := [one for one in block.parameters() if id(one) not in known])]
     last = blocks[-(-len(blocks) * 2 // 3) :]
     return [*(parameter for block in last for parameter in block), *head]
+
+
+def possible_warmup(model: nn.Module, settings: TrainSettings) -> int:
+    """The epochs in which the head can learn alone: those that were asked for, but for one that is left to the rest.
+
+    None where a network has no head apart from its backbone.
+    """
+    return min(settings.warmup_epochs, settings.epochs - 1) if head_parameters(model) else 0
 
 
 def freeze_others(model: nn.Module, learning: list[nn.Parameter]) -> None:

@@ -23,7 +23,7 @@ from camseg.data.settings import NONE
 from camseg.models.weights import head_parameters
 from camseg.train.balance import class_weights, sampling_shares
 from camseg.train.batches import Batches, EpochSampler, LoadedSet, Loader, loader
-from camseg.train.freezing import freeze_others, learning_parameters
+from camseg.train.freezing import freeze_others, learning_parameters, possible_warmup
 from camseg.train.processes import Processes
 from camseg.train.report import scores
 from camseg.train.settings import MixedPrecision, TrainSettings
@@ -70,6 +70,7 @@ class Learner:
         self.average.module = classifier.model
         self.average.n_averaged.fill_(1)  # the weights at the start, which the first step moves and does not replace
         self.head = head_parameters(self.model)
+        self.warmup = possible_warmup(self.model, settings)
         self.learning = learning_parameters(self.model, settings.trainable)
         self.optimizer = _OPTIMIZERS[settings.optimizer](
             self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -81,14 +82,14 @@ class Learner:
 
     def finished(self) -> bool:
         """Whether the last epoch has been, or patience has run out after the warm-up."""
-        waited = self.state.epoch - max(self.state.best_epoch, self._warmup())
+        waited = self.state.epoch - max(self.state.best_epoch, self.warmup)
         return self.state.epoch >= self.settings.epochs or waited > self.settings.patience > 0
 
     def run_epoch(self, progress: Progress) -> None:
         """Train one epoch, validate, and let plateau and best epoch follow."""
         epoch = self.state.epoch
-        warming = epoch < self._warmup()
-        if self.parallel is None or epoch == self._warmup():
+        warming = epoch < self.warmup
+        if self.parallel is None or epoch == self.warmup:
             freeze_others(self.model, self.head if warming else self.learning)
             # Only now, as what learns must be settled before.
             several = self.processes.count > 1
@@ -189,9 +190,6 @@ class Learner:
         self.scheduler.load_state_dict(facts["plateau"])
         self.scaler.load_state_dict(facts["scaler"])
         self.state = State(**facts["state"])
-
-    def _warmup(self) -> int:
-        return min(self.settings.warmup_epochs, self.settings.epochs - 1) if self.head else 0
 
     def _train(self, progress: Progress, title: str) -> float:
         assert self.parallel is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from camseg.base.device import find_device
 from camseg.base.errors import CamsegError, CheckpointError, DatasetError, InputError, first_line
 from camseg.base.files import read_json, sha256
 from camseg.base.progress import Progress, Say, silent, unheard
@@ -33,7 +34,7 @@ from camseg.runs.loop import check_apart
 from camseg.train.freezing import freeze_others, learning_parameters
 from camseg.train.recipes import RECIPES
 from camseg.train.settings import Training, TrainSettings
-from camseg.train.trainer import train_classifier
+from camseg.train.trainer import check_run_folder, train_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,22 +59,6 @@ class Prepared:
         lines = data_remarks(replace(self.train, samples=samples), self.classifier.window)
         hint = negative_hint(self.classifier.classes, self.classifier.negative)
         return [*lines, *([hint] if hint else [])]
-
-    def unreadable(self) -> dict[Path, str]:
-        """The images that the training would leave out, with the reason, as far as their first bytes tell.
-
-        Raises DatasetError, as the training would, where no image of a part can be read.
-        """
-        found: dict[Path, str] = {}
-        for part in (self.train, self.val, self.test):
-            if part is None:
-                continue
-            reasons = unreadable(part)
-            failed = [sample.path for sample in part.samples if sample.path in reasons]
-            if len(failed) == len(part.samples):
-                raise DatasetError(f"none of {len(failed)} images can be read; the first: {reasons[failed[0]]}")
-            found |= reasons
-        return found
 
 
 def plan_training(
@@ -273,6 +258,27 @@ def _parts(training: Training) -> tuple[Dataset, Dataset, Dataset | None, str]:
     if training.samples_sha256 not in (None, found):
         raise InputError(f"{training.data} has other images, labels or groups than then; name DATA to train on these")
     return train, val, test, found
+
+
+def try_training(
+    prepared: Prepared, out: Path | str, *, device: str = "auto", overwrite: bool = False
+) -> dict[Path, str]:
+    """The images that ``run_training`` would leave out, with the reason, as far as their first bytes tell.
+
+    Writes nothing. Raises what ``run_training`` would before its first epoch.
+    """
+    check_run_folder(Path(out), overwrite=overwrite)
+    find_device(device)
+    learning_parameters(prepared.classifier.model, prepared.training.settings.trainable)
+    found: dict[Path, str] = {}
+    for part in (prepared.train, prepared.val, prepared.test):
+        if part is not None:
+            reasons = unreadable(part)
+            failed = [sample.path for sample in part.samples if sample.path in reasons]
+            if len(failed) == len(part.samples):
+                raise DatasetError(f"none of {len(failed)} images can be read; the first: {reasons[failed[0]]}")
+            found |= reasons
+    return found
 
 
 def run_training(

@@ -16,15 +16,16 @@ import safetensors.torch
 from numpy.typing import NDArray
 
 from camseg.base.errors import OutputError
-from camseg.base.files import remove_unfinished
+from camseg.base.files import check_can_write, remove_unfinished
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
 from camseg.classify.checkpoint import clear_run
 from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Dataset
-from camseg.measure.calibration import UNTOLD, fit_temperature
+from camseg.measure.calibration import classifier_temperature
 from camseg.measure.metrics import expected_calibration_error
 from camseg.train.batches import LoadedSet, load_pixels
+from camseg.train.freezing import possible_warmup
 from camseg.train.learner import Learner
 from camseg.train.processes import started_together
 from camseg.train.report import calibration_error, reliability_of, scores, write_reports
@@ -65,14 +66,18 @@ def train_classifier(
     parts = [replace(part, multi_label=classifier.multi_label) for part in (train, val, *([test] if test else ()))]
     out = Path(out)
     processes = started_together()
+    warmup = possible_warmup(classifier.model, settings)
     state_file = out / _STATE
     if not processes.first:
         progress, say = silent, unheard
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"expected a folder for the run; {out} is a file")
-    # An ensemble need not have been measured.
-    if not overwrite and ((out / "metrics.json").exists() or (out / "members").exists()):
-        raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
+    if processes.first:
+        check_run_folder(out, overwrite=overwrite)
+    if warmup != settings.warmup_epochs:
+        say(
+            f"the warm-up takes {warmup} epochs, not {settings.warmup_epochs}: one epoch at least is left to what "
+            "learns after it, and only a head apart from its backbone warms up"
+        )
+        settings = replace(settings, warmup_epochs=warmup)
     sets: list[LoadedSet] = []
     failed: dict[Path, str] = {}
     for part, name in zip(parts, ("training", "validation", "test"), strict=False):
@@ -108,9 +113,7 @@ def train_classifier(
             learner.save(state_file, identity)
     processes.wait()
     classifier.model.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
-    calibrated, metrics, tables = _judge(learner, sets, failed)
-    if calibrated.temperature == 1.0:
-        say(f"{len(learner.truth)} {UNTOLD}")
+    calibrated, metrics, tables = _judge(learner, sets, failed, say)
     if processes.first:
         calibrated.save(out)
         write_reports(out, classifier, metrics, learner.state.history, tables)
@@ -119,13 +122,24 @@ def train_classifier(
     return metrics
 
 
+def check_run_folder(out: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where no run can be written, or a finished one is not to be overwritten."""
+    check_can_write(out)
+    # An ensemble need not have been measured.
+    if not overwrite and ((out / "metrics.json").exists() or (out / "members").exists()):
+        raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
+
+
 def _judge(
-    learner: Learner, sets: Sequence[LoadedSet], failed: Mapping[Path, str]
+    learner: Learner, sets: Sequence[LoadedSet], failed: Mapping[Path, str], say: Say
 ) -> tuple[Classifier, dict[str, Any], dict[str, NDArray[np.float64]]]:
     """The classifier, calibrated on the validation images; its metrics, and its reliabilities before and after."""
     classifier, truth = learner.classifier, learner.truth
     logits, _ = learner.validate()
-    calibrated = replace(classifier, temperature=fit_temperature(logits.numpy(), truth, classifier.multi_label))
+    temperature, line = classifier_temperature(logits.numpy(), truth, classifier.multi_label)
+    if line:
+        say(line)
+    calibrated = replace(classifier, temperature=temperature)
     tables = {
         "uncalibrated": reliability_of(classifier, logits, truth),
         "calibrated": reliability_of(calibrated, logits, truth),

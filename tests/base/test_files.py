@@ -1,11 +1,12 @@
 import errno
 import json
 import os
+import sys
 
 import pytest
 
 from camseg.base.errors import CheckpointError, InputError, OutputError
-from camseg.base.files import find_files, read_json, write_bytes, write_json, write_text
+from camseg.base.files import check_can_write, find_files, read_json, write_bytes, write_json, write_text
 
 
 def test_round_trips_make_their_folders(tmp_path):
@@ -110,3 +111,19 @@ def test_a_full_disk_says_which_file_did_not_fit(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device: '.*deep/mask\.png'"):
         write_bytes(tmp_path / "deep/mask.png", b"x")
     assert not list((tmp_path / "deep").iterdir())
+
+
+def test_folders_that_can_be_written_to(tmp_path):
+    check_can_write(tmp_path / "a/b")
+    check_can_write(tmp_path)
+    assert list(tmp_path.iterdir()) == []  # nothing is left
+    (tmp_path / "file").touch()
+    for place in ("file", "file/run", "file/a/b"):
+        with pytest.raises(OutputError, match=r"cannot write to .*: .*file is a file, no folder; choose another --out"):
+            check_can_write(tmp_path / place)
+    for place in ("x" * 300, "a\0b"):
+        with pytest.raises(OutputError, match=r"cannot write to .*; choose another --out"):
+            check_can_write(tmp_path / place)
+    if sys.platform == "linux":
+        with pytest.raises(OutputError, match="cannot write to /proc/run: "):
+            check_can_write("/proc/run")

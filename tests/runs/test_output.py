@@ -207,7 +207,7 @@ def test_other_settings_are_refused_in_words(tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_is_no_output_folder(tmp_path, overwrite):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match="expected a folder"):
+    with pytest.raises(OutputError, match="a file, no folder"):
         check_output(tmp_path / "out", RUN_A, overwrite=overwrite)
 
 

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from camseg.base.errors import DatasetError, InputError
+from camseg.base.errors import DatasetError, InputError, OutputError
 from camseg.data.images import write_image
-from camseg.train.plan import load_parts, plan_training, prepare_training
+from camseg.train.plan import load_parts, plan_training, prepare_training, try_training
 
 TINY = {"model": "test_resnet", "weights": "none", "image_size": 32}
 SHARES = {"val": None, "val_fraction": 0.25, "test_fraction": 0.0, "seed": 0}
@@ -85,12 +85,22 @@ def test_what_a_plan_says_of_its_images(make_folder, tmp_path):
     assert prepare_training(replace(training, negative=("no_defect",)), tmp_path / "out").remarks() == []
     with pytest.raises(InputError, match="the negative class 'clean' is not one of no_defect, red"):
         prepare_training(replace(training, negative=("clean",)), tmp_path / "out")
-    assert prepared.unreadable() == {}
+    out = tmp_path / "out"
+    assert try_training(prepared, out, device="cpu") == {}
+    assert not out.exists()
     prepared.train.samples[0].path.unlink()
-    assert list(prepared.unreadable()) == [prepared.train.samples[0].path]
+    assert list(try_training(prepared, out, device="cpu")) == [prepared.train.samples[0].path]
     for sample in prepared.val.samples:
         sample.path.write_text("")
     with pytest.raises(DatasetError, match=r"none of 5 images can be read; the first: .*the file is empty"):
-        prepared.unreadable()
+        try_training(prepared, out, device="cpu")
     write_image(prepared.val.samples[0].path, prepared.classifier.preprocessing.read(prepared.train.samples[1].path))
-    assert len(prepared.unreadable()) == 5
+    assert len(try_training(prepared, out, device="cpu")) == 5
+    with pytest.raises(InputError, match="device"):
+        try_training(prepared, out, device="tpu")
+    for place, words in (("file", "a file, no folder"), ("run", "holds a finished run")):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run/metrics.json").touch()
+        (tmp_path / "file").touch()
+        with pytest.raises(OutputError, match=words):
+            try_training(prepared, tmp_path / place, device="cpu")

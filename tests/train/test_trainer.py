@@ -471,8 +471,27 @@ def test_the_run_says_how_it_was_trained(whole_run):
 def test_a_warm_up_leaves_at_least_one_epoch_to_the_backbone(parts, tmp_path):
     classifier = create()
     before = classifier.model.conv1[0].weight.detach().clone()
-    train_classifier(classifier, *parts, tmp_path, replace(FAST, epochs=1, warmup_epochs=5), device="cpu")
+    said = []
+    settings = replace(FAST, epochs=1, warmup_epochs=5)
+    metrics = train_classifier(classifier, *parts, tmp_path / "run", settings, device="cpu", say=said.append)
     assert not torch.equal(classifier.model.conv1[0].weight, before)
+    # What was done is recorded, not what was asked for.
+    assert said[0].startswith("the warm-up takes 0 epochs, not 5")
+    assert metrics["training"]["warmup_epochs"] == 0
+    assert load_classifier(tmp_path / "run").training["settings"]["warmup_epochs"] == 0
+
+
+def test_a_folder_that_cannot_be_made_is_noticed_before_any_image_is_read(parts, tmp_path):
+    (tmp_path / "file").touch()
+    titles = []
+
+    def progress(items, _total, title):
+        titles.append(title)
+        return iter(items)
+
+    with pytest.raises(OutputError, match=r"cannot write to .*file/run: .*file is a file, no folder"):
+        train_classifier(create(), *parts, tmp_path / "file/run", FAST, device="cpu", progress=progress)
+    assert titles == []
 
 
 @pytest.mark.parametrize(("warmup", "patience", "epochs"), [(0, 2, 4), (4, 2, 7), (0, 0, 9)])
