@@ -3,7 +3,7 @@
 import camseg
 from camseg.cams.settings import CamSettings
 from camseg.cli import console, fields, options
-from camseg.label.settings import ClassifierOptions
+from camseg.label.settings import CamsOutput, ClassifierOptions
 from camseg.runs.settings import FolderOptions
 
 
@@ -13,6 +13,7 @@ def cams(
     out: options.Out,
     run: ClassifierOptions,
     settings: CamSettings,
+    output: CamsOutput,
     folder: FolderOptions,
     json: options.Json = False,
 ) -> None:
@@ -25,6 +26,7 @@ def cams(
         settings,
         targets=run.targets,
         batch_size=run.batch_size,
+        save=output.save,
         options=console.attached(folder),
     )
     console.finish(report, out, json, folder.dry_run)

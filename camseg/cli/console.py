@@ -64,12 +64,15 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> N
     kept = f", {report.kept} were there already" if report.kept else ""
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out)}
-        counts = {"done": report.done, "kept": report.kept, "failed": failed, "fallbacks": report.fallbacks}
+        counts = {"done": report.done, "kept": report.kept, "failed": failed}
+        counts |= {"empty": report.empty, "fallbacks": report.fallbacks}
         print_json({**facts, **counts, "seconds": report.seconds})
     elif dry_run:
         say(f"would write the outputs of {report.planned} inputs{kept}: {out}")
     else:
         say(f"{report.done} done{kept}, {len(failed)} failed, in {report.seconds['total']:.1f} s: {out}")
+        for reason, count in report.empty.items():
+            say(f"{count} without an object: {reason}")
         for reason, count in report.fallbacks.items():
             say(f"{count} not refined: {reason}")
     if failed:

@@ -11,7 +11,7 @@ from camseg.data.datasets import Dataset, Sample, load_images
 from camseg.data.images import Window, check_window, find_images, relative_name
 from camseg.data.mask_settings import MaskReading
 from camseg.label.chain import map_stages, mask_stages
-from camseg.label.settings import ClassifierOptions, LabelSettings
+from camseg.label.settings import CamsOutput, ClassifierOptions, LabelSettings
 from camseg.label.stages import (
     CleanStage,
     PropagateStage,
@@ -35,6 +35,7 @@ from camseg.runs.stage import Item, Stage, new_item
 if TYPE_CHECKING:
     from camseg.cams.settings import CamSettings
     from camseg.classify.checkpoint import AnyClassifier
+    from camseg.classify.targets import TargetRule
 
 _SINGULAR: Final = {"cams": "cam", "trimaps": "trimap", "alphas": "alpha", "overlays": "overlay"}
 
@@ -73,12 +74,21 @@ def cams_folder(
     *,
     targets: Sequence[str] = (),
     batch_size: int = ClassifierOptions.batch_size,
+    save: Sequence[str] = CamsOutput.save,
     options: FolderOptions | None = None,
 ) -> FolderReport:
-    """Write the maps of every image into ``out/<method>/...``; otherwise as ``label_folder``."""
-    behind = [WriteCamsStage(folder=Path(out), raw=settings.raw)]
+    """Write the maps of every image into ``out/<method>/...``, on request drawn over it (``save``: ``overlays``) too.
+
+    Otherwise as ``label_folder``.
+    """
+    output = CamsOutput(save=tuple(save))
+    if settings.raw and output.save:
+        raise InputError("overlays are drawn of maps in [0, 1]; leave raw or overlays out")
+    overlays = settings.methods if "overlays" in output.save else ()
+    behind = [WriteCamsStage(folder=Path(out), raw=settings.raw, overlays=overlays)]
+    asked = {**to_json(settings), **to_json(output)}
     return _network_folder(
-        "cams", images, classifier, out, settings, behind, to_json(settings), targets, batch_size, options, False
+        "cams", images, classifier, out, settings, behind, asked, targets, batch_size, options, False
     )
 
 
@@ -101,6 +111,8 @@ def _network_folder(
     options = options or FolderOptions()
     data = images if isinstance(images, Dataset) else load_images(images, classifier.classes)
     rule = target_rule(targets, classifier, data.samples)
+    if rule.word != "predicted" and (line := _labels_line(data, rule, classifier)):
+        options.say(line)
     stages = [*map_stages(plan(classifier, cams, guided=guided), rule, batch_size, options.say), *behind]
     run = {"classifier": classifier.run, "negative": list(classifier.negative)}
     stride = classifier.members[0].model_args.get("output_stride")
@@ -116,6 +128,7 @@ def _network_folder(
             **({} if stride is None else {"output_stride": stride}),
             "targets": list(targets),
             "batch_size": batch_size,
+            "device": str(classifier.device),
         },
         device=str(classifier.device),
         batch_size=batch_size,
@@ -155,6 +168,7 @@ def propagate_folder(
         raise InputError("expected a propagation by name; none is only for the whole chain")
     stages += [PropagateStage(settings=settings), WriteCamsStage(folder=Path(out))]
     asked = {**to_json(settings), "window": window, "classifier": None if classifier is None else classifier.run}
+    asked |= {"device": device}
     return _file_folder("propagate", cams, out, stages, asked, options, data, window, device)
 
 
@@ -248,8 +262,23 @@ def refine_folder(
         WriteStage(folder=Path(out), kinds=kinds),
     ]
     asked = {**to_json(settings), **to_json(cleaning), "masks": _absolute(masks), **to_json(reading), "window": window}
-    asked |= {"alpha": "alphas" in save, "foreground": "foregrounds" in save}
+    asked |= {"alpha": "alphas" in save, "foreground": "foregrounds" in save, "device": device}
     return _file_folder("refine", trimaps, out, stages, asked, options, data, window, device)
+
+
+def _labels_line(data: Dataset, rule: "TargetRule", classifier: "AnyClassifier") -> str | None:
+    """That labels decide, and where they stand; None where they do not."""
+    labelled = [sample for sample in data.samples if sample.labels is not None]
+    named = rule.word in (None, "all")
+    if not labelled or (named and not any(rule.is_empty(classifier, sample) for sample in labelled)):
+        return None
+    folders = all(sample.labels == (sample.name.partition("/")[0],) for sample in labelled)
+    place = "as their folders are named" if folders else "by their table"
+    decided = "which images hold no object" if named else "for which class each gets its map"
+    return (
+        f"{len(labelled)} of {len(data.samples)} images are labelled, {place}: the labels decide {decided}, not the "
+        "classifier; --target predicted asks that"
+    )
 
 
 def _file_folder(
@@ -266,18 +295,23 @@ def _file_folder(
     """The folder loop over files that an earlier command wrote; ``images``: those that they belong to."""
     check_window(window)
     found = find_images(source)
-    earlier = records_by_file(found.root)
+    # What is known of a file: by its own folder's manifest, else by that of what lies beside it.
+    folders = [found.root, *(folder for stage in stages for folder in getattr(stage, "beside", {}).values())]
+    earlier = [(folder, records_by_file(folder)) for folder in folders]
     # A map's image has its name, or its name without the class folder in front.
-    partners = {} if images is None else {sample.name: sample.path for sample in images.samples}
+    partners = {} if images is None else {sample.name: sample for sample in images.samples}
     items = []
     for path in found.files:
         name = relative_name(path, found.root)
-        before = earlier.get(path.absolute().with_suffix(""), Record(input=name + path.suffix, name=name))
+        partner = partners.get(name) or partners.get(name.partition("/")[2])
+        unknown = Record(input=name + path.suffix if partner is None else partner.input, name=name)
+        places = ((known, (folder / f"{name}.png").absolute().with_suffix("")) for folder, known in earlier)
+        before = next((known[place] for known, place in places if place in known), unknown)
         sample = Sample(path=path, name=name, labels=before.labels)
         # What an earlier stage was told of the file stays known.
         record = replace(before, name=name, files={}, fallback=None, area=None)
-        partner = partners.get(name) or partners.get(name.partition("/")[2])
-        items.append(Item(sample=sample, record=record, name=name, source=partner, window=window))
+        source = None if partner is None else partner.path
+        items.append(Item(sample=sample, record=record, name=name, source=source, window=window))
     data = Dataset(
         root=found.root,
         samples=tuple(item.sample for item in items),

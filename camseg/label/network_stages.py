@@ -18,6 +18,7 @@ from camseg.cams.placing import features_over_image, to_image_size
 from camseg.cams.plan import Plan, guiding_layer
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.classify.targets import TargetRule
+from camseg.data.datasets import Sample
 from camseg.data.images import read_image
 from camseg.runs.stage import Item, Place, Stage, failed_item
 
@@ -122,12 +123,29 @@ class CamStage(Stage):
                 replace(
                     base,
                     name=f"{name}/{item.name}" if self.rule.per_class else item.name,
-                    record=replace(record, class_name=name, score=round(float(probabilities[target]), 6)),
+                    record=replace(
+                        record,
+                        class_name=name,
+                        score=round(float(probabilities[target]), 6),
+                        empty=self._why_empty(item.sample, name),
+                    ),
                     grids={} if empty else {method: maps[n][k] for method, maps in found.maps.items()},
                 )
             )
         # Without a folder per class an image without any class has a mask too, an empty one.
-        return items or [replace(base, done=self.rule.per_class)]
+        known = self.rule.word != "predicted" and item.sample.labels is not None
+        reason = "labelled with none of the classes" if known else "none of the classes predicted"
+        return items or [replace(base, record=replace(record, empty=reason), done=self.rule.per_class)]
+
+    def _why_empty(self, sample: Sample, target: str) -> str | None:
+        """Why the map of a class is all zero whatever the network sees, in words; None where it is not."""
+        negative, labels = self.plan.classifier.negative, sample.labels
+        if labels is not None and self.rule.is_empty(self.plan.classifier, sample):
+            return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+        if target not in negative or not self.plan.settings.gate:
+            return None
+        chosen = self.rule.word in ("predicted", "likeliest") or (self.rule.word == "auto" and labels is None)
+        return f"predicted {target}, a negative class" if chosen else f"{target} is a negative class"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -146,7 +164,10 @@ class PlaceStage(Stage):
             if item.grids:
                 cam = to_image_size(self.plan.classifier, item.grids[method], *item.size, settings.raw)
             cams[method] = cam if settings.raw else dequantise(quantise(cam))
-        return replace(item, cams=cams, grids={})
+        empty = item.record.empty
+        if zero := [method for method, cam in cams.items() if not cam.any()]:
+            empty = empty or f"nothing speaks for the class by {', '.join(zero)}"
+        return replace(item, cams=cams, grids={}, record=replace(item.record, empty=empty))
 
 
 @dataclass(kw_only=True, eq=False)

@@ -46,6 +46,14 @@ class LabelSettings:
 
 
 @settings
+class CamsOutput:
+    """What ``cams`` writes beside maps."""
+
+    save: tuple[Literal["overlays"], ...] = ()
+    """Also write overlays, maps drawn over the images: OUT/overlays/<method>."""
+
+
+@settings
 class ImageOptions:
     """How the images are read that maps and trimaps belong to, and where what is done with them runs."""
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from camseg.base.arrays import UNKNOWN, dequantise, quantise
+from camseg.base.arrays import UNKNOWN, Image, Mask, Trimap, dequantise, quantise
 from camseg.base.errors import InputError
 from camseg.base.files import sha256
 from camseg.base.settings import to_json
@@ -30,6 +30,7 @@ from camseg.refinement.refine import open_network, refine_with_report, warm_up
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.refinement.trimaps import mask_to_trimap, masks_to_trimap, published_trimap, unusable
 from camseg.runs.output import provenance
+from camseg.runs.record import Record
 from camseg.runs.stage import Item, Place, Stage
 
 READERS: Final[Mapping[str, Callable[[Path, MaskReading], Any]]] = {
@@ -122,6 +123,17 @@ class PropagateStage(Stage):
         return replace(item, record=record, cams=cams, pixels=image, features=None)
 
 
+def _with_mask(record: Record, mask: Mask, reason: str) -> Record:
+    """What a record says of an empty mask: the first reason, until there is a mask."""
+    return replace(record, empty=None if mask.any() else record.empty or reason)
+
+
+def _lacks(record: Record, trimap: Trimap) -> str | None:
+    """``unusable``, with the reason for an empty mask where one is known."""
+    found = unusable(trimap)
+    return record.empty or found if found == "empty mask" else found
+
+
 @dataclass(kw_only=True, eq=False)
 class ThresholdStage(Stage):
     """Binarises the map."""
@@ -134,8 +146,9 @@ class ThresholdStage(Stage):
         """The item with its mask."""
         assert item.cam is not None
         threshold = self.settings.threshold
+        mask = cam_to_mask(item.cam, threshold)
         record = replace(item.record, threshold=str(threshold))
-        return replace(item, record=record, mask=cam_to_mask(item.cam, threshold))
+        return replace(item, record=_with_mask(record, mask, "nothing lies above the threshold"), mask=mask)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -162,10 +175,10 @@ class TrimapStage(Stage):
             trimap = mask_to_trimap(
                 mask, open=chosen.open, close=chosen.close, dilate=chosen.dilate, erode=chosen.erode, sure=sure
             )
-        fallback = unusable(trimap)
-        if item.void is not None:
+        fallback = _lacks(item.record, trimap)
+        if item.void is not None and trimap.any():
             trimap[item.void] = UNKNOWN  # nobody has said what lies there
-            fallback = fallback if fallback == "empty mask" else unusable(trimap)
+            fallback = unusable(trimap)
         return replace(item, record=replace(item.record, fallback=fallback), trimap=trimap)
 
 
@@ -214,7 +227,7 @@ class RefineStage(Stage):
         )
         alpha = dequantise(quantise(refined.alpha))
         # Where the trimap is to blame, what it lacks tells more.
-        fallback = refined.fallback and (unusable(trimap) or refined.fallback)
+        fallback = refined.fallback and (_lacks(item.record, trimap) or refined.fallback)
         record = replace(item.record, refiner=refined.method or method, fallback=fallback)
         return replace(item, record=record, alpha=alpha, mask=alpha > 0.5, foreground=refined.foreground)
 
@@ -231,7 +244,9 @@ class CleanStage(Stage):
         """The item with its final mask and its area."""
         assert item.mask is not None
         mask = clean(item.mask, self.settings)
-        return replace(item, record=replace(item.record, area=int(np.count_nonzero(mask))), mask=mask)
+        reason = "cleaning left nothing" if item.mask.any() else item.record.fallback or "refinement left nothing"
+        record = replace(_with_mask(item.record, mask, reason), area=int(np.count_nonzero(mask)))
+        return replace(item, record=record, mask=mask)
 
 
 def _write_mask(path: Path, item: Item) -> None:
@@ -261,6 +276,13 @@ def _write_overlay(path: Path, item: Item) -> None:
     write_image(path, overlay_mask(item.image, item.mask))
 
 
+def _drawn(item: Item, method: str) -> Image:
+    """A method's map over the image."""
+    from camseg.measure.overlays import overlay_cam
+
+    return overlay_cam(item.image, item.cams[method])
+
+
 def _write_foreground(path: Path, item: Item) -> None:
     assert item.foreground is not None
     assert item.alpha is not None
@@ -288,9 +310,9 @@ class WriteStage(Stage):
     kinds: Mapping[str, str] = field(default_factory=dict)
     """Keys of ``WRITERS``, with the subfolder of each; "" is the folder itself."""
 
-    def identity(self) -> dict[str, Any]:
-        """What is written."""
-        return {"save": sorted(self.kinds)}
+    def kinds_written(self) -> frozenset[str]:
+        """All."""
+        return frozenset(self.kinds)
 
     def each(self, item: Item) -> Item:
         """The item with its files in the manifest; a kind of which nothing was made is left out."""
@@ -300,7 +322,8 @@ class WriteStage(Stage):
         for kind, subfolder in self.kinds.items():
             if made.get(kind, True):
                 files[kind] = f"{subfolder}/{item.name}.png".removeprefix("/")
-                WRITERS[kind](self.folder / files[kind], item)
+                if kind not in item.kept:
+                    WRITERS[kind](self.folder / files[kind], item)
         return replace(item, record=replace(item.record, files=files))
 
 
@@ -313,11 +336,22 @@ class WriteCamsStage(Stage):
     """The output folder."""
     raw: bool = False
     """As float32 TIFF, unnormalised, instead of 8-bit PNG."""
+    overlays: tuple[str, ...] = ()
+    """The methods whose maps are also drawn over the image."""
+
+    def kinds_written(self) -> frozenset[str]:
+        """Pictures; maps are of the methods that there are."""
+        return frozenset(f"{method} overlay" for method in self.overlays)
 
     def each(self, item: Item) -> Item:
         """The item with its files in the manifest."""
         suffix, write = (".tif", write_raw) if self.raw else (".png", write_cam)
         files = {method: f"{method}/{item.name}{suffix}" for method in item.cams}
         for method, file in files.items():
-            write(self.folder / file, item.cams[method])
+            if method not in item.kept:
+                write(self.folder / file, item.cams[method])
+        for method in self.overlays:
+            file = files[f"{method} overlay"] = f"overlays/{method}/{item.name}.png"
+            if f"{method} overlay" not in item.kept:
+                write_image(self.folder / file, _drawn(item, method))
         return replace(item, record=replace(item.record, files=files))

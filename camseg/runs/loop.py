@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from camseg.runs.output import (
     group_records,
     has_changed,
     is_finished,
+    lacking,
     read_manifest,
 )
 from camseg.runs.record import Record
@@ -42,8 +43,10 @@ class FolderReport:
     """Inputs that an earlier run had finished."""
     failed: list[Record] = field(default_factory=list)
     """The manifest lines of inputs that failed."""
+    empty: Counter[str] = field(default_factory=Counter)
+    """How many maps are all zero, or masks empty, by the reason."""
     fallbacks: Counter[str] = field(default_factory=Counter)
-    """How many outputs fell back, by the reason."""
+    """How many outputs fell back, by the reason; without those of ``empty``."""
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "network": 0.0, "write": 0.0, "total": 0.0})
     """Time spent in each part, summed over threads, and from start to end."""
 
@@ -80,12 +83,14 @@ def run_folder(
     }
     run = Run(command=command, settings=settings, identity=identity)
     samples = inputs.samples
+    kinds = frozenset(kind for stage in stages for kind in stage.kinds_written())
     if options.dry_run:
         check_output(out, run, overwrite=options.overwrite)
         there = {} if options.overwrite else group_records(read_manifest(out))
         kept = sum(
             (lines := there.get(item.sample.name)) is not None
             and is_finished(out, lines, item.sample.labels)
+            and not lacking(lines, kinds)
             and not has_changed(out, lines, files_read(stages, item))
             for item in items
         )
@@ -96,17 +101,20 @@ def run_folder(
     names = [sample.name for sample in samples]
 
     def note(records: Sequence[Record]) -> None:
-        output.add(records)
+        output.add(records, keep=records[0].name in extended)
         for record in records:
             if record.failed:
                 report.failed.append(record)
                 options.say(f"failed: {record.error}")
-            elif record.fallback:
+                continue
+            report.empty.update([record.empty] if record.empty else [])
+            if record.fallback and record.fallback != record.empty:
                 report.fallbacks[record.fallback] += 1
 
     def spent(part: str, seconds: float) -> None:
         report.seconds[part] += seconds
 
+    extended: set[str] = set()
     for path, reason in inputs.failures:
         names.append(str(path))
         note([Record(input=str(path), name=str(path), status="failed", error=f"{path}: {reason}")])
@@ -115,6 +123,15 @@ def run_folder(
     if changed:
         options.say(f"{len(changed)} inputs have changed and are done again, such as {changed[0].path}")
     finished = {item.sample.name for item in done} - {sample.name for sample in changed}
+    missing = {name: found for name in finished if (found := output.lacking(name, kinds))}
+    if missing:
+        words = ", ".join(sorted(set().union(*missing.values())))
+        options.say(f"{len(missing)} inputs get files that were not asked for before ({words}); the others stay")
+        extended.update(missing)
+        finished -= extended
+        items = [
+            replace(item, kept=output.kinds(name)) if (name := item.sample.name) in extended else item for item in items
+        ]
     report.kept = len(finished)
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     todo = [batch for batch in batches if any(item.sample.name not in finished for item in batch)]

@@ -10,8 +10,8 @@ import json
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,32 @@ class Output:
         """Whether an input needs no more work: see ``is_finished``."""
         return name in self._lines and is_finished(self.folder, self._records(name), labels)
 
+    def lacking(self, name: str, kinds: Collection[str]) -> set[str]:
+        """Which of these kinds of files a finished input lacks: see ``lacking``."""
+        return lacking(self._records(name), kinds)
+
+    def kinds(self, name: str) -> frozenset[str]:
+        """The kinds of files that an input has for every class."""
+        return frozenset(set.intersection(*({*record.files} for record in self._records(name))))
+
     def changed(self, name: str, inputs: Sequence[Path]) -> bool:
         """Whether a finished input's files hold something else by now: see ``has_changed``."""
         return has_changed(self.folder, self._records(name), inputs)
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Append the lines of one input; they replace what an earlier run said of it, and the files it wrote."""
+    def add(self, records: Sequence[Record], *, keep: bool = False) -> None:
+        """Append the lines of one input; they replace what an earlier run said of it, and the files it wrote.
+
+        ``keep``: those files stay, and the new ones are added to them, class by class; where none could be made, the
+        lines stay too.
+        """
         name = records[0].name
+        if keep:
+            if any(record.failed for record in records):
+                return
+            before = {record.class_name: record.files for record in self._records(name)}
+            records = [
+                replace(record, files={**before.get(record.class_name, {}), **record.files}) for record in records
+            ]
         for old in _files(self._records(name)) - _files(records):
             (self.folder / old).unlink(missing_ok=True)
         self._lines[name] = "".join(map(to_line, records))
@@ -209,6 +228,11 @@ def is_finished(folder: Path, records: Sequence[Record], labels: Sequence[str] |
     )
 
 
+def lacking(records: Sequence[Record], kinds: Collection[str]) -> set[str]:
+    """Which of these kinds of files an input lacks, of those classes that have any."""
+    return {kind for record in records if record.files for kind in kinds if kind not in record.files}
+
+
 def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path]) -> bool:
     """Whether the files that an input was made of hold something else than when its lines were written.
 
@@ -261,21 +285,37 @@ def provenance(folder: Path | str) -> str | None:
 
 
 def network_records(folder: Path | str) -> list[Record]:
-    """The manifest lines that say of which images and classes the files in a folder are; [] where none does.
+    """The manifest lines that say of which images and classes the files in a folder are; [] where none does."""
+    came_through = lineage(folder)
+    return read_manifest(came_through[-1].folder, damaged_too=True) if came_through else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A command that files have come through."""
+
+    folder: Path
+    """Its output folder."""
+    command: str | None
+    """Which; None where no run.json tells."""
+    settings: Mapping[str, Any]
+    """What was asked for."""
+
+
+def lineage(folder: Path | str) -> list[Step]:
+    """The commands that the files in a folder have come through, the last one first; [] where no manifest tells.
 
     Stages behind the network know files only; what they were made of leads back to its run.
     """
-    records: list[Record] = []
-    seen: set[Path] = set()
+    steps: list[Step] = []
     place = _nearest(Path(folder), MANIFEST)
-    while place is not None and place not in seen:
-        seen.add(place)
-        records = read_manifest(place, damaged_too=True)
+    while place is not None and all(place != step.folder for step in steps):
         run = _try_run(place) or {}
+        steps.append(Step(folder=place, command=run.get("command"), settings=run.get("settings", {})))
         source = run.get("identity", {}).get("inputs")
         behind = run.get("command") not in _NETWORK and isinstance(source, str)
         place = _nearest(Path(source), MANIFEST) if behind else None
-    return records
+    return steps
 
 
 def records_by_file(folder: Path | str) -> dict[Path, Record]:

@@ -59,6 +59,8 @@ class Record:
     """Layers, joined by commas; those of an ensemble's members by semicolons."""
     scales: tuple[float, ...] | None = None
     """Input sizes, relative to the classifier's, whose maps were fused."""
+    empty: str | None = None
+    """Why the map is all zero, the mask empty, or none was made; null where there is something in it."""
     propagation: str | None = None
     """The propagator; none where maps were left as they were."""
     threshold: str | None = None

@@ -53,6 +53,8 @@ class Item:
     trimap: Trimap | None = None
     alpha: Alpha | None = None
     foreground: Colors | None = None
+    kept: frozenset[str] = frozenset()
+    """Kinds of its files that are there already, and stay as they are."""
     done: bool = False
     """Whether no further stage has anything to do with it."""
 
@@ -106,6 +108,10 @@ class Stage:
     def files(self, item: Item) -> tuple[Path, ...]:
         """The files that the stage reads for an item: where they have changed, a finished item is done again."""
         return ()
+
+    def kinds_written(self) -> frozenset[str]:
+        """The kinds of files that every item gets: where one lacks some, it is done again for them."""
+        return frozenset()
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the stage's bytes, as JSON values."""

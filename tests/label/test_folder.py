@@ -1,10 +1,12 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PilImage
 
 from camseg.base.errors import EvaluationError, InputError, LayerError, OutputError
@@ -27,6 +29,7 @@ from camseg.label.folder import (
 from camseg.label.settings import Kind, LabelSettings
 from camseg.masks.settings import CleaningSettings, MaskSettings, parse_threshold, save_threshold
 from camseg.measure.evaluate import evaluate_folder
+from camseg.measure.overlays import overlay_cam
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs import stage
@@ -41,6 +44,7 @@ NOT_REFINED = RefineSettings(method="none")
 QUICK = LabelSettings(
     cams=CamSettings(score="auto", layers=("stages",), scales=(1.0,), flip=False), refinement=NOT_REFINED
 )
+FLAWS = ("vanished", "filled the image", "drifted off", "no clearer outline")
 KEYS = [
     *(
         "schema_version",
@@ -54,10 +58,11 @@ KEYS = [
         "method",
         "layer",
         "scales",
+        "empty",
         "propagation",
         "threshold",
     ),
-    *("refiner", "fallback", "area", "status", "error"),
+    *("refiner", "fallback", "area", "source", "status", "error"),
 ]
 
 
@@ -130,7 +135,9 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
         assert (record.scales, record.threshold) == (AUTO_SCALES, str(settings.masks.threshold))
         assert (record.status, record.error) == ("ok", None)
         assert record.refiner in ("auto", "closed-form", "grabcut")
-        assert (record.fallback == "empty mask") == (record.class_name == "none")
+        reason = "labelled none, a negative class" if record.class_name == "none" else None
+        assert record.empty == reason
+        assert record.fallback in (reason, *FLAWS)
     run = json.loads((out / RUN).read_text())
     assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds"]
     assert (run["schema_version"], run["command"]) == (SCHEMA_VERSION, "label")
@@ -754,6 +761,164 @@ def test_a_classifier_is_not_changed_by_the_work(images, tiny_classifier, tmp_pa
     assert tiny_classifier.fingerprint() == before
     assert all(module.training for module in tiny_classifier.model.modules())
     assert not any(module._forward_hooks for module in tiny_classifier.model.modules())
+
+
+# Why there is nothing, and where things come from
+
+
+def why(folder: Path) -> dict[str, str]:
+    return {line["name"]: line["empty"] for line in lines(folder)}
+
+
+def test_all_zero_maps_say_why(images, unlabelled, tiny_classifier, tmp_path):
+    quick = CamSettings()
+    said: list[str] = []
+    report = cams_folder(images, tiny_classifier, tmp_path / "a", quick, options=FolderOptions(say=said.append))
+    expected = {f"none/{n}": "labelled none, a negative class" for n in "ab"}
+    assert {name: reason for name, reason in why(tmp_path / "a").items() if reason} == expected
+    assert report.empty == {"labelled none, a negative class": 2}
+    assert said == [
+        "6 of 6 images are labelled, as their folders are named: the labels decide for which class each gets its map, "
+        "not the classifier; --target predicted asks that"
+    ]
+    said.clear()
+    cams_folder(unlabelled, tiny_classifier, tmp_path / "b", quick, options=FolderOptions(say=said.append))
+    cams_folder(
+        images, tiny_classifier, tmp_path / "p", quick, targets=["predicted"], options=FolderOptions(say=said.append)
+    )
+    assert said == []
+    assert {*why(tmp_path / "b").values(), *why(tmp_path / "p").values()} == {None}
+    with torch.no_grad():
+        tiny_classifier.model.get_submodule(tiny_classifier.head_layers[0]).bias[2] += 50
+    for name, place in (("bn", unlabelled), ("pn", images)):
+        cams_folder(place, tiny_classifier, tmp_path / name, quick, targets=["predicted"] if name == "pn" else ())
+        assert {*why(tmp_path / name).values()} == {"predicted none, a negative class"}
+    cams_folder(unlabelled, tiny_classifier, tmp_path / "c", quick, targets=["none"])
+    assert {*why(tmp_path / "c").values()} == {"none is a negative class"}
+    csv = table(tmp_path / "t.csv", "image,label", "plain/0.png,", "plain/1.png,cat")
+    cams_folder(csv, tiny_classifier, tmp_path / "d", quick, options=FolderOptions(say=said.append))
+    assert why(tmp_path / "d") == {"plain/0": "labelled with none of the classes", "plain/1": None}
+    assert said[0].startswith("2 of 2 images are labelled, by their table: the labels decide")
+
+
+def test_a_map_that_shows_nothing_and_a_class_that_nobody_found(unlabelled, make_classifier, tmp_path, monkeypatch):
+    classifier = make_classifier(multi_label=True)
+    with torch.no_grad():
+        head = classifier.model.get_submodule(classifier.head_layers[0])
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([-5.0, -5.0, -5.0]))
+    cams_folder(unlabelled, classifier, tmp_path / "a", CamSettings())
+    assert {*why(tmp_path / "a").values()} == {"none of the classes predicted"}
+    cams_folder(unlabelled, classifier, tmp_path / "b", CamSettings(), targets=["cat"])
+    assert {*why(tmp_path / "b").values()} == {"nothing speaks for the class by layercam"}
+
+
+def test_masks_say_why_they_are_empty_and_refiners_why_they_did_not_run(images, tiny_classifier, tmp_path):
+    negative = "labelled none, a negative class"
+    report = label_folder(images, tiny_classifier, tmp_path / "out", replace(QUICK, refinement=RefineSettings()))
+    assert report.empty == {negative: 2}
+    assert negative not in report.fallbacks
+    assert [line["fallback"] for line in lines(tmp_path / "out") if line["empty"]] == [negative] * 2
+    cams_folder(images, tiny_classifier, tmp_path / "cams", CamSettings())
+    high = masks_folder(tmp_path / "cams/layercam", tmp_path / "high", MaskSettings(threshold=1.0))
+    assert high.empty == {"nothing lies above the threshold": 4, negative: 2}
+    cleaned = masks_folder(
+        tmp_path / "cams/layercam", tmp_path / "clean", cleaning=CleaningSettings(min_area="100%", keep=1)
+    )
+    assert cleaned.empty == {"cleaning left nothing": 4, negative: 2}
+
+
+@pytest.mark.parametrize("trimaps", ["written", "copied"])
+def test_lines_carry_on_what_earlier_commands_said(images, tiny_classifier, tmp_path, trimaps):
+    cams_folder(images, tiny_classifier, tmp_path / "cams", CamSettings())
+    propagate_folder(images, tmp_path / "cams/layercam", tmp_path / "spread", PropagateSettings(method="guided"))
+    masks_folder(tmp_path / "spread/guided", tmp_path / "masks", MaskSettings(threshold=0.5))
+    trimap_folder(tmp_path / "masks", tmp_path / "tri")
+    place = tmp_path / "tri"
+    if trimaps == "copied":  # without their manifest: that of the masks tells
+        place = tmp_path / "copy"
+        shutil.copytree(tmp_path / "tri", place, ignore=lambda _, names: [MANIFEST, RUN])
+    refine_folder(images, place, tmp_path / "out", masks=tmp_path / "masks")
+    made = read_manifest(tmp_path / "cams")
+    for record, first in zip(read_manifest(tmp_path / "out"), made, strict=True):
+        for name in ("input", "name", "labels", "class_name", "score", "method", "layer", "scales"):
+            assert getattr(record, name) == getattr(first, name), name
+        assert (record.propagation, record.threshold) == ("guided", "0.5")
+        assert record.refiner == "closed-form"
+
+
+def test_without_any_manifest_the_image_is_the_input(tmp_path, make_images):
+    (image,) = make_images((40, 60))
+    (tmp_path / "images").mkdir()
+    PilImage.fromarray(image).save(tmp_path / "images/a.jpg")
+    trimap = np.full((40, 60), 128, np.uint8)
+    trimap[:10], trimap[30:] = 0, 255
+    write_image(tmp_path / "tri/a.png", trimap)
+    refine_folder(tmp_path / "images", tmp_path / "tri", tmp_path / "out")
+    assert read_manifest(tmp_path / "out")[0].input == "a.jpg"
+
+
+def test_files_may_be_asked_for_later(images, tiny_classifier, tmp_path):
+    def call(out, *save, targets=("cat", "dog"), dry=False):
+        said: list[str] = []
+        options = FolderOptions(say=said.append, dry_run=dry)
+        report = label_folder(images, tiny_classifier, out, replace(QUICK, save=save), targets=targets, options=options)
+        return report, " ".join(said)
+
+    out = tmp_path / "out"
+    call(out)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.png")}
+    assert call(out, "overlays", dry=True)[0].planned == 6
+    report, said = call(out, "overlays")
+    assert (report.done, report.kept) == (6, 0)
+    assert "6 inputs get files that were not asked for before (overlay); the others stay" in said
+    report, said = call(out, "cams", "overlays")
+    assert "not asked for before (cam)" in said
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    call(tmp_path / "once", "cams", "overlays")
+    assert tree(out, without=(RUN, MANIFEST)) == tree(tmp_path / "once", without=(RUN, MANIFEST))
+    for record, other in zip(read_manifest(out), read_manifest(tmp_path / "once"), strict=True):
+        assert replace(record, files={}) == replace(other, files={})
+        assert record.files == other.files
+    # What is not asked for any more stays too.
+    assert call(out)[0].kept == 6
+    assert len(read_manifest(out)[0].files) == 3
+
+
+def test_a_changed_image_is_done_again_whole(unlabelled, tiny_classifier, tmp_path, make_images):
+    out = tmp_path / "out"
+    label_folder(unlabelled, tiny_classifier, out, replace(QUICK, save=("overlays",)))
+    write_image(unlabelled / "0.png", make_images((40, 60), seed=9)[0])
+    label_folder(unlabelled, tiny_classifier, out, replace(QUICK, save=("cams",)))
+    files = {record.name: set(record.files) for record in read_manifest(out)}
+    assert files == {"0": {"mask", "cam"}, **{name: {"mask", "cam", "overlay"} for name in "123"}}
+    assert not (out / "overlays/0.png").exists()  # it was of the old image
+
+
+def test_maps_drawn_over_the_images(images, tiny_classifier, tmp_path):
+    out, methods = tmp_path / "out", CamSettings(methods=("layercam", "gradcam"))
+    cams_folder(images, tiny_classifier, out, methods)
+    before = tree(out, without=(RUN, MANIFEST))
+    cams_folder(images, tiny_classifier, out, methods, save=["overlays"])
+    after = tree(out, without=(RUN, MANIFEST))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 2 * len(before)
+    for record in read_manifest(out):
+        image = read_image(images / record.input)
+        for method in methods.methods:
+            assert record.files[f"{method} overlay"] == f"overlays/{method}/{record.name}.png"
+            drawn = read_image(out / record.files[f"{method} overlay"])
+            np.testing.assert_array_equal(drawn, overlay_cam(image, read_cam(out / record.files[method])))
+    with pytest.raises(InputError, match="leave raw or overlays out"):
+        cams_folder(images, tiny_classifier, tmp_path / "raw", CamSettings(raw=True), save=["overlays"])
+
+
+def test_the_device_is_recorded_where_it_decides(images, tiny_classifier, tmp_path):
+    cams_folder(images, tiny_classifier, tmp_path / "cams", CamSettings())
+    label_folder(images, tiny_classifier, tmp_path / "label", QUICK)
+    propagate_folder(images, tmp_path / "cams/layercam", tmp_path / "spread", PropagateSettings(method="guided"))
+    for name in ("cams", "label", "spread"):
+        assert json.loads((tmp_path / name / RUN).read_text())["settings"]["device"] == "cpu"
 
 
 # Masks and maps of others
