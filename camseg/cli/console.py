@@ -68,13 +68,16 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> N
         counts |= {"empty": report.empty, "fallbacks": report.fallbacks}
         print_json({**facts, **counts, "seconds": report.seconds})
     elif dry_run:
-        say(f"would write the outputs of {report.planned} inputs{kept}: {out}")
+        fail = f", {len(failed)} would fail" if failed else ""
+        say(f"would write the outputs of {report.planned} inputs{kept}{fail}: {out}")
     else:
         say(f"{report.done} done{kept}, {len(failed)} failed, in {report.seconds['total']:.1f} s: {out}")
         for reason, count in report.empty.items():
             say(f"{count} without an object: {reason}")
         for reason, count in report.fallbacks.items():
             say(f"{count} not refined: {reason}")
+    if failed and dry_run:
+        raise typer.Exit(1)
     if failed:
         say(f"the {len(failed)} failed inputs are listed in {out / 'manifest.jsonl'}")
         raise typer.Exit(1)
@@ -90,18 +93,15 @@ def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
         kind = "multi-label, " if isinstance(metrics["confusion"][0][0], list) else ""
         title = f"{out}: {kind}validation accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}"
         print_table(("class", "precision", "recall", "F1", "images"), rows, title)
-    for reason in metrics["failed"].values():
-        say(f"failed: {reason}")
-    if metrics["failed"]:
         if (test := metrics.get("test")) is not None:
             title = f"{out}: test accuracy {test['accuracy']:.3f}, macro-F1 {test['macro_f1']:.3f}"
             print_table(("class", "precision", "recall", "F1", "images"), _class_rows(test), title)
+    for reason in metrics["failed"].values():
+        say(f"failed: {reason}")
+    if metrics["failed"]:
         raise typer.Exit(1)
 
 
-def attached(options: "FolderOptions") -> "FolderOptions":
-    """How a folder is worked through, with this terminal's bar and messages."""
-    # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per input.
 def _class_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (name, f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}", str(one["support"]))
@@ -119,6 +119,9 @@ def finish_dry_training(unreadable: Mapping[Path, str]) -> None:
         raise typer.Exit(1)
 
 
+def attached(options: "FolderOptions") -> "FolderOptions":
+    """How a folder is worked through, with this terminal's bar and messages."""
+    # Libraries' warnings about single files stay off the terminal: what goes wrong is reported per input.
     for library in ("PIL", "pydicom", "nibabel"):
         warnings.filterwarnings("ignore", module=library)
     return replace(options, progress=progress, say=say)
