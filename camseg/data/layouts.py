@@ -112,7 +112,9 @@ def find_masks(root: Path, files: Sequence[Path]) -> Masks:
     ]
     rest = [path for path in paths if str(path) not in inside]
     beside = _beside(root, rest)
-    if beside:
+    if len(beside) == 1:
+        remarks.append(f"1 file looks like the mask of an image beside it and is left out: {beside[0]}")
+    elif beside:
         remarks.append(
             f"{len(beside)} files look like masks of the images beside them and are left out, as {beside[0]}"
         )

@@ -1,6 +1,6 @@
 """What is said of a set of images before work on it begins: the one list, for every command that reads images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,17 +40,17 @@ def stacks_line(paths: Sequence[Path]) -> str | None:
     )
 
 
-def unreadable(dataset: Dataset) -> dict[Path, str]:
-    """The images that are missing, empty or no images, with the reason, by their first bytes; and unlistable folders.
+def unreadable(paths: Iterable[Path]) -> dict[Path, str]:
+    """The images that are missing, empty or no images, with the reason, by their first bytes.
 
     A file that is cut short further on is found only when it is read.
     """
-    found = {path: f"{path}: {reason}" for path, reason in dataset.failures}
-    for sample in dataset.samples:
+    found: dict[Path, str] = {}
+    for path in paths:
         try:
-            count_frames(sample.path)
+            count_frames(path)
         except CamsegError as error:
-            found[sample.path] = str(error)
+            found[path] = str(error)
     return found
 
 

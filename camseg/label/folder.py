@@ -10,6 +10,7 @@ from camseg.base.settings import to_json
 from camseg.data.datasets import Dataset, Sample, load_images
 from camseg.data.images import Window, check_window, find_images, relative_name
 from camseg.data.mask_settings import MaskReading
+from camseg.data.remarks import data_remarks
 from camseg.label.chain import map_stages, mask_stages
 from camseg.label.settings import CamsOutput, ClassifierOptions, LabelSettings
 from camseg.label.stages import (
@@ -111,6 +112,8 @@ def _network_folder(
     options = options or FolderOptions()
     data = images if isinstance(images, Dataset) else load_images(images, classifier.classes)
     rule = target_rule(targets, classifier, data.samples)
+    for remark in data_remarks(data, classifier.window):
+        options.say(f"note: {remark}")
     if rule.word != "predicted" and (line := _labels_line(data, rule, classifier)):
         options.say(line)
     stages = [*map_stages(plan(classifier, cams, guided=guided), rule, batch_size, options.say), *behind]

@@ -14,6 +14,7 @@ from typing import Any
 
 from camseg.base.errors import InputError
 from camseg.data.datasets import Dataset
+from camseg.data.remarks import unreadable
 from camseg.runs.executors.local import run_local
 from camseg.runs.output import (
     Output,
@@ -87,14 +88,19 @@ def run_folder(
     if options.dry_run:
         check_output(out, run, overwrite=options.overwrite)
         there = {} if options.overwrite else group_records(read_manifest(out))
-        kept = sum(
-            (lines := there.get(item.sample.name)) is not None
-            and is_finished(out, lines, item.sample.labels)
-            and not lacking(lines, kinds)
-            and not has_changed(out, lines, files_read(stages, item))
+        todo = [
+            item
             for item in items
-        )
-        return FolderReport(planned=len(samples) - kept, kept=kept)
+            if (lines := there.get(item.sample.name)) is None
+            or not is_finished(out, lines, item.sample.labels)
+            or lacking(lines, kinds)
+            or has_changed(out, lines, files_read(stages, item))
+        ]
+        failed = _would_fail(inputs, todo, stages)
+        for record in failed:
+            options.say(f"would fail: {record.error}")
+        planned = len(todo) - len(failed) + len(inputs.failures)
+        return FolderReport(planned=planned, kept=len(items) - len(todo), failed=failed)
     output = Output(out, run, overwrite=options.overwrite)
     report = FolderReport()
     started = time.perf_counter()
@@ -148,6 +154,18 @@ def run_folder(
         report.seconds["total"] = time.perf_counter() - started
         output.close(names, report.seconds)
     return report
+
+
+def _would_fail(inputs: Dataset, items: Sequence[Item], stages: Sequence[Stage]) -> list[Record]:
+    """The lines of folders that cannot be listed, and of inputs whose files are missing, empty or no images."""
+    lines = [
+        Record(input=str(path), name=str(path), status="failed", error=f"{path}: {reason}")
+        for path, reason in inputs.failures
+    ]
+    for item in items:
+        if reasons := unreadable(files_read(stages, item)):
+            lines.append(replace(item.record, status="failed", error=next(iter(reasons.values()))))
+    return lines
 
 
 def check_apart(inputs: Dataset, out: Path) -> None:

@@ -273,10 +273,10 @@ def try_training(
     found: dict[Path, str] = {}
     for part in (prepared.train, prepared.val, prepared.test):
         if part is not None:
-            reasons = unreadable(part)
-            failed = [sample.path for sample in part.samples if sample.path in reasons]
-            if len(failed) == len(part.samples):
-                raise DatasetError(f"none of {len(failed)} images can be read; the first: {reasons[failed[0]]}")
+            reasons = unreadable(sample.path for sample in part.samples)
+            if len(reasons) == len(part.samples):
+                first = next(iter(reasons.values()))
+                raise DatasetError(f"none of {len(reasons)} images can be read; the first: {first}")
             found |= reasons
     return found
 

@@ -39,7 +39,7 @@ def test_images_that_cannot_be_read(tmp_path, image):
     (tmp_path / "b.png").touch()
     (tmp_path / "c.png").write_text("no image")
     (tmp_path / "d.csv").write_text("image\na.png\nb.png\nc.png\nmissing.png\n")
-    found = unreadable(load_images(tmp_path / "d.csv"))
+    found = unreadable(sample.path for sample in load_images(tmp_path / "d.csv").samples)
     assert {path.name: reason.partition(": ")[2][:12] for path, reason in found.items()} == {
         "b.png": "the file is ",
         "c.png": "not an image",

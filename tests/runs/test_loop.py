@@ -342,7 +342,7 @@ def test_inputs_that_hold_something_else_are_done_again_and_said(tmp_path):
     folder.mkdir()
     data = [Sample(path=folder / f"{n:03}.png", name=f"{n:03}") for n in range(6)]
     for sample in data:
-        sample.path.write_text("first")
+        sample.path.write_text("P5 1 1 255\na")
 
     class Looking(Reading):
         def files(self, item):
@@ -358,9 +358,9 @@ def test_inputs_that_hold_something_else_are_done_again_and_said(tmp_path):
         return run_folder("test", inputs, items, stages, out, settings={}, batch_size=4, options=given)
 
     assert (go().done, len(heard)) == (6, 0)
-    data[1].path.write_text("other")
+    data[1].path.write_text("P5 1 1 255\nb")
     os.utime(data[1].path, (1, 1))  # as a copy that keeps the time of the original
-    data[4].path.write_text("first")  # touched, and yet the same
+    data[4].path.write_text("P5 1 1 255\na")  # touched, and yet the same
     assert (go(dry_run=True).planned, go(dry_run=True).kept) == (1, 5)
     written.clear()
     report = go()
