@@ -64,6 +64,7 @@ from .data.images import read_trimap as read_trimap
 from .data.images import write_cam as write_cam
 from .data.images import write_image as write_image
 from .data.images import write_mask as write_mask
+from .data.mask_settings import MaskReading as MaskReading
 from .data.settings import Augmentation as Augmentation
 from .label.chain import Labelled as Labelled
 from .label.chain import label_image as label_image

@@ -29,7 +29,13 @@ def evaluate(
 ) -> None:
     """Measure maps or masks against true masks: mean-Dice, Dice, IoU, precision, recall, accuracy."""
     from camseg.data.images import write_image
-    from camseg.measure.evaluate import evaluate_folder, evaluation_plot, evaluation_table, save_best_threshold
+    from camseg.measure.evaluate import (
+        evaluate_folder,
+        evaluation_note,
+        evaluation_plot,
+        evaluation_table,
+        save_best_threshold,
+    )
     from camseg.runs.output import prediction_root
 
     if save_threshold and not name:
@@ -39,6 +45,7 @@ def evaluate(
         masks,
         thresholds=settings.thresholds,
         reading=reading,
+        draw=settings.draw,
         seed=settings.seed,
         progress=console.progress,
     )
@@ -51,4 +58,5 @@ def evaluate(
     if json:
         console.print_json(found.to_dict())
     else:
-        console.print_table(*evaluation_table(found), title=f"{found.predictions} against {found.masks}")
+        title = f"{found.predictions} against {found.masks}\n{evaluation_note(found)}"
+        console.print_table(*evaluation_table(found), title=title)

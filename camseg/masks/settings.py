@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from camseg.base.errors import OutputError, ThresholdError
-from camseg.base.files import read_json, write_json
+from camseg.base.files import read_json, sha256, write_json
 from camseg.base.settings import Option, checked, settings
 from camseg.base.sizes import SizeText, parse_size
 
@@ -30,7 +30,9 @@ class ThresholdSource:
     name: str
     """The set of images that chose it."""
     masks: int
-    """How many true masks that set held."""
+    """How many true masks chose it."""
+    sha256: str | None = None
+    """Of the file's content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,23 +95,30 @@ def load_threshold(path: str | Path) -> Threshold:
         raise ThresholdError(
             f"{path}: expected a level in 0..255, a name and a number of masks; got {level!r}, {name!r}, {masks!r}"
         )
-    return Threshold(kind="level", value=level, source=ThresholdSource(path=str(path), name=name, masks=masks))
+    source = ThresholdSource(path=str(path), name=name, masks=masks, sha256=sha256(path))
+    return Threshold(kind="level", value=level, source=source)
 
 
 def save_threshold(
-    path: str | Path, level: int, *, name: str, masks: int, scores: Mapping[str, float] | None = None
+    path: str | Path,
+    level: int,
+    *,
+    name: str,
+    masks: int,
+    scores: Mapping[str, float] | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a threshold file: the level t in 0..255, for the 8-bit map > t, and what chose it.
 
-    ``name`` is the set of images, ``masks`` how many true masks it held, ``scores`` what the level reached
-    there. Folders are made as needed; the file appears whole or not at all. Raises ThresholdError for a
-    level outside 0..255, OutputError where nothing can be written.
+    ``name`` is the set of images, ``masks`` how many of its true masks chose the level, ``scores`` what that reached,
+    ``details`` further JSON values by name, such as how masks were drawn. Folders are made as needed; the file appears
+    whole or not at all. Raises ThresholdError for a level outside 0..255, OutputError where nothing can be written.
     """
     if not 0 <= level <= 255:
         raise ThresholdError(f"expected a level in 0..255; got {level}")
     content = {"threshold": int(level) / 255, "level": int(level), "name": name, "masks": int(masks)}
     try:
-        write_json(path, content | ({"scores": dict(scores)} if scores else {}))
+        write_json(path, {**content, **({"scores": dict(scores)} if scores else {}), **(details or {})})
     except OSError as error:
         raise OutputError(f"{path}: the threshold file cannot be written ({error.strerror})") from None
 

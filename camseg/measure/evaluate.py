@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.arrays import Image, dequantise
-from camseg.base.errors import EvaluationError
+from camseg.base.errors import CamsegError, EvaluationError
 from camseg.base.progress import Progress, silent
+from camseg.base.settings import from_json
 from camseg.data.images import by_relative_name, find_images, read_levels, read_mask_and_void
 from camseg.data.mask_settings import MaskReading
 from camseg.data.opening import count_frames
-from camseg.masks.settings import Threshold, parse_threshold, save_threshold
+from camseg.masks.settings import MaskSettings, Threshold, parse_threshold, save_threshold
 from camseg.masks.threshold import cam_to_mask
 from camseg.measure.figures import plot_threshold_curves
 from camseg.measure.metrics import (
@@ -39,7 +40,7 @@ from camseg.measure.metrics import (
     threshold_counts,
 )
 from camseg.measure.settings import EvaluateSettings
-from camseg.runs.output import network_records
+from camseg.runs.output import lineage, network_records
 
 MEASURES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "pixel_accuracy": pixel_accuracy}
 """Of a mask against the true one; the names are those of the fields and of the JSON."""
@@ -54,11 +55,22 @@ class MaskScores:
     """The masks of one threshold; means per image over the images whose truth is not empty."""
 
     threshold: str
-    """In the grammar of ``camseg masks``; ``none`` where the predictions are masks already."""
+    """In the grammar of ``camseg masks``; of masks what their manifest tells, or ``none``."""
     chosen_on: str | None
-    """The set of true masks that chose the threshold; ``these masks`` for the best one; None: no mask was used."""
+    """The set of true masks that chose the threshold; ``these masks`` for the best one, or how many were drawn of them;
+    None: no mask was used."""
+    level: int | None
+    """The level, of 0..255, where a threshold file or these masks chose it."""
+    file: str | None
+    """The threshold file that it came from."""
+    sha256: str | None
+    """Of that file, when it was read."""
+    images: int
+    """Images that the means are over."""
     dice: float | None
     """None where every truth is empty, here and below."""
+    dice_interval: tuple[float, float] | None
+    """Its bootstrap interval, images drawn with replacement."""
     iou: float | None
     """Intersection over union."""
     precision: float | None
@@ -92,9 +104,11 @@ class Scores:
     iou_curve: tuple[float, ...]
     """The same for IoU."""
     best_level: int | None
-    """The t of ``dice_curve`` with the highest Dice; None where that is empty or the predictions are masks."""
+    """The t with the highest Dice, in ``dice_curve`` or on the drawn masks; None where there is no curve, none was
+    drawn, or the predictions are masks."""
     best: MaskScores | None
-    """The masks at that level: chosen on the very masks it is scored on, so no estimate for other images."""
+    """The masks at that level: chosen on the very masks it is scored on, so no estimate for other images; where masks
+    were drawn to choose it, scored on the others, if there are any."""
     thresholds: tuple[MaskScores, ...]
     """One entry for each threshold that was asked for."""
 
@@ -111,6 +125,12 @@ class Evaluation:
     """``maps``, or ``masks`` where every prediction holds only 0 and 255: then no threshold was applied."""
     confidence: float
     """Of the bootstrap intervals."""
+    resamples: int
+    """Of the bootstrap intervals."""
+    seed: int
+    """Of all random choices."""
+    drawn: tuple[str, ...] | None
+    """The names of the true masks that were drawn to choose the best level; None: all chose it."""
     overall: Scores
     """All images."""
     classes: dict[str, Scores]
@@ -134,12 +154,24 @@ class _Pair:
     prediction: Path | None  # None: the class was no target of the image, so its map counts as zero
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """How a threshold is called, and where it comes from."""
+
+    threshold: str
+    chosen_on: str | None
+    level: int | None = None
+    file: str | None = None
+    sha256: str | None = None
+
+
 def evaluate_folder(
     predictions: Path | str,
     masks: Path | str,
     *,
     thresholds: Sequence[str | Path | float | Threshold] = EvaluateSettings.thresholds,
     reading: MaskReading | None = None,
+    draw: int | None = None,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = EvaluateSettings.seed,
@@ -150,10 +182,12 @@ def evaluate_folder(
     Files are matched by relative path without suffix. Every true mask needs a prediction, with one exception: where
     a manifest says that an image was processed and the class was no target of it, its map counts as zero. One image
     is held at a time. thresholds: in the grammar of ``camseg masks``, or threshold files; reading: which class of the
-    true masks counts, where they hold several; confidence, resamples, seed: of the bootstrap interval. Void pixels of
-    the true masks take part in no score.
+    true masks counts, where they hold several; draw: how many of the true masks with an object, drawn by ``seed``,
+    choose the best level, default all; confidence, resamples, seed: of the bootstrap intervals. Void pixels of the true
+    masks take part in no score.
 
-    Raises EvaluationError when predictions are missing, of another size or class numbers, ThresholdError for a
+    Raises EvaluationError when predictions are missing, of another size or class numbers, or when there are fewer masks
+    than are to be drawn, ThresholdError for a
     threshold outside the grammar, ImageError for a file that cannot be read, or a true mask that is none.
     """
     predictions, masks = Path(predictions), Path(masks)
@@ -161,7 +195,9 @@ def evaluate_folder(
     pairs, warnings = _match(predictions, masks)
     object_level = _object_level(predictions, [pair.prediction for pair in pairs if pair.prediction])
     already_masks = object_level is not None
-    labels = [("none", NOT_RECORDED)] if already_masks else [_label(cut) for cut in cuts]
+    labels = [_recorded(predictions)] if already_masks else [_label(cut) for cut in cuts]
+    if already_masks and draw is not None:
+        raise EvaluationError(f"expected maps to choose a threshold by drawn masks; {predictions} holds masks already")
     overall = _Tally(len(labels))
     classes: dict[str, _Tally] = defaultdict(lambda: _Tally(len(labels)))
     rows: list[dict[str, object]] = []
@@ -185,7 +221,7 @@ def evaluate_folder(
         cut_masks = [levels > 127] if already_masks else [cam_to_mask(dequantise(levels), cut) for cut in cuts]
         cut_scores = [_measure(mask_counts(known_pixels(mask, void), true)) for mask in cut_masks]
         for tally in (overall, classes[pair.class_name]):
-            tally.add(counts.actual == 0, sweep, cut_scores, cross_entropy)
+            tally.add(pair.name, counts.actual == 0, sweep, cut_scores, cross_entropy)
         row: dict[str, object] = {
             "name": pair.name,
             "class": pair.class_name,
@@ -196,8 +232,11 @@ def evaluate_folder(
             "mean_dice": float(sweep[0].mean()),
             "binary_cross_entropy": cross_entropy,
         }
-        for (text, _), scores in zip(labels, cut_scores, strict=True):
-            row |= {f"{measure} at {text}": score for measure, score in zip(MEASURES, scores.tolist(), strict=True)}
+        for label, scores in zip(labels, cut_scores, strict=True):
+            row |= {
+                f"{measure} at {label.threshold}": score
+                for measure, score in zip(MEASURES, scores.tolist(), strict=True)
+            }
         rows.append(row)
     if other_size:
         raise EvaluationError(
@@ -210,13 +249,17 @@ def evaluate_folder(
         warnings += (f"{voids} true masks have void pixels, which take part in no score",)
     classes.pop("", None)
     interval = partial(bootstrap_interval, confidence=confidence, resamples=resamples, seed=seed)
+    drawn = None if draw is None else _draw(overall.names, draw, seed)
     return Evaluation(
         predictions=str(predictions),
         masks=str(masks),
         kind="masks" if already_masks else "maps",
         confidence=confidence,
-        overall=overall.scores(labels, interval, already_masks),
-        classes={name: tally.scores(labels, interval, already_masks) for name, tally in sorted(classes.items())},
+        resamples=resamples,
+        seed=seed,
+        drawn=drawn,
+        overall=overall.scores(labels, interval, already_masks, drawn),
+        classes={name: tally.scores(labels, interval, already_masks, drawn) for name, tally in sorted(classes.items())},
         images=tuple(rows),
         warnings=warnings,
     )
@@ -233,13 +276,25 @@ def save_best_threshold(path: Path | str, evaluation: Evaluation, *, name: str) 
         raise EvaluationError(
             f"expected maps and true masks to choose a threshold; {evaluation.predictions} holds {found}"
         )
-    reached = {"dice": scores.best.dice, "iou": scores.best.iou}
+    best, drawn = scores.best, evaluation.drawn
+    reached = {"dice": best.dice, "iou": best.iou}
+    others = drawn is not None and best.images < scores.images
+    details: dict[str, object] = {
+        "scored_on": f"the {best.images} {'other masks' if others else 'masks that chose it'}",
+        "dice_interval": best.dice_interval,
+        "confidence": evaluation.confidence,
+        "resamples": evaluation.resamples,
+        "seed": evaluation.seed,
+    }
+    if drawn is not None:
+        details |= {"drawn": drawn, "drawn_from": scores.images}
     save_threshold(
         path,
         scores.best_level,
         name=name,
-        masks=scores.images,
+        masks=scores.images if drawn is None else len(drawn),
         scores={measure: score for measure, score in reached.items() if score is not None},
+        details=details,
     )
 
 
@@ -250,14 +305,20 @@ def evaluation_table(evaluation: Evaluation) -> tuple[tuple[str, ...], list[tupl
     rows = []
     classes = [(name, scores) for name, scores in evaluation.classes.items() if scores != evaluation.overall]
     for name, scores in [("all", evaluation.overall), *classes]:
-        low, high = scores.mean_dice_interval or (None, None)
-        mean_dice = f"{_number(scores.mean_dice)} [{_number(low)}, {_number(high)}]" if scores.images else "-"
+        mean_dice = _with_interval(scores.mean_dice, scores.mean_dice_interval)
         for cut in [*scores.thresholds, *([scores.best] if scores.best else [])]:
             empty = f"{cut.empty_kept:.0%} of {scores.empty_images}" if scores.empty_images else "-"
-            numbers = map(_number, (cut.dice, cut.iou, cut.precision, cut.recall, cut.pixel_accuracy))
+            numbers = map(_number, (cut.iou, cut.precision, cut.recall, cut.pixel_accuracy))
             chosen_on = cut.chosen_on or "no mask"
-            rows.append((name, str(scores.images), mean_dice, cut.threshold, chosen_on, *numbers, empty))
+            sure = _with_interval(cut.dice, cut.dice_interval)
+            rows.append((name, str(cut.images), mean_dice, cut.threshold, chosen_on, sure, *numbers, empty))
     return columns + measures, rows
+
+
+def evaluation_note(evaluation: Evaluation) -> str:
+    """What the numbers in brackets are."""
+    drawn = "" if evaluation.drawn is None else f"; {len(evaluation.drawn)} masks drawn by it choose the best threshold"
+    return f"in brackets: {evaluation.confidence:.0%} bootstrap over images, seed {evaluation.seed}{drawn}"
 
 
 def evaluation_plot(evaluation: Evaluation) -> Image:
@@ -274,13 +335,22 @@ class _Tally:
     """Sums over the images of one class, with a non-empty truth at index 0 and with an empty one at index 1."""
 
     def __init__(self, thresholds: int) -> None:
+        self.names: list[str] = []  # of the images with an object, as are the two lists below
+        self.sweeps: list[NDArray[np.float32]] = []  # (measures, 256) each
+        self.cut_dices: list[list[float]] = []  # one number for each threshold
         self.mean_dices: tuple[list[float], list[float]] = ([], [])
         self.cross_entropy = np.zeros(2)
         self.sweep = np.zeros((2, len(MEASURES), THRESHOLDS))
         self.cuts = np.zeros((2, thresholds, len(MEASURES)))
 
-    def add(self, empty: bool, sweep: NDArray[Any], cuts: Sequence[NDArray[Any]], cross_entropy: float) -> None:
+    def add(
+        self, name: str, empty: bool, sweep: NDArray[Any], cuts: Sequence[NDArray[Any]], cross_entropy: float
+    ) -> None:
         index = int(empty)
+        if not empty:
+            self.names.append(name)
+            self.sweeps.append(sweep.astype(np.float32))
+            self.cut_dices.append([float(scores[0]) for scores in cuts])
         self.mean_dices[index].append(float(sweep[0].mean()))
         self.cross_entropy[index] += cross_entropy
         self.sweep[index] += sweep
@@ -289,19 +359,40 @@ class _Tally:
 
     def scores(
         self,
-        labels: Sequence[tuple[str, str | None]],
-        interval: Callable[[list[float]], tuple[float, float]],
+        labels: Sequence[_Cut],
+        interval: Callable[[Sequence[float]], tuple[float, float]],
         are_masks: bool,
+        drawn: Sequence[str] | None,
     ) -> Scores:
         filled, empty = map(len, self.mean_dices)
 
-        def at(text: str, chosen_on: str | None, sums: NDArray[Any]) -> MaskScores:  # sums: (2, measures)
-            means = {name: float(sums[0, i] / filled) if filled else None for i, name in enumerate(MEASURES)}
-            empty_kept = float(sums[1, 0] / empty) if empty else None
-            return MaskScores(threshold=text, chosen_on=chosen_on, empty_kept=empty_kept, **means)
+        def at(cut: _Cut, sums: NDArray[Any], kept: float, dices: Sequence[float]) -> MaskScores:
+            """``sums``: (measures,) over the images whose Dice are given; ``kept``: that of the empty truths."""
+            count = len(dices)
+            means = {name: float(sums[i] / count) if count else None for i, name in enumerate(MEASURES)}
+            return MaskScores(
+                **asdict(cut),
+                images=count,
+                dice_interval=interval(dices) if count else None,
+                empty_kept=float(kept / empty) if empty else None,
+                **means,
+            )
 
-        level = int(self.sweep[0, 0].argmax())
-        with_best = filled > 0 and not are_masks
+        chosen_on, choosing = THESE_MASKS, set(range(filled))
+        if drawn is not None:
+            choosing = {place for place, name in enumerate(self.names) if name in set(drawn)}
+            chosen_on = f"{len(choosing)} of {THESE_MASKS}"
+        level, best = 0, None
+        if choosing and not are_masks:
+            curves = self.sweep[0, 0] if drawn is None else sum(self.sweeps[place][0] for place in sorted(choosing))
+            level = int(np.argmax(curves))
+            scored = [place for place in range(filled) if drawn is None or place not in choosing] or sorted(choosing)
+            sums = self.sweep[0, :, level]
+            if len(scored) < filled:
+                sums = np.sum([self.sweeps[place][:, level] for place in scored], axis=0, dtype=np.float64)
+                chosen_on = f"{chosen_on}, not those scored"
+            cut = _Cut(threshold=_level_text(level), chosen_on=chosen_on, level=level)
+            best = at(cut, sums, self.sweep[1, 0, level], [float(self.sweeps[place][0, level]) for place in scored])
         return Scores(
             images=filled,
             empty_images=empty,
@@ -311,9 +402,12 @@ class _Tally:
             binary_cross_entropy=float(self.cross_entropy[0] / filled) if filled else None,
             dice_curve=tuple((self.sweep[0, 0] / filled).tolist()) if filled else (),
             iou_curve=tuple((self.sweep[0, 1] / filled).tolist()) if filled else (),
-            best_level=level if with_best else None,
-            best=at(_level_text(level), THESE_MASKS, self.sweep[:, :, level]) if with_best else None,
-            thresholds=tuple(at(*label, self.cuts[:, k]) for k, label in enumerate(labels)),
+            best_level=None if best is None else level,
+            best=best,
+            thresholds=tuple(
+                at(label, self.cuts[0, k], self.cuts[1, k, 0], [dices[k] for dices in self.cut_dices])
+                for k, label in enumerate(labels)
+            ),
         )
 
 
@@ -343,6 +437,7 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
     zero = sum(pair.prediction is None for pair in pairs)
     unused = len(files.keys() - truths.keys())
     notes = (
+        (*_follow_labels(predictions, truths),),
         (unused, "predictions have no true mask and were left out"),
         (zero, "true masks of classes that were not found in the image were counted against a map of zeros"),
         (len(found.failures), "folders of predictions could not be listed"),
@@ -359,6 +454,47 @@ def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str | No
         {record.name for record in records if not record.failed},
         {(record.name, record.class_name) for record in records},
     )
+
+
+def _follow_labels(predictions: Path, truths: Iterable[str]) -> tuple[int, str]:
+    """How many true masks are of images whose labels decided what is predicted of them, and what that means."""
+    steps, records = lineage(predictions), network_records(predictions)
+    step = steps[-1] if steps else None
+    targets = [] if step is None else step.settings.get("targets", [])
+    labelled: set[str] = set()
+    if targets in ([], ["label"]):
+        labelled = {record.name for record in records if record.labels is not None}
+    elif targets != ["predicted"]:  # classes by name: labels decide only where none of them can be
+        labelled = {record.name for record in records if (record.empty or "").startswith("labelled")}
+    count = sum(name in labelled or name.partition("/")[2] in labelled for name in truths)
+    return count, (
+        "predictions follow the labels of their images (class folders or a CSV), not the classifier: empty kept "
+        "measures those labels; --target predicted asks the classifier"
+    )
+
+
+def _recorded(predictions: Path) -> _Cut:
+    """The threshold that made masks, by the manifests of the commands that they came through."""
+    for step in lineage(predictions):
+        chain = step.settings.get("masks")
+        asked = (chain if isinstance(chain, dict) else step.settings).get("threshold")
+        if asked is not None:
+            try:
+                return _label(from_json(MaskSettings, {"threshold": asked}).threshold)
+            except CamsegError:
+                break  # a file that is there no more
+    return _Cut(threshold="none", chosen_on=NOT_RECORDED)
+
+
+def _draw(names: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
+    """So many of the names at random, the same whatever their order."""
+    if count > len(names):
+        raise EvaluationError(
+            f"expected at least {count} true masks that hold an object, to draw as many; there are {len(names)}"
+        )
+    ordered = sorted(names)
+    places = np.random.default_rng(seed).choice(len(ordered), count, replace=False)
+    return tuple(ordered[place] for place in sorted(places))
 
 
 def _measure(counts: Counts) -> NDArray[np.float64]:
@@ -396,11 +532,13 @@ def _count_stacks(files: Iterable[Path]) -> int:
     return sum(count_frames(path) > 1 for path in files if path.suffix.lower() in several)
 
 
-def _label(threshold: Threshold) -> tuple[str, str | None]:
+def _label(threshold: Threshold) -> _Cut:
     """The text of a threshold, and what chose it."""
-    if threshold.source is None:
-        return str(threshold), None
-    return _level_text(int(threshold.value)), f"{threshold.source.name} ({threshold.source.masks} masks)"
+    source, level = threshold.source, int(threshold.value)
+    if source is None:
+        return _Cut(threshold=str(threshold), chosen_on=None)
+    chosen_on = f"{source.name} ({source.masks} masks)"
+    return _Cut(threshold=_level_text(level), chosen_on=chosen_on, level=level, file=source.path, sha256=source.sha256)
 
 
 def _level_text(level: int) -> str:
@@ -415,6 +553,10 @@ def _size(pixels: NDArray[Any]) -> str:
 def _first(names: Sequence[str], shown: int = 5) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    return _number(value) if interval is None else f"{_number(value)} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def _number(value: float | None) -> str:

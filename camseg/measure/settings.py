@@ -14,5 +14,8 @@ class EvaluateSettings:
 
     thresholds: Annotated[tuple[ThresholdText, ...], Field(min_length=1)] = (MaskSettings.threshold,)
     """Binarise maps by this, as in camseg masks; also a threshold FILE."""
+    draw: Annotated[int, Field(ge=1)] | None = None
+    """Choose the best threshold on so many of the true masks that hold an object, drawn at random; the others score
+    it. Default: all choose it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Start of the random choices of the bootstrap intervals."""
+    """Start of the random choices: which masks are drawn, and the bootstrap intervals."""

@@ -263,12 +263,12 @@ def test_the_chain_command_by_command(call, images, run_folder, tmp_path):
     done("masks", tmp_path / "spread", "--threshold", "otsu", "-o", tmp_path / "masks")
     code, _, err = call("trimap", tmp_path / "masks", "--cams", tmp_path / "spread", "-o", tmp_path / "trimaps")
     assert code == 0
-    assert "2 not refined: empty mask" in err
+    assert "2 without an object: labelled none, a negative class" in err
     done("trimap", tmp_path / "spread", "--low", "0.2", "--high", "0.6", "-o", tmp_path / "trimaps2")
     refine = ("refine", images, "--trimap", tmp_path / "trimaps", "--masks", tmp_path / "masks", "--method", "grabcut")
     code, _, err = call(*refine, "--alpha", "--foreground", "-o", tmp_path / "refined")
     assert code == 0
-    assert "2 not refined: empty mask" in err
+    assert "2 without an object: labelled none, a negative class" in err
     assert {path.name for path in (tmp_path / "refined").iterdir()} == {"masks", "alphas", "foregrounds", MANIFEST, RUN}
     label = ("label", images, "-c", run_folder, "--score", "class", "--threshold", "otsu", "--refiner", "grabcut")
     code, _, err = call(*label, "-o", tmp_path / "label")
@@ -1213,3 +1213,41 @@ def test_the_demo_tells_how_good_every_stage_is(call, tmp_path, monkeypatch):
     code, out, _ = call("demo", "--out", tmp_path / "demo", "--json")
     assert code == 0
     assert len(json.loads(out)["stages"]) == 4
+
+
+# What the screen says of results
+
+
+def test_the_screen_says_that_labels_decided_and_why_there_is_nothing(call, images, run_folder, tmp_path):
+    for command, words in (("cams", ()), ("label", ("--refiner", "closed-form"))):
+        code, _, err = call(command, images, "-c", run_folder, *QUICK, *words, "-o", tmp_path / command)
+        assert code == 0
+        assert "6 of 6 images are labelled, as their folders are named" in err
+        assert "2 without an object: labelled none, a negative class" in err
+        assert "empty mask" not in err
+    words = ("--target", "predicted", "--json")
+    code, out, err = call("cams", images, "-c", run_folder, *QUICK, *words, "-o", tmp_path / "predicted")
+    assert "labelled" not in err
+    assert json.loads(out)["empty"] == {}
+    code, _, err = call("evaluate", tmp_path / "label", "--masks", tmp_path / "label/masks")
+    assert "6 predictions follow the labels of their images" in err
+
+
+def test_overlays_for_finished_maps(call, images, run_folder, tmp_path):
+    words = ("cams", images, "-c", run_folder, *QUICK, "-o", tmp_path / "cams")
+    assert call(*words)[0] == 0
+    before = masks_of(tmp_path / "cams")
+    code, _, err = call(*words, "--save", "overlays")
+    assert (code, "6 inputs get files that were not asked for before (layercam overlay)" in err) == (0, True)
+    after = masks_of(tmp_path / "cams")
+    assert before == {name: after[name] for name in before}
+    assert set(after) - set(before) == {f"overlays/{name}" for name in before}
+    # The maps are still found by the folder's name.
+    assert call("masks", tmp_path / "cams", "-o", tmp_path / "masks")[0] == 0
+    assert len(masks_of(tmp_path / "masks")) == 6
+
+
+def test_the_list_of_methods_needs_no_network():
+    code = "import sys, camseg.cli.methods as m; m.methods(); m.methods(json=True); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +8,22 @@ import pytest
 from PIL import Image as PilImage
 
 from camseg.base.errors import EvaluationError, ImageError, InputError, ThresholdError
+from camseg.cams.settings import CamSettings
 from camseg.data.images import write_image, write_mask
 from camseg.data.mask_settings import MaskReading, parse_mask_classes
-from camseg.masks.settings import load_threshold, parse_threshold
+from camseg.label.folder import cams_folder, masks_folder
+from camseg.masks.settings import MaskSettings, load_threshold, parse_threshold
 from camseg.masks.threshold import cam_to_mask
-from camseg.measure.evaluate import MEASURES, THESE_MASKS, evaluate_folder, evaluation_table, save_best_threshold
-from camseg.measure.metrics import mask_counts, mean_dice
+from camseg.measure.evaluate import (
+    MEASURES,
+    NOT_RECORDED,
+    THESE_MASKS,
+    evaluate_folder,
+    evaluation_note,
+    evaluation_table,
+    save_best_threshold,
+)
+from camseg.measure.metrics import bootstrap_interval, dice, mask_counts, mean_dice
 
 SHAPE = (12, 16)
 TUMOURS, CLEAN = ("tumour/a", "tumour/b", "tumour/deep er/ç"), ("clean/a", "clean/d")
@@ -142,6 +154,8 @@ def test_a_chosen_threshold_says_what_chose_it(folders, tmp_path):
     for threshold in (str(tmp_path / "t.json"), tmp_path / "t.json", parse_threshold(tmp_path / "t.json")):
         cut = evaluate_folder(*folders, thresholds=[threshold]).overall.thresholds[0]
         assert cut.chosen_on == "val (3 masks)"
+        assert (cut.level, cut.file) == (loaded.value, str(tmp_path / "t.json"))
+        assert cut.sha256 == hashlib.sha256((tmp_path / "t.json").read_bytes()).hexdigest()
         assert cut.dice == pytest.approx(evaluation.overall.best.dice)
 
 
@@ -245,7 +259,9 @@ def test_table_has_a_row_per_class_and_threshold(folders, tmp_path):
         *[("tumour", "no mask")] * 2,
         ("tumour", THESE_MASKS),
     ]
-    assert cells[0]["Dice"] == f"{evaluation.overall.thresholds[0].dice:.3f}"
+    cut = evaluation.overall.thresholds[0]
+    assert cells[0]["Dice"] == "{:.3f} [{:.3f}, {:.3f}]".format(cut.dice, *cut.dice_interval)
+    assert evaluation_note(evaluation) == "in brackets: 95% bootstrap over images, seed 0"
     assert (cells[0]["empty kept"], cells[3]["mean-Dice"], cells[5]["empty kept"]) == ("50% of 2", "-", "-")
     # One class that holds every image says nothing that "all" does not.
     for name in CLEAN:
@@ -361,3 +377,108 @@ def test_photographs_are_neither_predictions_nor_true_masks(folders, side, mode)
     PilImage.fromarray(photo).convert(mode).save(folders[side] / "tumour/a.jpg")
     with pytest.raises(ImageError, match=r"tumour/a.jpg: expected"):
         evaluate_folder(*folders)
+
+
+# What chose the level
+
+
+def dices_at(level: int, names) -> list[float]:
+    return [float(dice(mask_counts(levels_of(name) > level, truth_of(name)))) for name in names]
+
+
+def test_the_interval_of_dice_at_the_level(folders, tmp_path):
+    evaluation = evaluate_folder(*folders, thresholds=["0.5"], seed=3)
+    for cut, level in (
+        (evaluation.overall.thresholds[0], 127),
+        (evaluation.overall.best, evaluation.overall.best_level),
+    ):
+        expected = bootstrap_interval(dices_at(level, TUMOURS), seed=3)
+        assert cut.dice_interval == pytest.approx(expected, abs=1e-6)
+    assert (evaluation.seed, evaluation.confidence, evaluation.resamples) == (3, 0.95, 2000)
+    save_best_threshold(tmp_path / "t.json", evaluation, name="val")
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["dice_interval"] == list(evaluation.overall.best.dice_interval)
+    assert (content["confidence"], content["resamples"], content["seed"]) == (0.95, 2000, 3)
+    assert (content["scored_on"], content["masks"]) == ("the 3 masks that chose it", 3)
+
+
+def test_masks_that_are_drawn_choose_and_the_others_score(folders, tmp_path):
+    chosen = set()
+    for seed in range(12):
+        evaluation = evaluate_folder(*folders, draw=2, seed=seed)
+        assert evaluation == evaluate_folder(*folders, draw=2, seed=seed)
+        drawn, best = evaluation.drawn, evaluation.overall.best
+        chosen.add(drawn)
+        assert set(drawn) < set(TUMOURS)  # never an empty mask
+        assert len(drawn) == 2
+        (rest,) = set(TUMOURS) - set(drawn)
+        means = [np.mean(dices_at(level, drawn)) for level in range(256)]
+        assert means[evaluation.overall.best_level] == pytest.approx(max(means))
+        assert best.dice == pytest.approx(dices_at(best.level, [rest])[0])
+        assert (best.images, best.chosen_on) == (1, "2 of these masks, not those scored")
+        assert evaluation.overall.thresholds == evaluate_folder(*folders, seed=seed).overall.thresholds
+    assert len(chosen) == 3
+    save_best_threshold(tmp_path / "t.json", evaluation, name="train")
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert (content["masks"], content["drawn"], content["drawn_from"]) == (2, list(drawn), 3)
+    assert (content["seed"], content["scored_on"]) == (11, "the 1 other masks")
+    assert load_threshold(tmp_path / "t.json").source.masks == 2
+    assert evaluation_note(evaluation).endswith("seed 11; 2 masks drawn by it choose the best threshold")
+    everything = evaluate_folder(*folders, draw=3)
+    assert everything.overall.best.dice == pytest.approx(evaluate_folder(*folders).overall.best.dice)
+    assert everything.overall.best.chosen_on == "3 of these masks"
+
+
+def test_no_more_can_be_drawn_than_there_are(folders):
+    with pytest.raises(
+        EvaluationError, match="at least 4 true masks that hold an object, to draw as many; there are 3"
+    ):
+        evaluate_folder(*folders, draw=4)
+    for name in TUMOURS + CLEAN:
+        write_mask(folders[0] / f"{name}.png", truth_of(name))
+    with pytest.raises(EvaluationError, match="holds masks already"):
+        evaluate_folder(*folders, draw=2)
+
+
+def test_the_command_draws_and_says_how(folders, call, tmp_path):
+    words = ("evaluate", folders[0], "--masks", folders[1], "--draw", "2", "--seed", "5")
+    code, out, _ = call(*words, "--save-threshold", tmp_path / "t.json", "--name", "train")
+    assert code == 0
+    assert "95% bootstrap over images, seed 5; 2 masks drawn by it" in " ".join(out.split())
+    code, out, _ = call(*words, "--threshold", tmp_path / "t.json", "--json")
+    found = json.loads(out)
+    assert len(found["drawn"]) == 2
+    (cut,) = found["overall"]["thresholds"]
+    assert (cut["file"], cut["level"]) == (str(tmp_path / "t.json"), found["overall"]["best_level"])
+    assert len(cut["sha256"]) == 64
+
+
+def test_masks_tell_which_threshold_made_them(folders, tmp_path):
+    evaluation = evaluate_folder(*folders)
+    save_best_threshold(tmp_path / "t.json", evaluation, name="val")
+    masks_folder(folders[0], tmp_path / "filed", MaskSettings(threshold=tmp_path / "t.json"))
+    (tmp_path / "t.json").unlink()
+    (cut,) = evaluate_folder(tmp_path / "filed", folders[1]).overall.thresholds
+    assert (cut.chosen_on, cut.level) == ("val (3 masks)", evaluation.overall.best_level)
+    assert cut.file == str(tmp_path / "t.json")
+    assert len(cut.sha256) == 64
+    assert cut.dice == pytest.approx(evaluation.overall.best.dice)
+    masks_folder(folders[0], tmp_path / "otsu", MaskSettings(threshold="otsu"))
+    (cut,) = evaluate_folder(tmp_path / "otsu", folders[1]).overall.thresholds
+    assert (cut.threshold, cut.chosen_on, cut.file) == ("otsu", None, None)
+    shutil.copytree(tmp_path / "otsu", tmp_path / "alone", ignore=lambda _, names: ["run.json", "manifest.jsonl"])
+    (cut,) = evaluate_folder(tmp_path / "alone", folders[1]).overall.thresholds
+    assert (cut.threshold, cut.chosen_on) == ("none", NOT_RECORDED)
+
+
+@pytest.mark.parametrize(("targets", "told"), [((), 4), (("label",), 4), (("predicted",), 0), (("cat",), 2)])
+def test_predictions_that_follow_labels_are_said(tiny_classifier, make_images, tmp_path, targets, told):
+    for name, image in zip(("cat/a", "cat/b", "none/a", "none/b"), make_images(*[(40, 40)] * 4), strict=True):
+        write_image(tmp_path / f"images/{name}.png", image)
+        write_mask(tmp_path / f"truth/{name}.png", np.full((40, 40), name.startswith("cat")))
+    cams_folder(tmp_path / "images", tiny_classifier, tmp_path / "cams", CamSettings(), targets=targets)
+    masks_folder(tmp_path / "cams/layercam", tmp_path / "masks")
+    for place in ("cams/layercam", "masks"):
+        notes = evaluate_folder(tmp_path / place, tmp_path / "truth").warnings
+        said = [note for note in notes if "follow the labels of their images" in note]
+        assert [int(note.split()[0]) for note in said] == ([told] if told else [])
