@@ -18,6 +18,8 @@ Mixtures: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 MAX_SAMPLES = 20_000
 """The most colours of each side that the mixtures are fitted to."""
+FITTED_ONCE = 2**14
+"""The most unknown pixels whose mixtures are fitted a single time, which is enough for them."""
 MAX_UNKNOWN = 2**16
 """The most unknown pixels that are cut without a start from half the size."""
 REACH = 3
@@ -27,11 +29,12 @@ TILE = 512
 
 
 def grabcut(image: Image, trimap: Trimap) -> Alpha:
-    """The graph cut of the unknown pixels under two mixtures of colours, fitted once to what is nearest to each.
+    """The graph cut of the unknown pixels under two mixtures of colours, fitted to what is nearest to each.
 
     ``image``: uint8 (H, W, 3), RGB; ``trimap``: uint8 (H, W) with foreground, background and unknown pixels. Returns
     float32 (H, W) of zeros and ones. The mixtures come from a sample of the whole image, since a crop changes them
-    and ruins the cut. More than ``MAX_UNKNOWN`` pixels are first cut at half the size, and then only along that
+    and ruins the cut. Of more than ``FITTED_ONCE`` unknown pixels the outline is first cut at half the size, and the
+    mixtures are fitted again to what lies on its sides. More than ``MAX_UNKNOWN`` pixels are first cut at half the size, and then only along that
     outline. The same bytes each time, in any thread: OpenCV's generator (one per thread) is seeded here.
     Raises SolverError where one of the two kinds of known pixels is missing, or OpenCV fails.
 
@@ -43,9 +46,16 @@ def grabcut(image: Image, trimap: Trimap) -> Alpha:
     if not unknown.any():
         return foreground.astype(np.float32)
     start = nearest_known(trimap)
-    labels = np.where(unknown, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8) + start  # a foreground is one more
+    probable = np.where(unknown, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
+    labels = probable + start  # a foreground is one more
     try:
-        _cut(image, labels, _fit(image, start))
+        mixtures = _fit(image, start)
+        if np.count_nonzero(unknown) > FITTED_ONCE:
+            half = labels[::2, ::2].copy()
+            _cut(image[::2, ::2], half, mixtures)
+            start = np.where(unknown, _doubled(_inside(half), unknown.shape), start)
+            labels, mixtures = probable + start, _fit(image, start)
+        _cut(image, labels, mixtures)
     except cv2.error as error:
         raise SolverError(f"OpenCV's GrabCut failed ({first_line(error)}); use another refiner") from error
     return _inside(labels).astype(np.float32)

@@ -59,6 +59,17 @@ def test_photos_are_cut_as_opencv_cuts_them():
     assert iou(grabcut(image, trimap) > 0, opencv(image, trimap)) > 0.97
 
 
+def test_wide_bands_are_fitted_again(monkeypatch):
+    image = cv2.resize(skimage.data.coffee(), (1024, 683), interpolation=cv2.INTER_CUBIC)
+    trimap = np.full(image.shape[:2], BACKGROUND, np.uint8)
+    cv2.ellipse(trimap, (512, 341), (341 + 12, 228 + 12), 0, 0, 360, UNKNOWN, -1)
+    cv2.ellipse(trimap, (512, 341), (341 - 12, 228 - 12), 0, 0, 360, FOREGROUND, -1)
+    expected = opencv(image, trimap)
+    again = iou(grabcut(image, trimap) > 0, expected)
+    monkeypatch.setattr("camseg.refinement.grabcut.FITTED_ONCE", 2**30)
+    assert again > max(0.98, iou(grabcut(image, trimap) > 0, expected))
+
+
 def test_the_same_bytes_in_any_thread_beside_any_other_work(monkeypatch):
     monkeypatch.setitem(grabcut.__globals__, "MAX_SAMPLES", 500)
     monkeypatch.setitem(grabcut.__globals__, "MAX_UNKNOWN", 300)
