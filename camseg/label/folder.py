@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from camseg.base.errors import InputError
-from camseg.base.settings import to_json
+from camseg.base.settings import from_json, to_json
 from camseg.data.datasets import Dataset, Sample, load_images
 from camseg.data.images import Window, check_window, find_images, relative_name
 from camseg.data.mask_settings import MaskReading
@@ -82,7 +82,7 @@ def cams_folder(
 
     Otherwise as ``label_folder``.
     """
-    output = CamsOutput(save=tuple(save))
+    output = from_json(CamsOutput, {"save": list(save)})
     if settings.raw and output.save:
         raise InputError("overlays are drawn of maps in [0, 1]; leave raw or overlays out")
     overlays = settings.methods if "overlays" in output.save else ()
@@ -313,8 +313,8 @@ def _file_folder(
         sample = Sample(path=path, name=name, labels=before.labels)
         # What an earlier stage was told of the file stays known.
         record = replace(before, name=name, files={}, fallback=None, area=None)
-        source = None if partner is None else partner.path
-        items.append(Item(sample=sample, record=record, name=name, source=source, window=window))
+        image = None if partner is None else partner.path
+        items.append(Item(sample=sample, record=record, name=name, source=image, window=window))
     data = Dataset(
         root=found.root,
         samples=tuple(item.sample for item in items),

@@ -369,7 +369,7 @@ class _Tally:
         def at(cut: _Cut, sums: NDArray[Any], kept: float, dices: Sequence[float]) -> MaskScores:
             """``sums``: (measures,) over the images whose Dice are given; ``kept``: that of the empty truths."""
             count = len(dices)
-            means = {name: float(sums[i] / count) if count else None for i, name in enumerate(MEASURES)}
+            means: dict[str, Any] = {name: float(sums[i] / count) if count else None for i, name in enumerate(MEASURES)}
             return MaskScores(
                 **asdict(cut),
                 images=count,

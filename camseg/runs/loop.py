@@ -135,18 +135,18 @@ def run_folder(
         options.say(f"{len(missing)} inputs get files that were not asked for before ({words}); the others stay")
         extended.update(missing)
         finished -= extended
-        items = [
-            replace(item, kept=output.kinds(name)) if (name := item.sample.name) in extended else item for item in items
-        ]
     report.kept = len(finished)
-    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    todo = [batch for batch in batches if any(item.sample.name not in finished for item in batch)]
-    count = sum(item.sample.name not in finished for batch in todo for item in batch)
+    ready = [
+        replace(item, kept=output.kinds(name)) if (name := item.sample.name) in extended else item for item in items
+    ]
+    batches = [ready[start : start + batch_size] for start in range(0, len(ready), batch_size)]
+    waiting = [batch for batch in batches if any(item.sample.name not in finished for item in batch)]
+    count = sum(item.sample.name not in finished for batch in waiting for item in batch)
     try:
-        if todo:
+        if waiting:
             for stage in stages:
                 stage.setup(device)
-        completed = run_local(stages, todo, finished, options.workers, spent)
+        completed = run_local(stages, waiting, finished, options.workers, spent)
         for records in options.progress(completed, count, command):
             note(records)
             report.done += not records[0].failed
