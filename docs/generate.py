@@ -18,6 +18,7 @@ from typer.models import ArgumentInfo, ParameterInfo
 
 import camseg
 from camseg.cli import commands
+from camseg.cli.help import EXAMPLES, GENERAL
 from camseg.runs.record import schema
 
 DOCS = Path(__file__).parent
@@ -53,17 +54,22 @@ def commands_page() -> str:
     for words, callback in commands():
         name = f"camseg {words}"
         lines += ["", f"## {name}", "", inspect.getdoc(callback) or ""]
-        entries = [_entry(parameter) for parameter in inspect.signature(callback).parameters.values()]
-        arguments = " ".join(spelling for spelling, _, is_option in entries if not is_option)
-        lines += ["", "```text", f"{name} [OPTIONS] {arguments}".rstrip(), ""]
-        for spelling, text, _ in sorted(entries, key=lambda entry: entry[2]):
-            lines += _two_columns(spelling, text)
-        lines += ["```"]
+        groups: dict[str, list[tuple[str, str]]] = {"": []}
+        for parameter in inspect.signature(callback).parameters.values():
+            spelling, text, group = _entry(parameter)
+            groups.setdefault(group, []).append((spelling, text))
+        arguments = " ".join(spelling for spelling, _ in groups[""])
+        lines += ["", "```text", f"{name} [OPTIONS] {arguments}".rstrip()]
+        for group in sorted(groups, key=lambda group: (group != "", group != GENERAL)):
+            lines += ["", *([f"{group}:"] if group and len(groups) > 2 else [])] if groups[group] else []
+            for spelling, text in groups[group]:
+                lines += _two_columns(spelling, text)
+        lines += ["", "Example:", f"  {EXAMPLES[words]}", "```"]
     return "\n".join(lines) + "\n"
 
 
-def _entry(parameter: inspect.Parameter) -> tuple[str, str, bool]:
-    """How a parameter is spelled, what it says, and whether it is an option."""
+def _entry(parameter: inspect.Parameter) -> tuple[str, str, str]:
+    """How a parameter is spelled, what it says, and the group of an option, "" for an argument."""
     annotation = parameter.annotation.__origin__
     info = next(note for note in parameter.annotation.__metadata__ if isinstance(note, ParameterInfo))
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
@@ -82,13 +88,13 @@ def _entry(parameter: inspect.Parameter) -> tuple[str, str, bool]:
         notes.append(f"at least {info.min}")
     text = f"{info.help or ''} [{'; '.join(notes)}]" if notes else info.help or ""
     if isinstance(info, ArgumentInfo):
-        return value, text.strip(), False
+        return value, text.strip(), ""
     # Inside Annotated typer keeps the first spelling under ``default``; yes and no may be one spelling, with / between.
     spelled = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
     flags = [flag for both in spelled for flag in both.split("/")]
     long = parameter.name.replace("_", "-")
     flags = sorted(flags, key=len) or [f"--{long}", *([f"--no-{long}"] if kind is bool else [])]
-    return " ".join(filter(None, [", ".join(flags), value])), text.strip(), True
+    return " ".join(filter(None, [", ".join(flags), value])), text.strip(), info.rich_help_panel or GENERAL
 
 
 def _two_columns(left: str, right: str, indent: int = 30) -> list[str]:

@@ -4,8 +4,11 @@ import ast
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -67,18 +70,27 @@ class _Commands(TyperGroup):
             for name in COMMANDS:
                 self.get_command(ctx, name)
         elif cmd_name not in self.commands:
-            command = load_command(cmd_name)
-            single = typer.Typer(add_completion=False, rich_markup_mode=None)
-            if isinstance(command, typer.Typer):
-                single = command
-            else:
-                single.command(name=cmd_name)(command)
-            self.commands[cmd_name] = typer.main.get_command(single)
+            self.commands[cmd_name] = _made(cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, _summary(name)) for name in COMMANDS])
+
+
+def _made(name: str) -> Any:
+    """A command, or a group of commands, as typer runs it."""
+    from camseg.cli.help import EXAMPLES, Command
+
+    found = load_command(name)
+    single = found if isinstance(found, typer.Typer) else typer.Typer(add_completion=False, rich_markup_mode=None)
+    if not isinstance(found, typer.Typer):
+        single.command(name=name)(found)
+    for one in single.registered_commands:
+        assert one.callback is not None
+        words = name if single is not found else f"{name} {one.name or one.callback.__name__.replace('_', '-')}"
+        one.cls, one.epilog = Command, EXAMPLES[words]
+    return typer.main.get_command(single)
 
 
 def _summary(name: str) -> str:
@@ -98,7 +110,6 @@ app = typer.Typer(
     cls=_Commands,
     help="From image-level labels to pixel masks.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -117,13 +128,33 @@ def _options(
     pass
 
 
+_CONTINUED: Final = (
+    "train-cls",
+    "cams",
+    "propagate",
+    "masks",
+    "trimap",
+    "refine",
+    "audit",
+    "compare",
+    "label",
+    "prepare",
+)
+"""Commands that keep what is finished, and go on from there."""
+
+
 def main() -> None:
     """Run the command line: 0 all done, 1 some inputs failed, 2 unusable call or inputs, 130 interrupted."""
     # Class and file names that the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        with _terminable():
+            app(prog_name="camseg")
+    except SystemExit as error:
+        if error.code in (_INTERRUPTED, _TERMINATED):
+            print(f"camseg: {_farewell(error.code)}", file=sys.stderr)
+        raise
     except CamsegError as error:
         print(f"camseg: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -138,3 +169,33 @@ def main() -> None:
         words = " ".join(str(error).split())[:500]
         print(f"camseg: {type(error).__name__}: {words} (CAMSEG_TRACEBACK=1 shows where)", file=sys.stderr)
         sys.exit(2)
+
+
+_INTERRUPTED, _TERMINATED = 130, 143
+"""Exit codes of Ctrl-C, which typer gives, and of SIGTERM."""
+
+
+def _farewell(code: int) -> str:
+    word = "interrupted" if code == _INTERRUPTED else "terminated"
+    called = next((one for one in sys.argv[1:] if not one.startswith("-")), "")
+    if called not in _CONTINUED:
+        return word
+    without = " without --overwrite" if "--overwrite" in sys.argv else ""
+    return f"{word}; what is finished is kept, and the same command{without} continues it"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM ends the work as Ctrl-C does: in order, with what is finished kept."""
+
+    def end(_number: int, _frame: object) -> None:
+        sys.exit(_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():  # no other may set what signals do
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

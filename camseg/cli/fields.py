@@ -46,6 +46,24 @@ class Spelled:
     """With the type ``Given``: the settings class whose fields are meant."""
 
 
+_GROUPS: Mapping[str, str] = {
+    "ClassifierOptions": "Classifier",
+    "CamSettings": "Maps",
+    "PropagateSettings": "Propagation",
+    "MaskSettings": "Masks",
+    "TrimapSettings": "Trimap",
+    "RefineSettings": "Refinement",
+    "CleaningSettings": "Masks, cleaned",
+    "MaskReading": "Masks that hold classes",
+    "LabelSettings": "Output",
+    "FolderOptions": "Output",
+    "Training": "Data and network",
+    "TrainSettings": "Training",
+    "Augmentation": "Augmentation",
+}
+"""What options are grouped under in the help, by the settings class that states them; others stand first."""
+
+
 @dataclass(frozen=True)
 class _Leaf:
     """One field that is one option."""
@@ -55,6 +73,7 @@ class _Leaf:
     info: FieldInfo
     default: Any
     description: str
+    group: str | None
 
     @property
     def option(self) -> Option:
@@ -172,7 +191,8 @@ def _leaves(kind: Any, names: Mapping[str, str], above: tuple[str, ...] = (), de
     for name, info in kind.__pydantic_fields__.items():
         path = (*above, name)
         value = info.get_default(call_default_factory=True) if default is None else getattr(default, name)
-        leaf = _Leaf(path, names.get(".".join(path), _singular(name, info)), info, value, _description(kind, name))
+        spelling = names.get(".".join(path), _singular(name, info))
+        leaf = _Leaf(path, spelling, info, value, _description(kind, name), _GROUPS.get(kind.__name__))
         if hasattr(info.annotation, "__pydantic_fields__") and leaf.option.metavar is None:
             yield from _leaves(info.annotation, names, path, value)
         else:
@@ -225,7 +245,7 @@ def _parameter(leaf: _Leaf) -> inspect.Parameter:
     long = leaf.name.replace("_", "-")
     flags = leaf.option.flags or ((f"--{long}/--no-{long}",) if kind is bool else (f"--{long}",))
     metavar = leaf.option.metavar or ("KEY=VALUE" if _is_pairs(leaf.info) else _METAVARS.get(kind))
-    option = typer.Option(*flags, metavar=metavar, help=_help(leaf), show_default=False)
+    option = typer.Option(*flags, metavar=metavar, help=_help(leaf), show_default=False, rich_help_panel=leaf.group)
     return inspect.Parameter(
         leaf.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

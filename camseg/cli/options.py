@@ -5,14 +5,17 @@ from typing import Annotated
 
 import typer
 
+from camseg.runs.settings import FolderOptions
+
 ImagesArgument = Annotated[
     Path, typer.Argument(metavar="IMAGES", help="Folder of images, one image file, or CSV image[,label[,group]].")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run wrote to --out first.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
+_SAID = {name: info.description for name, info in FolderOptions.__pydantic_fields__.items()}  # type: ignore[attr-defined]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=_SAID["overwrite"])]
+DryRun = Annotated[bool, typer.Option("--dry-run", help=_SAID["dry_run"])]
 OutputStride = Annotated[
     int | None,
     typer.Option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camseg.cli import console, fields, options
+from camseg.cli.help import Group
 from camseg.data.mask_settings import MaskReading
 from camseg.prepare.settings import DicomSettings, FrameSettings, RoiInputs, RoiSettings, SliceInputs, SliceSettings
 from camseg.runs.settings import FolderOptions
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 prepare = typer.Typer(
     name="prepare",
+    cls=Group,
+    add_completion=False,
     help=__doc__,
     no_args_is_help=True,
     rich_markup_mode=None,
