@@ -11,7 +11,12 @@ from camseg.studies.settings import EnsembleSettings
 
 @fields.command
 def ensemble(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Classifier runs that train-cls wrote.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Classifier runs that train-cls wrote; one is enough for logistic and svm."
+        ),
+    ],
     out: options.Out,
     settings: EnsembleSettings,
     data: Annotated[
@@ -29,6 +34,8 @@ def ensemble(
     from camseg.studies.ensembles import make_ensemble, read_parts
 
     train, held = read_parts(settings, out, data=data, val=val)
+    for line in dict.fromkeys(line for part in (train, held) if part is not None for line in part.remarks):
+        console.say(f"note: {line}")
     metrics = make_ensemble(
         runs,
         out,
@@ -42,7 +49,8 @@ def ensemble(
         say=console.say,
     )
     if not metrics:
-        console.say(f"{'would join' if dry_run else 'joined'} {len(runs)} classifiers: {out}")
+        count = f"{len(runs)} {'classifier' if len(runs) == 1 else 'classifiers'}"
+        console.say(f"{'would join' if dry_run else 'joined'} {count}: {out}")
         if json:
             console.print_json({"out": str(out), "members": [str(run) for run in runs]})
         return

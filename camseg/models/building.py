@@ -14,6 +14,7 @@ from camseg.models.backbones.med_ic import MedIC
 from camseg.models.backbones.nasnet import NASNetMobile
 from camseg.models.backbones.vit import minimal_vit
 from camseg.models.heads import HEADS, WithHeads
+from camseg.models.hub import hub
 from camseg.models.library import PretrainedCfg, get_pretrained_cfg, resolve_model_data_config, timm
 from camseg.models.names import ModelArgs, canonical_name, split_name
 
@@ -93,17 +94,22 @@ def _create_backbone(arch: str, num_classes: int, pretrained: bool, model_args: 
             f"there are no ImageNet weights of {arch}; train from scratch with --weights none, or give a file with "
             "--weights FILE"
         )
+    reachable = True
     try:
         if own:
             model = own.build(num_classes=num_classes, **model_args)
             model.pretrained_cfg = own.config.to_dict()
+        elif pretrained:
+            with hub() as reachable:
+                model = timm.create_model(arch, pretrained=True, num_classes=num_classes, **model_args)
         else:
-            model = timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **model_args)
+            model = timm.create_model(arch, num_classes=num_classes, **model_args)
         return model
     except Exception as error:  # hubs and constructors raise whatever their libraries do
         if pretrained and not isinstance(error, TypeError):
+            reason = first_line(error) if reachable else "the hub is out of reach, and its cache lacks them"
             raise WeightsUnavailableError(
-                f"the ImageNet weights of {arch} could not be had ({first_line(error)}); connect "
+                f"the ImageNet weights of {arch} could not be had ({reason}); connect "
                 "to the internet once, give a local file with --weights FILE, or train from scratch with --weights none"
             ) from None
         raise InputError(f"{arch} cannot be built with {dict(model_args)}: {first_line(error)}") from error

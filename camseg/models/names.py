@@ -93,13 +93,17 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         "CVPR 2018 (NASNet-A, 4 @ 1056)",
     ),
     "med_ic": Architecture(
-        typed=("MedIC", "MedIC1"),
+        typed=("Med-IC", "MedIC1"),
         paper="Islam et al.: Med-IC: Fusing a Single Layer Involution with Convolutions, arXiv 2409.18506",
     ),
-    "med_ic_2": Architecture(typed=("MedIC2",), paper="Islam et al.: Med-IC, with two involution layers"),
-    "med_ic_3": Architecture(typed=("MedIC3",), paper="Islam et al.: Med-IC, with three involution layers"),
-    "med_ic_inn": Architecture(typed=("MedICINN",), paper="Islam et al.: Med-IC, involution without convolutions"),
-    "med_ic_cnn": Architecture(typed=("MedICCNN",), paper="Islam et al.: Med-IC, three convolutions, no involution"),
+    "med_ic_2": Architecture(typed=("MedIC2", "Hybrid-2"), paper="Islam et al.: Med-IC, with two involution layers"),
+    "med_ic_3": Architecture(typed=("MedIC3", "Hybrid-3"), paper="Islam et al.: Med-IC, with three involution layers"),
+    "med_ic_inn": Architecture(
+        typed=("MedICINN", "INN"), paper="Islam et al.: Med-IC, involution without convolutions"
+    ),
+    "med_ic_cnn": Architecture(
+        typed=("MedICCNN", "CNN-3"), paper="Islam et al.: Med-IC, three convolutions, no involution"
+    ),
 }
 """By canonical name: timm's, or ours. Every other name of timm can be used too."""
 

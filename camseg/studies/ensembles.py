@@ -54,6 +54,8 @@ def make_ensemble(
 ) -> dict[str, Any]:
     """Join runs that are one network each into the run ``out``; return its validation metrics, none without ``val``.
 
+    ``soft`` joins two or more; a rule may be over the features of one.
+
     ``logistic`` and ``svm`` fit a rule on the images of ``train``, with the C and the temperature that have the least
     cross-entropy on ``val``, as the metrics, which are of the same images, say; for them ``weights`` says only what the
     members' maps count. Writes the members, ``classifier.json``, ``rule.safetensors``, ``metrics.json`` and
@@ -65,8 +67,11 @@ def make_ensemble(
     """
     settings, out = settings or EnsembleSettings(), Path(out)
     method = settings.method
-    if len(runs) < 2:
-        raise InputError(f"expected at least two runs to join, got {len(runs)}")
+    if len(runs) < (2 if method == "soft" else 1):
+        raise InputError(
+            f"expected at least two runs to join, got {len(runs)}; one alone can be given a rule over its features by "
+            "logistic or svm"
+        )
     if method != "soft" and (train is None or val is None):
         raise InputError(f"{method} is fitted on labelled images; name them with --data, or choose soft")
     _check_out(runs, out, overwrite)

@@ -2,6 +2,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -293,14 +294,32 @@ def test_pretrained_weights_offline(monkeypatch):
         raise OSError("We couldn't connect to 'https://huggingface.co'\nand more")
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    monkeypatch.setattr("camseg.models.hub._answers", lambda *_: True)
     with pytest.raises(
         WeightsUnavailableError, match=r"weights of resnet18 could not be had \(We couldn't .*--weights FILE"
     ):
         Classifier.create("resnet18", classes=["a", "b"], weights="imagenet")
 
 
+def test_a_hub_out_of_reach_is_told_at_once_and_quietly(monkeypatch, tmp_path, caplog, capfd):
+    from huggingface_hub import constants  # type: ignore[import-not-found,unused-ignore]
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "https://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setattr("camseg.models.hub.getproxies", dict)
+    started = time.perf_counter()
+    with pytest.raises(WeightsUnavailableError, match=r"\(the hub is out of reach, .*--weights none"):
+        Classifier.create("resnet18", classes=["a", "b"], weights="imagenet")
+    assert time.perf_counter() - started < 5
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+    assert not constants.HF_HUB_OFFLINE
+
+
 def test_pretrained_weights_online(monkeypatch):
-    def create(name, pretrained, num_classes, **args):
+    monkeypatch.setattr("camseg.models.hub._answers", lambda *_: True)
+
+    def create(name, num_classes, pretrained=False, **args):
         model = timm.models.create_model(name, num_classes=num_classes, **args)
         assert pretrained
         torch.nn.init.ones_(model.fc.weight)  # a stand-in for what would be downloaded

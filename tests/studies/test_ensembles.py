@@ -110,6 +110,23 @@ def test_a_rule_is_what_scikit_learn_fits(runs, tmp_path, make_folder, method):
     assert tree(tmp_path / "again") == tree(out)
 
 
+@pytest.mark.parametrize("method", ["logistic", "svm"])
+def test_a_rule_over_the_features_of_one_network(runs, tmp_path, make_folder, method):
+    train, val = split(load_training_data(make_folder(count=12)), 0.5, 0)
+    out, settings = tmp_path / "out", EnsembleSettings(method=method)
+    metrics = make_ensemble(runs[:1], out, settings, train=train, val=val, device="cpu")
+    ensemble = load_classifier(out)
+    assert ensemble.shares == (1.0,)
+    pictures = [read_image(sample.path) for sample in val.samples]
+    features = features_of(ensemble.members[0], pictures).features
+    assert ensemble.rule.coefficients.shape == (2, features.shape[1])
+    expected = ensemble.rule.logits(features).softmax(dim=1).numpy()
+    assert np.allclose(predict(ensemble, pictures), expected, atol=1e-5)
+    assert metrics["accuracy"] == pytest.approx((expected.argmax(axis=1) == val.targets(ensemble.classes)).mean())
+    with pytest.raises(InputError, match="at least two runs to join, got 1; one alone can be given a rule"):
+        make_ensemble(runs[:1], tmp_path / "soft", device="cpu")
+
+
 def test_a_rule_for_three_classes_and_for_independent_ones(make_classifier, tmp_path, make_images):
     names = ["cat", "dog", "none"] * 10
     for n, image in enumerate(make_images(*[(32, 32)] * 30)):

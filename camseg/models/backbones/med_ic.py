@@ -16,8 +16,10 @@ class MedIC(nn.Module):
     ``involutions`` layers of 3x3 kernels with two hidden units, each with ReLU, then max-pooling and batch norm; for
     each of ``widths`` a 3x3 convolution without padding, ReLU, max-pooling and batch norm; dropout; the ``dense``
     layers with ReLU. The published variants have 1, 2 or 3 involutions, an involution and no convolution, and three
-    convolutions (64, 128, 256) and no involution. Inputs of other sizes than 28 are averaged to the grid that 28
-    pixels end in, before the dense layers.
+    convolutions (64, 128, 256) and no involution. The names Hybrid-2, Hybrid-3, INN and CNN-3 are taken for the others
+    in this order: that hybrids count involutions, and CNN-3 convolutions, is read from the names and from the counts
+    below, and not known otherwise. Inputs of other sizes than 28 are averaged to the grid that 28 pixels end in, before
+    the dense layers.
 
     The paper counts, as Keras does with batch norm's running statistics, 301,983, 302,026 and 302,069 parameters for
     the three, 245,279 for involution only and 532,584 for the convolutions. Two hidden units give its 43 for each
