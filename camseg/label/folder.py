@@ -275,8 +275,7 @@ def _labels_line(data: Dataset, rule: "TargetRule", classifier: "AnyClassifier")
     named = rule.word in (None, "all")
     if not labelled or (named and not any(rule.is_empty(classifier, sample) for sample in labelled)):
         return None
-    folders = all(sample.labels == (sample.name.partition("/")[0],) for sample in labelled)
-    place = "as their folders are named" if folders else "by their table"
+    place = "as their folders are named" if data.root.is_dir() else "by their table"
     decided = "which images hold no object" if named else "for which class each gets its map"
     return (
         f"{len(labelled)} of {len(data.samples)} images are labelled, {place}: the labels decide {decided}, not the "

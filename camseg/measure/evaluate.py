@@ -19,7 +19,7 @@ from camseg.base.arrays import Image, dequantise
 from camseg.base.errors import CamsegError, EvaluationError
 from camseg.base.progress import Progress, silent
 from camseg.base.settings import from_json
-from camseg.data.images import by_relative_name, find_images, read_levels, read_mask_and_void
+from camseg.data.images import by_relative_name, find_images, passed_over_line, read_levels, read_mask_and_void
 from camseg.data.mask_settings import MaskReading
 from camseg.data.opening import count_frames
 from camseg.masks.settings import MaskSettings, Threshold, parse_threshold, save_threshold
@@ -444,7 +444,12 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
         (_count_stacks(truths.values()), "true masks hold several pages, of which the first was taken"),
         (_count_stacks(files[name] for name in truths if name in files), "predictions hold several pages, likewise"),
     )
-    return pairs, tuple(f"{count} {note}" for count, note in notes if count)
+    passed_over = (
+        f"{line}, in {folder}"
+        for folder, files_found in ((predictions, found), (masks, true))
+        if (line := passed_over_line(files_found.passed_over))
+    )
+    return pairs, (*(f"{count} {note}" for count, note in notes if count), *passed_over)
 
 
 def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str | None]]]:

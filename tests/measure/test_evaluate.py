@@ -482,3 +482,12 @@ def test_predictions_that_follow_labels_are_said(tiny_classifier, make_images, t
         notes = evaluate_folder(tmp_path / place, tmp_path / "truth").warnings
         said = [note for note in notes if "follow the labels of their images" in note]
         assert [int(note.split()[0]) for note in said] == ([told] if told else [])
+
+
+def test_files_that_are_passed_over_are_said(tmp_path):
+    for folder in ("maps", "masks"):
+        write_mask(tmp_path / folder / "a.png", np.eye(4, dtype=bool))
+    for name in ("masks/b.mov", "masks/c.mov", "masks/notes.txt"):
+        (tmp_path / name).touch()
+    found = evaluate_folder(tmp_path / "maps", tmp_path / "masks")
+    assert found.warnings == (f"2 other files passed over (.mov 2), in {tmp_path / 'masks'}",)
