@@ -32,11 +32,11 @@ def grabcut(image: Image, trimap: Trimap) -> Alpha:
     """The graph cut of the unknown pixels under two mixtures of colours, fitted to what is nearest to each.
 
     ``image``: uint8 (H, W, 3), RGB; ``trimap``: uint8 (H, W) with foreground, background and unknown pixels. Returns
-    float32 (H, W) of zeros and ones. The mixtures come from a sample of the whole image, since a crop changes them
-    and ruins the cut. Of more than ``FITTED_ONCE`` unknown pixels the outline is first cut at half the size, and the
-    mixtures are fitted again to what lies on its sides. More than ``MAX_UNKNOWN`` pixels are first cut at half the size, and then only along that
-    outline. The same bytes each time, in any thread: OpenCV's generator (one per thread) is seeded here.
-    Raises SolverError where one of the two kinds of known pixels is missing, or OpenCV fails.
+    float32 (H, W) of zeros and ones. The mixtures come from a sample of the whole image, since a crop changes them and
+    ruins the cut. Of more than ``FITTED_ONCE`` unknown pixels the outline is first cut at half the size, and the
+    mixtures are fitted again to what lies on its sides. More than ``MAX_UNKNOWN`` pixels are first cut at half the
+    size, and then only along that outline. The same bytes each time, in any thread: OpenCV's generator (one per thread)
+    is seeded here. Raises SolverError where one of the two kinds of known pixels is missing, or OpenCV fails.
 
     Rother, Kolmogorov, Blake, SIGGRAPH 2004 (by OpenCV).
     """
