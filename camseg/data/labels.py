@@ -50,8 +50,10 @@ def as_classes(labels: Iterable[str], classes: Sequence[str]) -> Mapping[str, st
         near[label_key(name)].append(name)
     for label in labels:
         alike = near.get(label_key(label), [])
-        if (name := exact.get(spelled(label))) is not None or len(alike) == 1:
-            found[label] = name if name is not None else alike[0]
+        if same := exact.get(spelled(label)):
+            found[label] = same
+        elif len(alike) == 1:
+            found[label] = alike[0]
     return found
 
 

@@ -93,6 +93,13 @@ def check_classes(root: Path, classes: Sequence[str], inner: str = "") -> list[s
     ]
 
 
+def without_images(root: Path, paths: Iterable[Path]) -> list[str]:
+    """The folders in ``root`` in or below which none of the paths lies, but hidden ones and folders of masks."""
+    filled = {path.relative_to(root).parts[0] for path in paths}
+    folders = [place.name for place in sorted(root.iterdir()) if place.is_dir() and place.name not in filled]
+    return [name for name in folders if not name.startswith((".", "_", "@", "#")) and not _is_odd(label_key(name))]
+
+
 def _is_odd(key: str) -> bool:
     return key in _IMAGES or any(pattern.fullmatch(key) for pattern in (_MASKS, _FOLD))
 

@@ -143,3 +143,17 @@ def test_a_folder_of_masks_beside_classes(fill):
     root = fill("masks/1.png", "masks/2.png", mask=True)
     assert load_training_data(root).classes == ("benign", "malignant", "mask")
     assert set(facts(load_images(root / "masks"))) == {"1", "2"}  # named by themselves
+
+
+def test_folders_that_give_no_class(fill):
+    root = fill("good/1.png", "bad/1.png")
+    (root / "phone").mkdir()
+    (root / "phone/1.unknown").touch()
+    (line,) = load_training_data(root).remarks
+    assert line == f"no image is in {root / 'phone'}: no class comes of it"
+
+
+def test_class_folders_one_level_further_down(fill):
+    root = fill("Dataset/good/1.png", "Dataset/bad/1.png")
+    with pytest.raises(DatasetError, match=r"at least 2 classes, got \['Dataset'\]; .* give .*Dataset$"):
+        load_training_data(root)
