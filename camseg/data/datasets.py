@@ -19,7 +19,7 @@ from camseg.base.errors import DatasetError, InputError
 from camseg.base.files import Found
 from camseg.data.images import find_images, relative_name
 from camseg.data.labels import MISSING, as_classes, near_pairs, spelled
-from camseg.data.layouts import Part, check_classes, find_masks, part_of
+from camseg.data.layouts import Part, check_classes, find_masks, part_of, without_images
 from camseg.data.twins import contents, twins
 
 
@@ -103,6 +103,10 @@ def load_training_data(data: Path | str, classes: Sequence[str] | None = None) -
     divided = any(sample.part is not None for sample in dataset.samples)
     if dataset.root.is_dir():
         remarks += check_classes(dataset.root, dataset.classes, "<split>" if divided else "")
+        if bare := without_images(dataset.root, (sample.path for sample in dataset.samples)):
+            remarks.append(
+                f"no image is in {', '.join(str(dataset.root / name) for name in bare)}: no class comes of it"
+            )
     if unlabelled := [sample for sample in dataset.samples if sample.labels is None]:
         below = f"{data}/<split>/<class>/<image>" if divided else "DATA/<class>/<image>"
         raise DatasetError(
@@ -116,7 +120,9 @@ def load_training_data(data: Path | str, classes: Sequence[str] | None = None) -
         )
     needed = 1 if dataset.multi_label else 2
     if len(dataset.classes) < needed:
-        raise DatasetError(f"{data}: expected at least {needed} classes, got {list(dataset.classes)}")
+        deeper = any(sample.name.count("/") > 1 for sample in dataset.samples) and not divided
+        hint = f"; if the class folders lie below, give {dataset.root / dataset.classes[0]}" if deeper else ""
+        raise DatasetError(f"{data}: expected at least {needed} classes, got {list(dataset.classes)}{hint}")
     remarks += _label_remarks(dataset)
     if classes is not None:
         dataset, renamed = _with_classes(dataset, classes)
