@@ -1087,7 +1087,7 @@ def test_training_from_class_folders(call, make_folder, tmp_path):
 
 def test_training_says_its_metrics_as_json(call, make_folder, tmp_path):
     data = make_folder()
-    code, out, _ = call("train-cls", data, "--val", make_folder(count=4), "-o", tmp_path / "run", *TRAIN, "--json")
+    code, out, _ = call("train-cls", data, "--val", make_folder(count=4, size=30), "-o", tmp_path / "run", *TRAIN, "--json")
     assert code == 0
     metrics = json.loads(out)
     assert (metrics["train_images"], metrics["val_images"]) == (24, 8)
