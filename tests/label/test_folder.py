@@ -192,7 +192,7 @@ def test_raw_maps_are_float_tiff(unlabelled, tiny_classifier, tmp_path):
 
 
 def test_two_inputs_of_one_name_are_refused_before_any_work(images, tiny_classifier, tmp_path):
-    write_image(images / "cat/a.jpg", np.zeros((9, 9, 3), np.uint8))
+    write_image(images / "cat/a.jpg", read_image(images / "dog/a.png"))
     with pytest.raises(InputError, match=r"a\.jpg and .*a\.png would write the same output"):
         label_folder(images, tiny_classifier, tmp_path / "out")
     assert not (tmp_path / "out").exists()
