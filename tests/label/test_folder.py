@@ -551,7 +551,7 @@ def test_maps_that_were_written_anew_are_not_mixed_with_the_old_masks(unlabelled
     assert masks_folder(cams / "layercam", tmp_path / "masks", OTSU).kept == 4
     options = FolderOptions(overwrite=True)
     cams_folder(unlabelled, tiny_classifier, cams, CamSettings(), targets=["dog"], options=options)
-    with pytest.raises(OutputError, match="cam run .* -> "):
+    with pytest.raises(OutputError, match=r"cam run .* -> "):
         masks_folder(cams / "layercam", tmp_path / "masks", OTSU)
     masks_folder(cams / "layercam", tmp_path / "masks", OTSU, options=options)
 
