@@ -87,6 +87,10 @@ def checked(parse: Callable[[Any], T]) -> Callable[[Any], T]:
             raise
         except CamsegError as error:
             raise InputError(str(error)) from None
+        except (AttributeError, TypeError):
+            if isinstance(value, str):
+                raise
+            raise InputError(f"expected a text; got {value!r}") from None
 
     return validate
 
@@ -108,18 +112,51 @@ def _words(kind: type, error: ValidationError) -> str:
     if isinstance(cause, Exception):
         return str(cause)
     place = _fields(kind, [str(part) for part in first["loc"]])
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden", "missing", "missing_keyword_only_argument"):
-        name = first["loc"][-1]
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = ", ".join(getattr(kind, "__pydantic_fields__", {}))
-        return f"{kind.__name__} {'needs' if 'missing' in first['type'] else 'has no'} {name!r}; it has {known}"
-    name = ".".join(place).replace("_", " ") or kind.__name__
+        return f"unknown setting {first['loc'][-1]!r}; choose among {known}"
+    if "missing" in first["type"]:
+        return f"missing setting {str(first['loc'][-1])!r}, which has no default"
+    name = field_words(place) or kind.__name__
     # A field of several types fails once for each of them.
     same = [one for one in problems if one["loc"][:1] == first["loc"][:1]]
-    wanted = list(dict.fromkeys(_expectation(one["msg"]) for one in same))
+    same = [one for one in same if one["type"] != "too_short"] or same  # which follows from values that are none
+    wanted = list(dict.fromkeys(_expectation(one["type"], one["msg"], one.get("ctx", {})) for one in same))
     return f"expected {name}: {' or '.join(wanted)}; got {same[0]['input']!r}"
 
 
-def _expectation(message: str) -> str:
+def field_words(place: Sequence[str]) -> str:
+    """What errors call a field: ``cams.score channels``."""
+    return ".".join(place).replace("_", " ")
+
+
+_WANTED: Mapping[str, str] = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "several values",
+    "list": "several values",
+    "dict": "values by name",
+    "mapping": "values by name",
+    "dataclass": "settings by name",
+    "path": "a path",
+    "literal_error": "{expected}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "too_short": "at least {min_length} values",
+    "too_long": "at most {max_length} values",
+}
+"""In words, what errors of pydantic expected, by their kind or the type that it begins with."""
+
+
+def _expectation(kind: str, message: str, facts: Mapping[str, Any]) -> str:
+    words = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0])
+    if words is not None:
+        return words.format(**{name: f"{fact:g}" if isinstance(fact, float) else fact for name, fact in facts.items()})
     for start in ("Input should be a valid ", "Input should be ", "Value error, "):
         message = message.removeprefix(start)
     return message[:1].lower() + message[1:]

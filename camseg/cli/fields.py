@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from camseg.base.errors import InputError, OtherSettingsError, OutputError
-from camseg.base.settings import Option, from_json, to_json
+from camseg.base.settings import Option, field_words, from_json, to_json
 
 Config = Annotated[
     Path | None,
@@ -81,6 +81,11 @@ class _Leaf:
         inner = (note for one in get_args(self.info.annotation) for note in getattr(one, "__metadata__", ()))
         return next((one for one in (*self.info.metadata, *inner) if isinstance(one, Option)), Option())
 
+    @property
+    def flag(self) -> str:
+        """The option as it is typed."""
+        return next(iter(self.option.flags), f"--{self.name.replace('_', '-')}")
+
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each field of its settings; they are made and checked before it runs."""
@@ -115,7 +120,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 value = values.pop(leaf.name, None)
                 if value is not None and value != []:
                     _put(given, leaf.path, _value(leaf, value))
-            made[name] = given if only_given else _make(kind, given)
+            try:
+                made[name] = given if only_given else _make(kind, given, group)
+            except InputError as error:
+                raise InputError(_by_options(str(error), group)) from None
         # What stands below an option that takes several values belongs to it.
         if unknown := sorted(
             name for name in _names(file) if not any(f"{name}.".startswith(f"{one}.") for one in used)
@@ -127,6 +135,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(**values, **made)
         except OtherSettingsError as error:
             raise OutputError(error.worded(lambda setting: _spelling(setting, leaves))) from None
+        except InputError as error:  # what was given was made settings there
+            later = [leaf for _, only_given, group in groups.values() if only_given for leaf in group]
+            raise InputError(_by_options(str(error), later)) from None
 
     run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -151,16 +162,18 @@ def _spelling(setting: str, leaves: Mapping[str, _Leaf]) -> str:
     for place in (setting, setting.partition(".")[2]):
         for leaf in leaves.values():
             if ".".join(leaf.path) == place and not leaf.option.hidden:
-                return next(iter(leaf.option.flags), f"--{leaf.name.replace('_', '-')}")
+                return leaf.flag
     return setting.replace("_", " ")
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Comma-separated numbers; a usage error for anything else."""
+def numbers(text: str, option: str = "", words: Sequence[str] = ()) -> tuple[float, ...]:
+    """Comma-separated numbers of an option, which also takes ``words``; a usage error for anything else."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"expected numbers separated by commas, such as 1,1.5,2; got {text!r}") from None
+        start, end = option and f"{option}: ", "".join(f", or {word}" for word in words)
+        expected = f"{start}expected numbers separated by commas, such as 1,1.5,2{end}"
+        raise typer.BadParameter(f"{expected}; got {text!r}") from None
 
 
 def pairs(texts: Sequence[str]) -> dict[str, Any]:
@@ -277,12 +290,9 @@ def _value(leaf: _Leaf, value: Any) -> Any:
     """What the command line gave, as the field takes it."""
     if _is_pairs(leaf.info):
         return pairs(value)
-    if (
-        _elements(leaf.info)
-        and isinstance(value, str)
-        and not any(value in _words(one) for one in _members(leaf.info.annotation))
-    ):
-        return list(numbers(value))
+    words = [word for one in _members(leaf.info.annotation) for word in _words(one)]
+    if _elements(leaf.info) and isinstance(value, str) and value not in words:
+        return list(numbers(value, leaf.flag, words))
     return value
 
 
@@ -348,7 +358,17 @@ def _put(values: Given, path: Sequence[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _make(kind: Any, given: Given) -> Any:
+def _by_options(message: str, group: Sequence[_Leaf]) -> str:
+    """What settings say of a field, said of its option."""
+    for leaf in group:
+        for place in (leaf.path, leaf.path[-1:]):
+            start = f"expected {field_words(place)}:"
+            if leaf.name and not leaf.option.hidden and message.startswith(start):
+                return f"expected {leaf.flag}:{message.removeprefix(start)}"
+    return message
+
+
+def _make(kind: Any, given: Given, group: Sequence[_Leaf]) -> Any:
     """The settings: their defaults, but for what was given."""
     values: Given = {}
     for name, info in kind.__pydantic_fields__.items():
@@ -359,5 +379,7 @@ def _make(kind: Any, given: Given) -> Any:
         elif name in given:
             values[name] = given[name]
         elif info.is_required():
-            raise typer.BadParameter(f"missing option --{name.replace('_', '-')}")
+            leaf = next(one for one in group if one.path == (name,))
+            kind_of = leaf.option.metavar or leaf.name.upper()
+            raise InputError(f"missing option {leaf.flag} {kind_of}: {' '.join(leaf.description.split())}")
     return from_json(kind, values)

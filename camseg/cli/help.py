@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 GENERAL: Final = "Options"
@@ -32,8 +33,23 @@ EXAMPLES: Final[Mapping[str, str]] = {
 """A call of each command that says what most want of it."""
 
 
+def _worded(message: str) -> str:
+    """What typer says of a value, without the words of the library that it asks."""
+    if message.startswith("Input should be a valid "):
+        return "expected a whole number" if "integer" in message else "expected a number"
+    return message.removeprefix("Value error, ")
+
+
 class Command(TyperCommand):
     """A command whose help has a section for each group of options, those of none first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the command line apart; what is wrong with a value is said in the words of settings."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = _worded(error.message)
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments and the options."""

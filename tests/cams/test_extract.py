@@ -129,7 +129,7 @@ def test_settings_that_cannot_be(tiny_classifier):
         ({"score_channels": 0}, "expected score channels: .* 1; got 0"),
         ({"precision": "fp8"}, "expected precision: 'float32', 'bf16' or 'fp16'; got 'fp8'"),
         ({"layers": ()}, "expected layers: .*at least 1 .*"),
-        ({"layer": "layer4"}, "CamSettings has no 'layer'; it has methods, score, layers, "),
+        ({"layer": "layer4"}, "unknown setting 'layer'; choose among methods, score, layers, "),
     ):
         with pytest.raises(InputError, match=message):
             CamSettings(**changes)

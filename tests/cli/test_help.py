@@ -115,7 +115,7 @@ def test_an_interrupt_says_how_to_go_on(call, tmp_path, monkeypatch, arguments, 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 def test_a_terminated_command_ends_in_order(tmp_path):
     script = (
-        "import sys, time; import camseg.cli as c; c.app = lambda **_: (print('on', flush=True), time.sleep(60)); c.main()"
+        "import time; import camseg.cli as c; c.app = lambda **_: print('on', flush=True) or time.sleep(60); c.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, "label"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -321,11 +321,11 @@ def test_settings_are_made_of_names_and_values():
     assert made == ParSettings(rounds=3, dilations=(1, 5), color_width=1.0)
     assert isinstance(made.color_width, float)
     for method, values, message in (
-        ("guided", {"rounds": 3}, "GuidedSettings has no 'rounds'; it has working_size, radius, smoothness"),
-        ("par", {"rounds": 2.5}, "expected rounds: integer.*; got 2.5"),
-        ("crf", {"color_width": "wide"}, "expected color width: number.*; got 'wide'"),
-        ("par", {"dilations": 4}, "expected dilations: tuple; got 4"),
-        ("par", {"dilations": [1.5]}, "expected dilations: integer"),
+        ("guided", {"rounds": 3}, "unknown setting 'rounds'; choose among working_size, radius, smoothness"),
+        ("par", {"rounds": 2.5}, "expected rounds: a whole number; got 2.5"),
+        ("crf", {"color_width": "wide"}, "expected color width: a number; got 'wide'"),
+        ("par", {"dilations": 4}, "expected dilations: several values; got 4"),
+        ("par", {"dilations": [1.5]}, "expected dilations: a whole number"),
         ("nearest", {}, "unknown propagation"),
     ):
         with pytest.raises(InputError, match=message):
