@@ -365,8 +365,8 @@ def test_images_and_masks_that_do_not_do(data, make_run, make_folder, quick_trai
     with pytest.raises(DatasetError, match="at least 2 classes"):
         audit_runs([run], data / "masks", out, settings=QUICK)
     few = tmp_path / "few"
-    for name in ("clean/a", "scratch/b"):
-        write_image(few / f"{name}.png", np.zeros((8, 8, 3), np.uint8))
+    for level, name in enumerate(("clean/a", "scratch/b")):
+        write_image(few / f"{name}.png", np.full((8, 8, 3), level, np.uint8))
     with pytest.raises(DatasetError, match="part of the split holds no image"):
         audit_runs([run], few, out, settings=QUICK)
     (tmp_path / "many.csv").write_text("image,label\nfew/clean/a.png,clean;scratch\nfew/scratch/b.png,scratch\n")
