@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any, Final, TypeAlias, TypeVar
@@ -263,7 +263,7 @@ def _take(
     """Write what one input gives, and say what became of it: a line for each picture, one more where it failed."""
     result, shaded = _Result(), False
     told = one.name if one.private else _below(one.path, preparation.root)
-    about = {"input": told, "name": one.name, "input_sha256": contents_sha256([one.path, *one.reads])}
+    about = Record(input=told, name=one.name, input_sha256=contents_sha256([one.path, *one.reads]))
     try:
         for made in make(one):
             if stop.is_set():
@@ -281,9 +281,9 @@ def _take(
     except Exception as error:  # what libraries raise on damaged files is of every kind
         result.error = failure_line(one.path, error)
         line = result.error.replace(str(one.path), one.name) if one.private else result.error
-        result.records.append(Record(**about, status="failed", error=line))
+        result.records.append(replace(about, status="failed", error=line))
     if not result.records:  # all was left out
-        result.records.append(Record(**about))
+        result.records.append(about)
     return result
 
 
@@ -307,10 +307,10 @@ def _write(picture: Picture, out: Path) -> dict[str, str]:
     return files
 
 
-def _record(picture: Picture, files: dict[str, str], about: Mapping[str, Any], labelled: bool) -> Record:
+def _record(picture: Picture, files: dict[str, str], about: Record, labelled: bool) -> Record:
     """The manifest's line of a picture."""
-    return Record(
-        **about,
+    return replace(
+        about,
         labels=tuple(filter(None, picture.label.split(";"))) if labelled else None,
         files=files,
         area=int(np.count_nonzero(picture.masks[""])) if "" in picture.masks else None,

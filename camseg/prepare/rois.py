@@ -107,7 +107,7 @@ def prepare_rois(
                 mask=mask,
                 group=groups[sample.path],
                 pair=pair,
-                reads=tuple(path for path in (mask, pair and pair.path, pair and pair.mask) if path is not None),
+                reads=tuple(path for path in (mask, *((pair.path, pair.mask) if pair else ())) if path is not None),
             )
         )
     if settings.negative != RoiSettings.negative and not pairs and settings.negative not in dataset.classes:
