@@ -46,8 +46,8 @@ def commands_page() -> str:
         "# Commands",
         "",
         "Results go to stdout; progress and messages go to stderr. Exit codes: 0 all done; 1 some inputs failed, the "
-        "rest are written and the failures listed; 2 the call or its inputs are unusable; 130 interrupted; 143 terminated. "
-        "`camseg --version` prints the version, and `camseg COMMAND --help` says what stands here.",
+        "rest are written and the failures listed; 2 the call or its inputs are unusable; 130 interrupted; 143 "
+        "terminated. `camseg --version` prints the version, and `camseg COMMAND --help` says what stands here.",
         "",
         "This page is generated from the command line by `make docs`.",
     ]
