@@ -144,7 +144,7 @@ _CONTINUED: Final = (
 
 
 def main() -> None:
-    """Run the command line: 0 done, 1 some inputs failed, 2 unusable call or inputs, 130 interrupted, 143 terminated."""
+    """Run the command line: 0 done, 1 some inputs failed, 2 unusable call, 130 interrupted, 143 terminated."""
     # Class and file names that the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
