@@ -4,14 +4,13 @@ Shapes cannot say in which order tokens lie. What a network does can, and with a
 architecture's. So where the given weights mix all places too much to tell, other ones are drawn for the purpose.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from camseg.cams.hooks import Hook, hooked, inference
+from camseg.cams.hooks import Hook, hooked, inference, private_copy
 from camseg.cams.layout import Layout
 
 _PLACES: Final = (
@@ -174,7 +173,7 @@ def _drawn(model: nn.Module) -> nn.Module:
             torch.randn(*shape, generator=generator) / inputs**0.5, dtype=like.dtype, device=like.device
         )
 
-    drawn = copy.deepcopy(model)
+    drawn = private_copy(model)
     with torch.no_grad():
         for module in drawn.modules():
             for name, weight in module._parameters.items():

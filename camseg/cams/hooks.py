@@ -3,6 +3,7 @@
 Who looks has the network alone: threads that share one wait for each other.
 """
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -45,6 +46,12 @@ def alone(model: nn.Module) -> Iterator[None]:
     """No other thread looks into the network meanwhile; those that want to wait. May be nested."""
     with _LOCKS.of(model):
         yield
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy to change at will, without the hooks and modes of a thread that looks into the network meanwhile."""
+    with alone(model):
+        return copy.deepcopy(model)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Classifier -> its layers with a map: how each one holds it, and which of them ``auto`` and ``stages`` stand for."""
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from camseg.base.errors import LayerError
 from camseg.cams.evidence import settle_layouts
-from camseg.cams.hooks import Hook, alone, hooked, inference
+from camseg.cams.hooks import Hook, alone, hooked, inference, private_copy
 from camseg.cams.layout import Layout, plain_layout, possible_layouts
 from camseg.classify.classifier import Classifier
 
@@ -209,7 +208,7 @@ def _awake(model: nn.Module) -> nn.Module:
     if not asleep:
         return model
     # Not the network with other weights for a moment: some modules remember what they made of theirs.
-    model = copy.deepcopy(model).train().eval()
+    model = private_copy(model).train().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name in asleep:

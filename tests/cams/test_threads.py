@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Waited
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from camseg.base.errors import InputError
 from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
-from camseg.cams.hooks import alone, inference
+from camseg.cams.hooks import alone, hooked, inference, private_copy
 from camseg.cams.layers import find_layer, list_layers
 
 CALLS = [
@@ -85,3 +86,14 @@ def test_other_networks_are_not_waited_for(make_classifier):
     first, second = make_classifier(), make_classifier()
     with alone(first.model), ThreadPoolExecutor(1) as pool:
         assert pool.submit(list_layers, second).result(30)
+
+
+def test_copies_carry_nothing_of_other_threads(tiny_classifier):
+    model = tiny_classifier.model
+    with ThreadPoolExecutor(1) as pool:
+        with inference(model), hooked(model, {"layer4": lambda *_: None}):
+            waiting = pool.submit(private_copy, model)
+            with pytest.raises(Waited):
+                waiting.result(0.2)
+        copy = waiting.result(30)
+    assert not any(module._forward_hooks for module in copy.modules())

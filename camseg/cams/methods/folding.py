@@ -1,7 +1,6 @@
 """Batch norms folded into the convolutions before them: the same scores from fewer steps, for methods that run
 the network hundreds of times."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from camseg.cams.capture import Network
-from camseg.cams.hooks import Hook, hooked
+from camseg.cams.hooks import Hook, hooked, private_copy
 
 
 def folded(network: Network, images: Tensor, targets: Tensor) -> Network:
@@ -18,7 +17,7 @@ def folded(network: Network, images: Tensor, targets: Tensor) -> Network:
 
     ``images`` (M, 3, H, W), normalised, and class indices ``targets`` int64 (M,) are what the two are compared on.
     """
-    model = copy.deepcopy(network.classifier.model).eval()
+    model = private_copy(network.classifier.model).eval()
     quick = replace(network, classifier=replace(network.classifier, model=model))
     pairs = _pairs(quick, images, targets)
     if not pairs:
