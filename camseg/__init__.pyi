@@ -76,7 +76,10 @@ from .label.folder import refine_folder as refine_folder
 from .label.folder import trimap_folder as trimap_folder
 from .label.settings import LabelSettings as LabelSettings
 from .masks.cleaning import clean as clean
+from .masks.consensus import agreement as agreement
+from .masks.consensus import pairwise_dice as pairwise_dice
 from .masks.settings import CleaningSettings as CleaningSettings
+from .masks.settings import FusionSettings as FusionSettings
 from .masks.settings import MaskSettings as MaskSettings
 from .masks.settings import Threshold as Threshold
 from .masks.settings import load_threshold as load_threshold
@@ -128,9 +131,13 @@ from .studies.ensembles import make_ensemble as make_ensemble
 from .studies.settings import AuditSettings as AuditSettings
 from .studies.settings import CompareSettings as CompareSettings
 from .studies.settings import EnsembleSettings as EnsembleSettings
+from .train.members import plan_members as plan_members
+from .train.members import prepare_members as prepare_members
+from .train.members import train_members as train_members
 from .train.plan import plan_training as plan_training
 from .train.plan import prepare_training as prepare_training
 from .train.plan import run_training as run_training
+from .train.settings import MemberSettings as MemberSettings
 from .train.settings import Training as Training
 from .train.settings import TrainSettings as TrainSettings
 from .train.trainer import train_classifier as train_classifier

@@ -1,5 +1,6 @@
 """Fused maps in the layout of a network's input -> a map over the image."""
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import cv2
@@ -21,9 +22,15 @@ def to_image_size(classifier: AnyClassifier, grids: Grids, height: int, width: i
     nothing of place, becomes all zero. Of several members it is the mean, weighted by their shares.
     """
     total = np.zeros((height, width), np.float32)
-    for member, share, grid in zip(classifier.members, classifier.shares, grids, strict=True):
-        total += np.float32(share) * _over_image(member, grid, height, width, raw)
+    for share, own in zip(classifier.shares, members_over_image(classifier, grids, height, width, raw), strict=True):
+        total += np.float32(share) * own
     return total if raw else np.minimum(total, 1.0, out=total)  # rounded, shares may sum up to a little more
+
+
+def members_over_image(classifier: AnyClassifier, grids: Grids, height: int, width: int, raw: bool) -> Iterator[Cam]:
+    """Each member's map over the image, as ``to_image_size`` takes it into the mean."""
+    for member, grid in zip(classifier.members, grids, strict=True):
+        yield _over_image(member, grid, height, width, raw)
 
 
 def features_over_image(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from camseg.label.settings import ClassifierOptions
     from camseg.runs.loop import FolderReport
     from camseg.runs.settings import FolderOptions
+    from camseg.train.plan import Prepared
 
 _SHOWN: Final = 10
 """Failures that are said one by one."""
@@ -81,6 +82,18 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> N
     if failed:
         say(f"the {len(failed)} failed inputs are listed in {out / 'manifest.jsonl'}")
         raise typer.Exit(1)
+
+
+def introduce_training(prepared: "Sequence[Prepared]") -> None:
+    """Say what is trained from which images."""
+    first = prepared[0]
+    for line in first.remarks():
+        say(f"note: {line}")
+    weights = first.training.weights
+    start = "from scratch" if weights == "none" else f"from {weights}"
+    sizes = f"{len(first.train.samples)} training and {len(first.val.samples)} validation images"
+    several = f"{len(prepared)} times " if len(prepared) > 1 else ""
+    say(f"{several}{first.classifier.arch} {start}: {sizes} of {', '.join(first.classifier.classes)}")
 
 
 def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:

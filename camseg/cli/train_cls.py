@@ -1,5 +1,6 @@
 """``camseg train-cls``."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from camseg.base.settings import to_json
 from camseg.cli import console, fields, options
 from camseg.data.settings import NONE, Augmentation
 from camseg.train.recipes import RECIPES
-from camseg.train.settings import Training
+from camseg.train.settings import MemberSettings, Training
 
 OWN = ("data", "recipe", "samples_sha256", "weights_sha256")
 """What a training has and the options do not say of it."""
@@ -20,6 +21,7 @@ TRAINING = fields.Spelled({"model_args": "model_arg", **dict.fromkeys(OWN, "")},
 def train_cls(
     out: options.Out,
     training: Annotated[fields.Given, TRAINING],
+    members: MemberSettings,
     data: Annotated[
         Path | None,
         typer.Argument(
@@ -49,6 +51,7 @@ def train_cls(
 
     The defaults are those of the recipe default; other recipes, and the run of --like, have their own.
     """
+    from camseg.train.members import plan_members, prepare_members, train_members, try_members
     from camseg.train.plan import plan_training, prepare_training, run_training, try_training
     from camseg.train.processes import started_together
 
@@ -57,25 +60,22 @@ def train_cls(
     if augment is not None:
         ranges = to_json(Augmentation() if augment else NONE)
         changes["augmentation"] = ranges | changes.get("augmentation", {})
-    prepared = prepare_training(plan_training(data, recipe=recipe, like=like, changes=changes), out)
+    plan, several = plan_training(data, recipe=recipe, like=like, changes=changes), members.count > 1
+    prepared = prepare_members(plan_members(plan, members), out) if several else [prepare_training(plan, out)]
     processes = started_together()
     if processes.first:
-        weights, classifier = prepared.training.weights, prepared.classifier
-        sizes = f"{len(prepared.train.samples)} training and {len(prepared.val.samples)} validation images"
-        start = "from scratch" if weights == "none" else f"from {weights}"
-        for line in prepared.remarks():
-            console.say(f"note: {line}")
-        console.say(f"{classifier.arch} {start}: {sizes} of {', '.join(classifier.classes)}")
+        console.introduce_training(prepared)
         if dry_run and json:
+            classifier, trainings = prepared[0].classifier, [to_json(one.training) for one in prepared]
             facts = {"out": str(out), "model": classifier.arch, "classes": list(classifier.classes)}
-            console.print_json({**facts, "training": to_json(prepared.training)})
+            console.print_json({**facts, **({"members": trainings} if several else {"training": trainings[0]})})
     if dry_run:
         if processes.first:
-            console.finish_dry_training(try_training(prepared, out, device=device, overwrite=overwrite))
-    else:
-        metrics = run_training(
-            prepared, out, device=device, overwrite=overwrite, progress=console.progress, say=console.say
-        )
-        processes.part()
-        if processes.first:
-            console.finish_training(metrics, out, json)
+            attempt = partial(try_members, prepared) if several else partial(try_training, prepared[0])
+            console.finish_dry_training(attempt(out, device=device, overwrite=overwrite))
+        return
+    train = partial(train_members, prepared) if several else partial(run_training, prepared[0])
+    metrics = train(out, device=device, overwrite=overwrite, progress=console.progress, say=console.say)
+    processes.part()
+    if processes.first:
+        console.finish_training(metrics, out, json)

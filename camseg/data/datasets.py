@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -209,15 +210,32 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
             train, val = train_test_split(everything, test_size=fraction, random_state=seed, stratify=stratify)
     except ValueError as error:
         raise DatasetError(f"cannot split {len(labels)} images into training and validation: {error}") from None
-    parts = _subset(dataset, sorted(train)), _subset(dataset, sorted(val))
-    for part, name in zip(parts, ("training", "validation"), strict=True):
-        seen = {label for sample in part.samples for label in sample.labels or ()}
-        if missing := sorted(set(dataset.classes) - seen):
-            raise DatasetError(
-                f"the {name} part of the split holds no image of {missing[0]!r}; add images or groups, change the "
-                "validation fraction or the seed, or name a validation set"
-            )
-    return parts
+    return _both(dataset, train, val)
+
+
+def fold(dataset: Dataset, number: int, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Divide into ``count`` folds of about one size; return all others for training and fold ``number`` for validation.
+
+    Stratified by label, never through a group or between copies of an image, as ``split``; ``number``: from 0. Over all
+    numbers each image is in validation once. Raises DatasetError when a side would be empty or would miss a class.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if not 0 <= number < count or count < 2:
+        raise InputError(f"expected at least 2 folds, and one from 0 to their number less 1; got {number} of {count}")
+    labels = np.array([";".join(sorted(sample.labels or ())) for sample in dataset.samples])
+    groups = _groups(dataset)
+    groups = np.arange(len(labels)) if groups is None else groups
+    if len(set(groups)) < count:
+        raise DatasetError(f"cannot make {count} folds of {len(set(groups))} groups of images; ask for fewer")
+    folds = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that rare labels are not in every fold: judged below
+            train, val = next(islice(folds.split(labels, labels, groups), number, None))
+    except ValueError as error:
+        raise DatasetError(f"cannot make {count} folds of {len(labels)} images: {error}") from None
+    return _both(dataset, train, val)
 
 
 def check_disjoint(first: Dataset, second: Dataset) -> None:
@@ -296,6 +314,19 @@ def _split_groups(
     parts = [val for _, val in islice(folds.split(labels, labels, groups), share.numerator)]
     val = np.concatenate(parts)
     return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def _both(dataset: Dataset, train: NDArray[Any], val: NDArray[Any]) -> tuple[Dataset, Dataset]:
+    """The parts by their indices; DatasetError where one misses a class."""
+    parts = _subset(dataset, sorted(train)), _subset(dataset, sorted(val))
+    for part, name in zip(parts, ("training", "validation"), strict=True):
+        seen = {label for sample in part.samples for label in sample.labels or ()}
+        if missing := sorted(set(dataset.classes) - seen):
+            raise DatasetError(
+                f"the {name} part of the split holds no image of {missing[0]!r}; add images or groups, change the "
+                "validation fraction, the number of folds or the seed, or name a validation set"
+            )
+    return parts
 
 
 def _subset(dataset: Dataset, indices: Sequence[int]) -> Dataset:

@@ -9,7 +9,8 @@ from camseg.base.arrays import Alpha, Cam, Image, Mask, Trimap, check_image
 from camseg.base.progress import Say, unheard
 from camseg.data.datasets import Sample
 from camseg.label.settings import LabelSettings
-from camseg.label.stages import CleanStage, PropagateStage, RefineStage, ThresholdStage, TrimapStage
+from camseg.label.stages import CleanStage, FuseStage, PropagateStage, RefineStage, ThresholdStage, TrimapStage
+from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.runs.record import Record
 from camseg.runs.stage import Item, Stage, run_stages
 
@@ -35,25 +36,35 @@ class Labelled:
     """Which refiner decided, or was to."""
     fallback: str | None = None
     """Why no refiner decided, if one was to."""
+    agreement: float | None = None
+    """How far an ensemble's members agree: the mean Dice of their masks with each other."""
 
 
-def map_stages(plan: "Plan", rule: "TargetRule", batch_size: int, say: Say = unheard) -> list[Stage]:
-    """Images -> maps at the images' size, an item for each image and class."""
+def map_stages(
+    plan: "Plan", rule: "TargetRule", batch_size: int, say: Say = unheard, *, apart: bool = False
+) -> list[Stage]:
+    """Images -> maps at the images' size, an item for each image and class; ``apart``: by member of an ensemble too."""
     from camseg.label.network_stages import CamStage, LoadStage, PlaceStage
 
     return [
         LoadStage(plan=plan),
         CamStage(plan=plan, rule=rule, batch_size=batch_size, say=say),
-        PlaceStage(plan=plan),
+        PlaceStage(plan=plan, apart=apart and len(plan.members) > 1),
     ]
 
 
-def mask_stages(settings: LabelSettings) -> list[Stage]:
-    """Maps -> masks: propagation, threshold, trimap, refinement, cleaning."""
-    refined = settings.refinement.method != "none"
+def mask_stages(settings: LabelSettings, shares: Sequence[float] = (1.0,)) -> list[Stage]:
+    """Maps -> masks: propagation, threshold, trimap, refinement, cleaning; ``shares``: of an ensemble's members, whose
+    maps are fused before propagation or after it."""
+    refined, how = settings.refinement.method != "none", settings.consensus.fusion
+    fuse = FuseStage(settings=settings.consensus, threshold=settings.masks.threshold, shares=tuple(shares))
+    several = len(shares) > 1
+    masks = MaskSettings(threshold=parse_threshold(0.5)) if several and how == "votes" else settings.masks
     return [
+        *([fuse] if several and how == "maps" else []),
         PropagateStage(settings=settings.propagation),
-        ThresholdStage(settings=settings.masks),
+        *([fuse] if several and how != "maps" else []),
+        ThresholdStage(settings=masks),
         *([TrimapStage(settings=settings.trimap)] if refined else []),
         RefineStage(settings=settings.refinement),
         CleanStage(settings=settings.cleaning),
@@ -86,7 +97,10 @@ def label_image(
     if target is not None:
         classifier.class_index(target)
     rule = TargetRule(word="likeliest") if target is None else TargetRule(word=None, named=(target,))
-    stages: Sequence[Stage] = [*map_stages(ready, rule, 1), *mask_stages(settings)]
+    stages: Sequence[Stage] = [
+        *map_stages(ready, rule, 1, apart=True),
+        *mask_stages(settings, classifier.shares),
+    ]
     for stage in stages:
         stage.setup(str(classifier.device))
     (done,) = run_stages(stages, [item])
@@ -99,4 +113,5 @@ def label_image(
         alpha=done.alpha,
         refiner=done.record.refiner,
         fallback=done.record.fallback,
+        agreement=done.record.agreement,
     )

@@ -15,6 +15,7 @@ from camseg.label.chain import map_stages, mask_stages
 from camseg.label.settings import CamsOutput, ClassifierOptions, LabelSettings
 from camseg.label.stages import (
     CleanStage,
+    FuseStage,
     PropagateStage,
     ReadStage,
     RefineStage,
@@ -59,7 +60,7 @@ def label_folder(
     """
     settings = settings or LabelSettings()
     kinds = {"mask": "masks"} | {_SINGULAR[kind]: kind for kind in _SINGULAR if kind in settings.save}
-    behind = [*mask_stages(settings), WriteStage(folder=Path(out), kinds=kinds)]
+    behind = [*mask_stages(settings, classifier.shares), WriteStage(folder=Path(out), kinds=kinds)]
     guided = settings.propagation.needs_features
     _open_refiner(settings.refinement, str(classifier.device))
     return _network_folder(
@@ -116,7 +117,9 @@ def _network_folder(
         options.say(f"note: {remark}")
     if rule.word != "predicted" and (line := _labels_line(data, rule, classifier)):
         options.say(line)
-    stages = [*map_stages(plan(classifier, cams, guided=guided), rule, batch_size, options.say), *behind]
+    apart = any(isinstance(stage, FuseStage) for stage in behind)
+    ready = plan(classifier, cams, guided=guided)
+    stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart), *behind]
     run = {"classifier": classifier.run, "negative": list(classifier.negative)}
     stride = classifier.members[0].model_args.get("output_stride")
     return run_folder(

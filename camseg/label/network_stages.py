@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.base.arrays import dequantise, quantise
+from camseg.base.arrays import Cam, dequantise, quantise
 from camseg.base.errors import InputError
 from camseg.base.progress import Say, unheard
 from camseg.base.settings import to_json
 from camseg.cams.capture import Network
 from camseg.cams.extract import BatchCams, BatchLimit, extract, stack_inputs
-from camseg.cams.placing import features_over_image, to_image_size
+from camseg.cams.placing import features_over_image, members_over_image, to_image_size
 from camseg.cams.plan import Plan, guiding_layer
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.classify.targets import TargetRule
@@ -155,10 +155,16 @@ class PlaceStage(Stage):
     name: ClassVar[str] = "placing"
     plan: Plan
     """Says where an image lies in the networks' inputs."""
+    apart: bool = False
+    """Whether an ensemble's maps are kept by member too, for ``FuseStage``; then there is one method."""
 
     def each(self, item: Item) -> Item:
         """The item with its maps; all zero where the image is known to hold no object."""
         settings, cams = self.plan.settings, {}
+        members: tuple[Cam, ...] = ()
+        if self.apart and item.grids:
+            own = members_over_image(self.plan.classifier, item.grids[settings.methods[0]], *item.size, settings.raw)
+            members = tuple(dequantise(quantise(cam)) for cam in own)
         for method in settings.methods:
             cam = np.zeros(item.size, np.float32)
             if item.grids:
@@ -167,7 +173,7 @@ class PlaceStage(Stage):
         empty = item.record.empty
         if zero := [method for method, cam in cams.items() if not cam.any()]:
             empty = empty or f"nothing speaks for the class by {', '.join(zero)}"
-        return replace(item, cams=cams, grids={}, record=replace(item.record, empty=empty))
+        return replace(item, cams=cams, members=members, grids={}, record=replace(item.record, empty=empty))
 
 
 @dataclass(kw_only=True, eq=False)

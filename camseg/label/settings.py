@@ -9,7 +9,7 @@ from pydantic import Field
 from camseg.base.errors import InputError
 from camseg.base.settings import Option, settings
 from camseg.cams.settings import CamSettings
-from camseg.masks.settings import CleaningSettings, MaskSettings
+from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 
@@ -27,6 +27,8 @@ class LabelSettings:
     """How the map is extracted."""
     propagation: PropagateSettings = field(default_factory=PropagateSettings)
     """How it is spread."""
+    consensus: FusionSettings = field(default_factory=FusionSettings)
+    """How the maps of an ensemble's members become one."""
     masks: MaskSettings = field(default_factory=MaskSettings)
     """How it becomes a mask."""
     trimap: TrimapSettings = field(default_factory=TrimapSettings)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from camseg.base.arrays import UNKNOWN, Image, Mask, Trimap, dequantise, quantise
+from camseg.base.arrays import UNKNOWN, Cam, Image, Mask, Trimap, dequantise, quantise
 from camseg.base.errors import InputError
 from camseg.base.files import sha256
 from camseg.base.settings import to_json
@@ -23,7 +23,8 @@ from camseg.data.images import (
 )
 from camseg.data.mask_settings import MaskReading
 from camseg.masks.cleaning import clean
-from camseg.masks.settings import CleaningSettings, MaskSettings
+from camseg.masks.consensus import FUSIONS, central_weights, centrality, pairwise_dice
+from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings, Threshold
 from camseg.masks.threshold import cam_to_mask
 from camseg.propagation.settings import PropagateSettings, make_settings
 from camseg.refinement.refine import open_network, refine_with_report, warm_up
@@ -109,18 +110,48 @@ class PropagateStage(Stage):
             return replace(item, record=record)
         from camseg.propagation.propagate import propagate  # loads torch
 
-        image = item.image
+        image, chosen = item.image, make_settings(method, self.settings.args)
         assert item.cam is not None
-        spread = propagate(
-            image,
-            item.cam,
-            method,
-            settings=make_settings(method, self.settings.args),
-            features=item.features,
-            device=self.device,
-        )
-        cams = {method: dequantise(quantise(spread))}
-        return replace(item, record=record, cams=cams, pixels=image, features=None)
+
+        def spread(cam: Cam) -> Cam:
+            wide = propagate(image, cam, method, settings=chosen, features=item.features, device=self.device)
+            return dequantise(quantise(wide))
+
+        # Where members stay apart, what they are together is not known yet.
+        members = tuple(spread(cam) for cam in item.members)
+        cams = {method: item.cam if members else spread(item.cam)}
+        return replace(item, record=record, cams=cams, members=members, pixels=image, features=None)
+
+
+@dataclass(kw_only=True, eq=False)
+class FuseStage(Stage):
+    """Makes one map of those of an ensemble's members, and says how far their masks agree."""
+
+    name: ClassVar[str] = "fusion"
+    settings: FusionSettings
+    """How."""
+    threshold: Threshold
+    """At which level their masks are cut."""
+    shares: tuple[float, ...]
+    """How much each member counts by itself."""
+
+    def identity(self) -> dict[str, Any]:
+        """The settings, and the level."""
+        return {**super().identity(), "threshold": str(self.threshold)}
+
+    def each(self, item: Item) -> Item:
+        """The item with the fused map; as it is where no member has a map."""
+        if not item.members:
+            return item
+        masks = [cam_to_mask(cam, self.threshold) for cam in item.members]
+        central = centrality(pairwise_dice(masks))
+        weights = central_weights(central, self.shares, self.settings.centrality or np.inf)
+        votes = self.settings.fusion == "votes"
+        maps = [mask.astype(np.float32) for mask in masks] if votes else item.members
+        fused = FUSIONS[self.settings.fusion](maps, weights)
+        (method,) = item.cams
+        record = replace(item.record, agreement=round(float(central.mean()), 4))
+        return replace(item, record=record, cams={method: dequantise(quantise(fused))}, members=())
 
 
 def _with_mask(record: Record, mask: Mask, reason: str) -> Record:

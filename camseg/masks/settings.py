@@ -181,3 +181,18 @@ class MaskSettings:
     threshold: ThresholdText = parse_threshold("max:0.7")
     """What lies above is object: 0.4, max:0.7 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold
     file."""
+
+
+FusionName: TypeAlias = Literal["maps", "mean", "median", "votes"]
+
+
+@settings
+class FusionSettings:
+    """How the maps of an ensemble's members become one."""
+
+    fusion: FusionName = "maps"
+    """Of an ensemble: maps: the mean of its members' maps, then propagated; mean or median: of the maps that each
+    member's becomes by propagation; votes: of those, the pixels over the threshold in half of them."""
+    centrality: Annotated[float, Field(gt=0)] | None = None
+    """Of an ensemble: for each image, members count by how far their masks agree with the others': by 1/e for each
+    such difference of the mean Dice, as in 0.1; default: all as their shares say."""

@@ -61,6 +61,8 @@ class Record:
     """Input sizes, relative to the classifier's, whose maps were fused."""
     empty: str | None = None
     """Why the map is all zero, the mask empty, or none was made; null where there is something in it."""
+    agreement: float | None = None
+    """Of an ensemble, in [0, 1]: the mean Dice of its members' masks with each other; null for one network."""
     propagation: str | None = None
     """The propagator; none where maps were left as they were."""
     threshold: str | None = None

@@ -46,6 +46,8 @@ class Item:
     """(C, h, w) over the image: what propagation may walk on."""
     cams: Mapping[str, Cam] = field(default_factory=dict)
     """Per method the map at the image's size."""
+    members: tuple[Cam, ...] = ()
+    """Of an ensemble, until they are fused: each member's map of the only method."""
     mask: Mask | None = None
     """The mask, in the end the final one."""
     void: Mask | None = None

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,20 +17,18 @@ from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.base.files import check_can_write, read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.cams.capture import Network
 from camseg.classify.checkpoint import RUN_FILES, clear_run, load_network
 from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, LinearRule
 from camseg.classify.settings import Voting
 from camseg.data.datasets import Dataset, image_places, load_training_data
 from camseg.data.images import write_image
-from camseg.data.settings import NONE
 from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.figures import plot_confusion
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
 from camseg.runs.loop import check_apart
 from camseg.studies.settings import EnsembleSettings, MemberWeights
-from camseg.train.batches import Batches, LoadedSet, load_pixels, loader
+from camseg.train.passes import Passes, Seen
 from camseg.train.plan import load_parts, trained_on
 
 _WRITTEN_FIRST: Final = ("metrics.json", "confusion.png", "rule.safetensors")
@@ -88,7 +86,7 @@ def make_ensemble(
         return {}
     metrics: dict[str, Any] = {}
     if val is not None:
-        passes = _Passes(features=method != "soft", batch_size=settings.batch_size, progress=progress)
+        passes = Passes(features=method != "soft", batch_size=settings.batch_size, progress=progress)
         seen = passes.over(members, val, "validation images")
         facts: dict[str, Any] = {"method": method, "val_images": len(seen.truth)}
         failed = seen.failed
@@ -189,60 +187,7 @@ def _accuracy(run: Path) -> float:
         raise CheckpointError(f"{run / 'metrics.json'} tells no accuracy; give --weights as numbers") from None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Seen:
-    """What the members say to a set of images."""
-
-    truth: NDArray[Any]
-    """As ``Dataset.targets`` gives it, in the order of the ensemble's classes."""
-    logits: list[Tensor]
-    """Each member's, (N, classes) in that member's order."""
-    features: list[Tensor | None]
-    """Each member's, (N, F); None where they are not asked for."""
-    failed: dict[Path, str]
-    """Images that could not be read, with the reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Passes:
-    """How images go through the members."""
-
-    features: bool
-    batch_size: int
-    progress: Progress
-
-    def over(self, members: Sequence[Classifier], data: Dataset, title: str) -> _Seen:
-        """Every member's outputs for the images that all of them can read, each in its own window."""
-        outputs: list[tuple[Dataset, Tensor, Tensor | None]] = []
-        failed: dict[Path, str] = {}
-        for number, member in enumerate(members):
-            data, pixels, problems = load_pixels(member, data, self.progress, f"reading {title}")
-            failed |= problems
-            order = [(0, index) for index in range(len(data.samples))]
-            batches = loader(
-                member, LoadedSet(data, pixels), Batches(size=self.batch_size, seed=0, workers=0), order, NONE
-            )
-            network = Network(classifier=member, layers=())
-            passes = [
-                network.forward(member.normalise(squares), gradients=False, features=self.features)
-                for squares, _ in self.progress(batches, len(batches), f"member {number}, {title}")
-            ]
-            read = [one.features.cpu() for one in passes if one.features is not None]
-            outputs.append((data, torch.cat([one.logits.cpu() for one in passes]), torch.cat(read) if read else None))
-        # What a later member could not read, the earlier ones have seen.
-        kept = [torch.tensor([one.path not in failed for one in own.samples]) for own, _, _ in outputs]
-        return _Seen(
-            truth=data.targets(members[0].classes),
-            logits=[logits[rows] for rows, (_, logits, _) in zip(kept, outputs, strict=True)],
-            features=[
-                None if features is None else features[rows]
-                for rows, (_, _, features) in zip(kept, outputs, strict=True)
-            ],
-            failed=failed,
-        )
-
-
-def _fit_rule(method: Voting, train: _Seen, val: _Seen, ensemble: Ensemble) -> tuple[LinearRule, dict[str, float]]:
+def _fit_rule(method: Voting, train: Seen, val: Seen, ensemble: Ensemble) -> tuple[LinearRule, dict[str, float]]:
     """The rule with the least cross-entropy on the validation images, with its C and temperature.
 
     Its scores become probabilities by a softmax (multi-label: sigmoid) of them divided by the temperature, which the

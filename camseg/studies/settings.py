@@ -1,5 +1,6 @@
 """What studies are told."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal, TypeAlias
@@ -12,6 +13,9 @@ from camseg.base.settings import Option, checked, settings
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.settings import CamSettings
 from camseg.classify.settings import Voting
+from camseg.label.settings import LabelSettings
+from camseg.masks.settings import MaskSettings, ThresholdText
+from camseg.propagation.settings import PropagateSettings
 
 MemberWeights: TypeAlias = Literal["equal", "accuracy"] | tuple[Annotated[float, Field(ge=0)], ...]
 """What the members count: all the same, by the validation accuracy in their ``metrics.json``, or a number for each."""
@@ -96,3 +100,52 @@ class EnsembleSettings:
     """Images per pass of the network."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Start of all random choices."""
+
+
+def _listed(values: Any) -> Any:
+    """Each value by itself where a text names several: par,none; a file's name may hold a comma."""
+    if not isinstance(values, (list, tuple)):
+        values = [values]
+    parts: list[Any] = []
+    for value in values:
+        several = isinstance(value, str) and not os.path.isfile(value)
+        parts += [part.strip() for part in value.split(",") if part.strip()] if several else [value]
+    return parts
+
+
+def _check_propagation(name: str) -> str:
+    PropagateSettings(method=name)
+    return name
+
+
+@settings
+class ChooseSettings:
+    """How runs and settings are ranked without true masks."""
+
+    cams: CamSettings = field(default_factory=lambda: LabelSettings().cams)
+    """How maps are extracted; as in camseg label."""
+    propagations: Annotated[
+        tuple[Annotated[str, AfterValidator(checked(_check_propagation))], ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+    ] = (PropagateSettings.method,)
+    """How maps are spread: par, crf, guided, superpixels, random-walk or none; several are ranked."""
+    thresholds: Annotated[tuple[ThresholdText, ...], BeforeValidator(_listed), Field(min_length=1)] = (
+        MaskSettings.threshold,
+    )
+    """What lies above is object, as in camseg label; several are ranked."""
+    negative: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()
+    """Class without object, instead of the run's own."""
+    limit: Annotated[int, Field(ge=1)] = 50
+    """Most images with an object that are looked at, and most without one; drawn by chance."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images per pass of the network."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Start of all random choices."""
+
+    def __post_init__(self) -> None:
+        if len(self.cams.methods) != 1 or self.cams.raw or not self.cams.gate:
+            raise InputError("masks are made of one CAM method's maps in [0, 1]; name one method, and no raw maps")
+        for what in (self.propagations, tuple(map(str, self.thresholds))):
+            if len(set(what)) < len(what):
+                raise InputError(f"expected different settings to rank; got {', '.join(what)}")

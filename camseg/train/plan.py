@@ -20,6 +20,7 @@ from camseg.classify.classifier import Classifier
 from camseg.data.datasets import (
     Dataset,
     check_disjoint,
+    fold,
     image_places,
     load_training_data,
     own_parts,
@@ -89,6 +90,8 @@ def plan_training(
     settings = {name: changes.pop(name) for name in [item.name for item in fields(TrainSettings)] if name in changes}
     if "val_fraction" in changes:
         changes.setdefault("val", None)
+    if "val" in changes:
+        changes.setdefault("fold", None)
     if like is None or "model" in changes or "weights" in changes:
         changes["weights"] = _weights(changes.get("weights"), changes.get("model", base.model))
         changes["weights_sha256"] = None
@@ -129,8 +132,9 @@ def _from_record(record: object, path: str) -> Training:
             f"{path} does not say what it was trained from, as runs of camseg train-cls do; give DATA and the options"
         )
     names = [item.name for item in fields(Training)]
+    later = {"fold": None, "split_seed": None}  # which runs of before do not state
     try:
-        return from_json(Training, {name: record[name] for name in names})
+        return from_json(Training, {name: {**later, **record}[name] for name in names})
     except (KeyError, InputError) as error:
         raise CheckpointError(f"{path}: its training cannot be repeated ({error})") from None
 
@@ -197,14 +201,20 @@ def _check_empty_labels(parts: Sequence[Dataset], training: Training) -> None:
 
 
 def load_parts(
-    data: Path | str, *, val: Path | str | None, val_fraction: float, test_fraction: float, seed: int
+    data: Path | str,
+    *,
+    val: Path | str | None,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    numbered: tuple[int, int] | None = None,
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """The images to learn from, those for validation, and those for the test where there are such.
 
     A data set that comes divided (``train/<class>/...``, ``val/...``, ``test/...``) stays so; else shares are split
-    off. The same images, fractions and seed give the same parts; what is to be said of them are the first one's
-    remarks. Raises what loading and splitting do, and DatasetError for validation images that ``data`` has too, that
-    have other classes, or that there are twice.
+    off, or with ``numbered`` that fold: (which, of how many). The same images, fractions and seed give the same parts;
+    what is to be said of them are the first one's remarks. Raises what loading and splitting do, and DatasetError for
+    validation images that ``data`` has too, that have other classes, or that there are twice.
     """
     dataset = load_training_data(data)
     remarks = [*dataset.remarks]
@@ -220,7 +230,11 @@ def load_parts(
         )
     if test is None and test_fraction:
         rest, test = split(rest, test_fraction, seed)
-    if val is not None:
+    if numbered is not None:
+        if val is not None or (own is not None and "val" in own):
+            raise DatasetError("validation images are there, and folds would be others; leave these out, or the folds")
+        rest, held = fold(rest, *numbered, seed)
+    elif val is not None:
         if own is not None and "val" in own:
             raise DatasetError(f"{data} comes with validation images of its own; give its training folder, or no --val")
         held = load_training_data(val, dataset.classes)
@@ -252,7 +266,8 @@ def _parts(training: Training) -> tuple[Dataset, Dataset, Dataset | None, str]:
         val=training.val,
         val_fraction=training.val_fraction,
         test_fraction=training.test_fraction,
-        seed=training.settings.seed,
+        seed=training.settings.seed if training.split_seed is None else training.split_seed,
+        numbered=training.fold,
     )
     found = samples_sha256(train, val, *([test] if test else ()))
     if training.samples_sha256 not in (None, found):

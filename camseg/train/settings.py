@@ -77,6 +77,10 @@ class Training:
     """Share that is split off for validation, by label and never through a group."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share that is split off before that, takes no part in training and is scored at its end."""
+    fold: Annotated[tuple[int, int] | None, Option(hidden=True)] = None
+    """Which fold of how many, from 0, validates in place of a share that is split off; None: no folds."""
+    split_seed: Annotated[int | None, Option(hidden=True)] = None
+    """Start of the random choices of a split; None: the seed, as of a network that is trained by itself."""
     samples_sha256: Annotated[str | None, Option(hidden=True)] = None
     """Hash of the images' names, labels and groups; None: not known yet."""
     recipe: Annotated[str, Option(hidden=True)] = "default"
@@ -108,3 +112,18 @@ class Training:
     """Standard deviation of the inputs, as their mean."""
     settings: TrainSettings = field(default_factory=TrainSettings)
     """How the network learns."""
+
+
+@settings
+class MemberSettings:
+    """How many networks are trained and joined into one ensemble."""
+
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Train as many networks, each validated on another fold of the images, and join them into one ensemble."""
+    seeds: Annotated[int, Field(ge=1)] = 1
+    """Train as many networks from different seeds (with --folds: in each fold), and join them."""
+
+    @property
+    def count(self) -> int:
+        """How many networks that makes."""
+        return (self.folds or 1) * self.seeds

@@ -122,7 +122,7 @@ def test_propagators(name):
     assert found == pytest.approx(PROPAGATED[name], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in REFINERS if name not in ("knn", "lkm", "fba")])
+@pytest.mark.parametrize("name", [name for name in REFINERS if name not in ("knn", "lkm", "fba", "sam")])
 def test_refiners(name):
     image, disc = scene()
     rows, columns = np.nonzero(disc)

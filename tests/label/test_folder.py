@@ -59,6 +59,7 @@ KEYS = [
         "layer",
         "scales",
         "empty",
+        "agreement",
         "propagation",
         "threshold",
     ),

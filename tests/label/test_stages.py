@@ -21,6 +21,7 @@ from camseg.label.network_stages import CamStage, FeatureStage, LoadStage, Place
 from camseg.label.stages import (
     WRITERS,
     CleanStage,
+    FuseStage,
     PropagateStage,
     ReadStage,
     RefineStage,
@@ -29,7 +30,7 @@ from camseg.label.stages import (
     WriteCamsStage,
     WriteStage,
 )
-from camseg.masks.settings import CleaningSettings, MaskSettings
+from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings, parse_threshold
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs.record import Record
@@ -148,6 +149,21 @@ def walked(world):
     return PropagateStage(settings=WALK), stage([item])[0]
 
 
+def apart(world):
+    """An item whose two members see the object at different places."""
+    cam = world.item.cam
+    return replace(world.item, members=(cam, np.ascontiguousarray(cam[::-1])))
+
+
+def spread_members(world):
+    return PropagateStage(settings=PropagateSettings(method="par", args={"rounds": 3})), apart(world)
+
+
+def fused(world):
+    settings = FusionSettings(fusion="median", centrality=0.1)
+    return FuseStage(settings=settings, threshold=parse_threshold("max:0.6"), shares=(0.5, 0.5)), apart(world)
+
+
 def threshold(world):
     return ThresholdStage(settings=MaskSettings(threshold="otsu")), world.item
 
@@ -183,7 +199,8 @@ CASES = {
     PlaceStage: [placing],
     SquareStage: [square],
     FeatureStage: [features],
-    PropagateStage: [spread, walked],
+    PropagateStage: [spread, walked, spread_members],
+    FuseStage: [fused],
     ThresholdStage: [threshold],
     TrimapStage: [trimap],
     RefineStage: [refined, chosen],

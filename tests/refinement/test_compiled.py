@@ -124,7 +124,7 @@ def test_nothing_fails_where_no_cache_can_be_written(tmp_path):
     run(NOWHERE + code, tmp_path / "file" / "cache")
 
 
-@pytest.mark.parametrize("method", ["auto", "closed-form", "grabcut", "knn", "lkm", "fba"])
+@pytest.mark.parametrize("method", ["auto", "closed-form", "grabcut", "knn", "lkm", "fba", "sam"])
 @pytest.mark.parametrize("colors", [False, True])
 def test_every_refiner_can_be_warmed_up(method, colors):
     warm_up(method, colors=colors)
