@@ -9,7 +9,6 @@ import numpy as np
 
 from camseg.base.arrays import UNKNOWN, Cam, Image, Mask, Trimap, dequantise, quantise
 from camseg.base.errors import InputError
-from camseg.base.files import sha256
 from camseg.base.settings import to_json
 from camseg.data.images import (
     Window,
@@ -27,7 +26,7 @@ from camseg.masks.consensus import FUSIONS, central_weights, centrality, pairwis
 from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings, Threshold
 from camseg.masks.threshold import cam_to_mask
 from camseg.propagation.settings import PropagateSettings, make_settings
-from camseg.refinement.refine import open_network, refine_with_report, warm_up
+from camseg.refinement.refine import open_network, refine_with_report, warm_up, weights_hash
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.refinement.trimaps import mask_to_trimap, masks_to_trimap, published_trimap, unusable
 from camseg.runs.output import provenance
@@ -242,9 +241,9 @@ class RefineStage(Stage):
         return () if item.source is None else (item.source,)
 
     def identity(self) -> dict[str, Any]:
-        """The settings, and what the file of weights holds."""
+        """The settings, and what the file or folder of weights holds."""
         weights = self.settings.weights
-        return super().identity() | ({} if weights is None else {"weights_sha256": sha256(weights)})
+        return super().identity() | ({} if weights is None else {"weights_sha256": weights_hash(weights)})
 
     def each(self, item: Item) -> Item:
         """The item with its alpha, the mask that follows from it, and which refiner decided or why none did."""
@@ -254,7 +253,14 @@ class RefineStage(Stage):
         image, trimap = item.image, item.trimap
         assert trimap is not None
         refined = refine_with_report(
-            image, trimap, method, item.mask, self.colors, weights=self.settings.weights, device=self.device
+            image,
+            trimap,
+            method,
+            item.mask,
+            self.colors,
+            cam=item.cam,
+            weights=self.settings.weights,
+            device=self.device,
         )
         alpha = dequantise(quantise(refined.alpha))
         # Where the trimap is to blame, what it lacks tells more.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from camseg.base.arrays import (
     FOREGROUND,
     UNKNOWN,
     Alpha,
+    Cam,
     Colors,
     Image,
     Mask,
     Trimap,
+    check_cam,
     check_image,
     check_mask,
     check_same_size,
@@ -32,6 +34,7 @@ from camseg.base.errors import (
     SolverError,
     TrimapError,
 )
+from camseg.base.files import contents_sha256, sha256
 from camseg.refinement.choosing import clearest, flaw
 from camseg.refinement.colors import estimate_colors
 from camseg.refinement.nearest import nearest_known
@@ -40,6 +43,7 @@ from camseg.refinement.settings import RefineSettings
 
 if TYPE_CHECKING:
     from camseg.refinement.fba import Fba
+    from camseg.refinement.sam import Sam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,8 @@ class Refined:
     background: Colors | None = None
     """(H, W, 3), [0, 1]: the colours behind it, if they were asked for."""
     fallback: str | None = None
-    """Why no refiner decided (the error's ``reason``, or a flaw of the refined mask); None when one did."""
+    """Why no refiner decided (the error's ``reason``, or a flaw of the refined mask), or not everywhere (``drifted off
+    in parts``); None when one did."""
 
 
 def refine(
@@ -87,6 +92,7 @@ def refine_with_report(
     mask: Mask | None = None,
     colors: bool = False,
     *,
+    cam: Cam | None = None,
     weights: str | Path | None = None,
     device: str = "cpu",
 ) -> Refined:
@@ -95,23 +101,33 @@ def refine_with_report(
     Where the trimap is unusable or the solver fails, alpha is ``mask`` (bool (H, W)) if there is one; else
     unknown pixels get the value of the nearest known region, and zero if nothing is known. With a mask the
     result is also compared with it: one that has a ``flaw`` is dropped for it, and ``auto`` keeps the mask where
-    no refiner's outline is clearer. Raises InputError, CheckpointError.
+    no refiner's outline is clearer. ``cam``: the map, float32 (H, W) in [0, 1], that the mask was cut from; a refiner
+    that starts from the mask looks at its peaks. Raises InputError, CheckpointError.
     """
     check_inputs(image, trimap, method, weights)
     if mask is not None:
         check_same_size(image, check_mask(mask), "image and mask")
+    if cam is not None:
+        check_same_size(image, check_cam(cam), "image and map")
     decided: str | None = method
-    foreground = background = fallback = None
+    foreground = background = fallback = partly = None
     try:
         check_usable(trimap)
         if method == AUTO:
             decided, alpha, fallback = _auto(image, trimap, mask)
         else:
-            if colors and METHODS[method].needs_weights:
+            chosen = METHODS[method]
+            if colors and chosen.gives_colors:
                 alpha, foreground, background = _network(method, Path(str(weights)), device).matte(image, trimap)
+            elif chosen.starts_from_mask:
+                answered = _network(method, Path(str(weights)), device).segment(image, trimap, mask, cam)
+                alpha = answered.alpha
+                fallback = "drifted off" if answered.kept == answered.parts else None
+                partly = "drifted off in parts" if answered.kept else None
             else:
                 alpha = _refiner(method, weights, device)(image, trimap)
-            fallback = None if mask is None else flaw(mask, alpha > 0.5)
+            if fallback is None and mask is not None:
+                fallback = flaw(mask, alpha > 0.5)
     except (TrimapError, SolverError) as error:
         fallback = error.reason
     if fallback is not None:
@@ -119,6 +135,7 @@ def refine_with_report(
         alpha = (nearest_known(trimap) if mask is None else mask).astype(np.float32)
     if colors and (foreground is None or background is None):
         foreground, background = estimate_colors(image, alpha)
+    fallback = fallback or partly
     return Refined(alpha=alpha, method=decided, foreground=foreground, background=background, fallback=fallback)
 
 
@@ -133,6 +150,16 @@ def open_network(method: str, weights: str | Path | None, device: str) -> None:
     check_refiner(method, weights)
     if weights is not None:
         _network(method, Path(weights), device)
+
+
+def weights_hash(weights: Path) -> str:
+    """The hash of a network's weights, in hexadecimal: of a file, or of the weights and settings in a folder.
+
+    Raises InputError when a file cannot be read.
+    """
+    if not weights.is_dir():
+        return sha256(weights)
+    return contents_sha256(sorted(path for path in weights.iterdir() if path.suffix in (".json", ".safetensors")))
 
 
 @cache
@@ -173,9 +200,9 @@ def _refiner(method: str, weights: str | Path | None, device: str) -> Callable[[
 
 
 @lru_cache(maxsize=1)
-def _network(method: str, weights: Path, device: str) -> "Fba":
+def _network(method: str, weights: Path, device: str) -> Any:
     """The network of the last call: a folder of images loads it once."""
-    network: Fba = METHODS[method].load()(weights, device)
+    network: Fba | Sam = METHODS[method].load()(weights, device)
     return network
 
 

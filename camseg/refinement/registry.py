@@ -17,10 +17,19 @@ CANDIDATES: Final = ("closed-form", "grabcut")
 
 @dataclass(frozen=True, kw_only=True)
 class Refiner(Method):
-    """(Image, Trimap) -> Alpha; of a trained network the function loads it: (file of weights, device) -> that."""
+    """(Image, Trimap) -> Alpha; of a trained network the function loads it: (its weights, device) -> that."""
 
-    needs_weights: bool = False
-    """Whether it is a trained network, which comes without weights."""
+    weights: str = ""
+    """Of a trained network, which comes without weights: what is to be passed, and where that is from."""
+    gives_colors: bool = False
+    """Whether the network has ``matte``, which gives the object's colours too."""
+    starts_from_mask: bool = False
+    """Whether the network has ``segment``, which is asked about a mask and its map, not about the trimap alone."""
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it is a trained network."""
+        return bool(self.weights)
 
 
 METHODS: Final[Mapping[str, Refiner]] = {
@@ -40,7 +49,14 @@ METHODS: Final[Mapping[str, Refiner]] = {
     "fba": Refiner(
         function="refinement.fba:load_fba",
         paper="Forte, Pitie: F, B, Alpha Matting, arXiv:2003.07711, 2020",
-        needs_weights=True,
+        weights="FILE (weights=FILE in Python) with the published ones, which are for non-commercial use",
+        gives_colors=True,
+    ),
+    "sam": Refiner(
+        function="refinement.sam:load_sam",
+        paper="Kirillov et al.: Segment Anything, ICCV 2023; Ravi et al.: SAM 2, arXiv:2408.00714, 2024",
+        weights="FOLDER (weights=FOLDER in Python), as save_pretrained of transformers writes it",
+        starts_from_mask=True,
     ),
 }
 
@@ -48,11 +64,15 @@ METHODS: Final[Mapping[str, Refiner]] = {
 def check_refiner(name: str, weights: str | Path | None) -> None:
     """Raise InputError for an unknown refiner, a network without weights, or weights for what needs none."""
     refiner = registry.choose("refiner", name, {AUTO: None, **METHODS})
-    needed = refiner is not None and refiner.needs_weights
+    needed = "" if refiner is None else refiner.weights
     if needed and weights is None:
         raise InputError(
-            f"{name} is a trained network and comes without weights: pass --weights FILE (weights=FILE in Python) "
-            "with the published ones, which are for non-commercial use; closed-form needs none"
+            f"{name} is a trained network and comes without weights: pass --weights {needed}; closed-form needs none"
         )
     if weights is not None and not needed:
-        raise InputError(f"{name} takes no weights; leave them out, or choose fba")
+        raise InputError(f"{name} takes no weights; leave them out, or choose {trained()}")
+
+
+def trained() -> str:
+    """The trained networks by name, in words."""
+    return " or ".join(name for name, refiner in METHODS.items() if refiner.needs_weights)

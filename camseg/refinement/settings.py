@@ -9,7 +9,7 @@ from camseg.base.errors import InputError
 from camseg.base.settings import Option, settings
 from camseg.base.sizes import SizeText, parse_size
 from camseg.masks.settings import ThresholdText, parse_threshold
-from camseg.refinement.registry import check_refiner
+from camseg.refinement.registry import check_refiner, trained
 
 
 def _or_none(value: Any) -> Any:
@@ -62,13 +62,13 @@ class RefineSettings:
     """How a trimap's unknown band is decided."""
 
     method: str = "closed-form"
-    """auto (the clearest outline, image by image), closed-form, grabcut, knn, lkm, or fba with weights; in a chain none
-    leaves the mask as it is."""
-    weights: Annotated[Path | None, Option(metavar="FILE")] = None
-    """Weights of the refiner fba: .pth or .safetensors."""
+    """auto (the clearest outline, image by image), closed-form, grabcut, knn, lkm, or fba or sam with weights; in a
+    chain none leaves the mask as it is."""
+    weights: Annotated[Path | None, Option(metavar="FILE|FOLDER")] = None
+    """Weights of the refiner fba, .pth or .safetensors, or of sam: a folder as save_pretrained writes it."""
 
     def __post_init__(self) -> None:
         if self.method != "none":
             check_refiner(self.method, self.weights)
         elif self.weights is not None:
-            raise InputError("weights for a refiner, but no refiner; choose fba, or leave them out")
+            raise InputError(f"weights for a refiner, but no refiner; choose {trained()}, or leave them out")
