@@ -70,7 +70,7 @@ class Record:
     refiner: str | None = None
     """The refiner that decided, or that was to."""
     fallback: str | None = None
-    """Why no refiner decided, if one was to."""
+    """Why no refiner decided, if one was to, or not for every part of the mask."""
     area: int | None = None
     """Pixels of the mask."""
     source: Source | None = None
