@@ -33,6 +33,7 @@ COMMANDS: Final = (
     "evaluate",
     "audit",
     "compare",
+    "choose",
     "label",
     "prepare",
     "demo",

@@ -23,6 +23,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "evaluate": "camseg evaluate out/refined --masks true_masks --json",
     "audit": "camseg audit runs/cls photos --masks true_masks --out out/audit",
     "compare": "camseg compare photos --models resnet18,mobilenetv2_100 --masks true_masks --out out/compared",
+    "choose": "camseg choose runs/a runs/b runs/c photos --limit 30",
     "label": "camseg label photos --classifier runs/cls --save overlays --out out",
     "prepare rois": "camseg prepare rois scans.csv --masks scan_masks --mirror --out rois",
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",

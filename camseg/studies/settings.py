@@ -17,8 +17,9 @@ from camseg.label.settings import LabelSettings
 from camseg.masks.settings import MaskSettings, ThresholdText
 from camseg.propagation.settings import PropagateSettings
 
-MemberWeights: TypeAlias = Literal["equal", "accuracy"] | tuple[Annotated[float, Field(ge=0)], ...]
-"""What the members count: all the same, by the validation accuracy in their ``metrics.json``, or a number for each."""
+MemberWeights: TypeAlias = Literal["equal", "accuracy", "agreement"] | tuple[Annotated[float, Field(ge=0)], ...]
+"""What the members count: all the same, by the validation accuracy in their ``metrics.json``, by how far their masks
+agree with the others', or a number for each."""
 
 
 def _check_method(name: str) -> str:
@@ -90,8 +91,9 @@ class EnsembleSettings:
 
     method: Voting = "soft"
     """Mean of the members' probabilities; or a rule over their features, fitted on --data."""
-    weights: Annotated[MemberWeights, Option(metavar="equal|accuracy|W,W,...")] = "equal"
-    """What members count in means of probabilities and maps; accuracy: that of their own validation."""
+    weights: Annotated[MemberWeights, Option(metavar="equal|accuracy|agreement|W,W,...")] = "equal"
+    """What members count in means of probabilities and maps; accuracy: that of their own validation; agreement: of
+    their masks of the images of --data and --val with the other members' masks, which takes a while."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """As in train-cls, whose split it repeats with an equal --seed."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -42,6 +42,7 @@ COMMANDS = (
     "evaluate",
     "audit",
     "compare",
+    "choose",
     "label",
     "demo",
     "prepare rois",
@@ -152,6 +153,7 @@ def test_shared_options_mean_the_same_everywhere():
         ("prepare rois", "negative"),
         ("prepare slices", "negative"),
         ("kernels", "out"),
+        ("choose", "out"),
         ("propagate", "classifier"),
     }
     own |= {(command, name) for command in ("train-cls", "compare") for name in ("negative", "batch_size", "workers")}
