@@ -126,9 +126,11 @@ from .runs.output import read_manifest as read_manifest
 from .runs.record import Record as Record
 from .runs.settings import FolderOptions as FolderOptions
 from .studies.audit import audit_runs as audit_runs
+from .studies.choose import choose_runs as choose_runs
 from .studies.compare import compare_models as compare_models
 from .studies.ensembles import make_ensemble as make_ensemble
 from .studies.settings import AuditSettings as AuditSettings
+from .studies.settings import ChooseSettings as ChooseSettings
 from .studies.settings import CompareSettings as CompareSettings
 from .studies.settings import EnsembleSettings as EnsembleSettings
 from .train.members import plan_members as plan_members

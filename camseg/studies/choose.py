@@ -296,7 +296,7 @@ def _guess(
         total += np.concatenate(rows)
     found = {}
     for sample, row in zip(samples, total / len(runs), strict=True):
-        chosen = np.flatnonzero(row >= 0.5) if multi else [row.argmax()]
+        chosen = np.flatnonzero(row >= 0.5).tolist() if multi else [int(row.argmax())]
         found[sample.name] = tuple(classes[place] for place in chosen)
     return found
 
