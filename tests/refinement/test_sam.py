@@ -339,7 +339,6 @@ TINY = {"sam": tiny_sam, "sam2": tiny_sam2}
 
 
 def library():
-    pytest.importorskip("torchvision")
     from camseg.base.compat import import_torchvision
 
     import_torchvision()
