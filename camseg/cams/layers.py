@@ -168,7 +168,9 @@ def _dry_run(model: nn.Module, side: int) -> tuple[dict[str, Tensor], dict[str, 
     with inference(model), torch.inference_mode(False), torch.enable_grad(), hooked(model, hooks):
         x = noise.to(next(model.parameters())).requires_grad_()
         logits = model(x.clone())
-        slopes = torch.autograd.grad(logits[0, 0], list(seen.values()), allow_unused=True)
+        # Of all scores, unequally: some may be constants, and some cancel each other.
+        score = (logits[0] * torch.linspace(1.0, 2.0, logits.shape[1]).to(logits)).sum()
+        slopes = torch.autograd.grad(score, list(seen.values()), allow_unused=True)
     once = [name for name in seen if runs[name] == 1]
     return {name: seen[name].detach() for name in once}, {
         name: slope for name, slope in zip(seen, slopes, strict=True) if name in once

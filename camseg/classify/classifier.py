@@ -28,6 +28,7 @@ from camseg.models.building import (
     create_sized_model,
     default_image_size,
     normalisation,
+    pools,
     pretrained_classes,
 )
 from camseg.models.names import DEFAULT_ARCH, ModelArgs, canonical_name, split_name
@@ -113,6 +114,8 @@ class Classifier:
         arch = check_architecture(((file and file.arch) or DEFAULT_ARCH) if arch is None else arch)
         if file and file.arch and canonical_name(file.arch) not in (arch, split_name(arch)[0]):
             raise InputError(f"{weights} holds weights of {file.arch}, not of {arch}; choose that model")
+        if negative and pools(arch):
+            args = {"absent": ",".join(str(classes.index(name)) for name in negative), **args}
         image_size = default_image_size(arch) if image_size is None else image_size
         model, args = create_sized_model(
             arch, len(classes), image_size, pretrained=weights == "imagenet", model_args=args

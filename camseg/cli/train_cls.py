@@ -74,7 +74,11 @@ def train_cls(
             attempt = partial(try_members, prepared) if several else partial(try_training, prepared[0])
             console.finish_dry_training(attempt(out, device=device, overwrite=overwrite))
         return
-    train = partial(train_members, prepared) if several else partial(run_training, prepared[0])
+    train = (
+        partial(train_members, prepared, weights=members.member_weights)
+        if several
+        else partial(run_training, prepared[0])
+    )
     metrics = train(out, device=device, overwrite=overwrite, progress=console.progress, say=console.say)
     processes.part()
     if processes.first:

@@ -13,7 +13,7 @@ from camseg.base.errors import InputError, WeightsUnavailableError, first_line
 from camseg.models.backbones.med_ic import MedIC
 from camseg.models.backbones.nasnet import NASNetMobile
 from camseg.models.backbones.vit import minimal_vit
-from camseg.models.heads import HEADS, WithHeads
+from camseg.models.heads import HEADS, POOLINGS, WithHeads
 from camseg.models.hub import hub
 from camseg.models.library import PretrainedCfg, get_pretrained_cfg, resolve_model_data_config, timm
 from camseg.models.names import ModelArgs, canonical_name, split_name
@@ -71,8 +71,16 @@ def create_model(
     """
     check_architecture(arch)
     backbone, heads = split_name(arch)
-    model = _create_backbone(backbone, num_classes, pretrained, model_args or {})
-    return WithHeads(model, heads) if heads else model
+    args = dict(model_args or {})
+    absent = [int(index) for index in str(args.pop("absent", "")).split(",") if index] if pools(arch) else []
+    model = _create_backbone(backbone, num_classes, pretrained, args)
+    return WithHeads(model, heads, absent) if heads else model
+
+
+def pools(arch: str) -> bool:
+    """Whether an architecture's last head pools maps in place of its backbone; then ``model_args`` may hold ``absent``,
+    the indices of negative classes, joined by commas."""
+    return split_name(arch)[1][-1:] in {(name,) for name in POOLINGS}
 
 
 def check_architecture(arch: str) -> str:
@@ -82,8 +90,9 @@ def check_architecture(arch: str) -> str:
         near = get_close_matches(backbone, [*timm.list_models(), *OWN], n=5)
         hint = f"; near it are {', '.join(near)}" if near else ""
         raise InputError(f"timm {timm.__version__} has no model {backbone!r}{hint}")
-    if unknown := [name for name in heads if name not in HEADS]:
-        raise InputError(f"there is no head {unknown[0]!r}; there are {', '.join(HEADS)}")
+    known = [*HEADS, *POOLINGS]
+    if unknown := [name for name in heads if name not in known]:
+        raise InputError(f"there is no head {unknown[0]!r}; there are {', '.join(known)}")
     return canonical_name(arch)
 
 

@@ -4,6 +4,7 @@ Each adds what it found to the maps, at first nothing at all, so that a pretrain
 batch norm: while only the heads are trained, its statistics would stand still.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -98,6 +99,34 @@ class SpatialBoundary(nn.Module):
         return maps * (1 + self.weight * self.edges(images, (height, width)))
 
 
+class LogSumExp(nn.Module):
+    """Scores for every place and class, pooled to one logit per class by a smooth maximum.
+
+    Maps (N, C, h, w) -> logits (N, classes): (1 / r) log mean exp(r s) over the places of the scores s, which a 1x1
+    convolution gives: near their mean for a small sharpness r, near their maximum for a large one. A class that is
+    ``absent`` where others are (a negative class) has no places: its logit is a learned number, so that what tells the
+    others from it are their own places alone.
+
+    Pinheiro and Collobert, From Image-level to Pixel-level Labeling with Convolutional Networks, CVPR 2015, equation 4,
+    whose r is 5.
+    """
+
+    def __init__(self, channels: int, classes: int, absent: Sequence[int] = (), sharpness: float = 5.0) -> None:
+        super().__init__()
+        self.scores = nn.Conv2d(channels, classes, 1)
+        self.rest = nn.Parameter(torch.zeros(classes))
+        self.absent, self.sharpness = tuple(absent), sharpness
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scores = self.scores(maps).float().flatten(2)  # (N, classes, h w)
+        pooled = (self.sharpness * scores).logsumexp(dim=2) - math.log(scores.shape[2])
+        logits: Tensor = pooled / self.sharpness
+        chosen = torch.tensor([index in self.absent for index in range(logits.shape[1])], device=logits.device)
+        return torch.where(chosen, self.rest.expand_as(logits), logits)
+
+
+POOLINGS: Final = {"lse": LogSumExp}
+"""By name: what takes a backbone's place behind its last maps, in place of its pooling and classifier."""
 HEADS: Final = {"mab": MixedAttention, "rph": ResidualPath, "sbr": SpatialBoundary}
 """By the name that is joined to a backbone's: ``mobilenetv2_100+mab+sbr``."""
 
@@ -105,37 +134,67 @@ HEADS: Final = {"mab": MixedAttention, "rph": ResidualPath, "sbr": SpatialBounda
 class WithHeads(nn.Module):
     """A backbone with heads, in the order of their names: images (N, 3, H, W) -> logits (N, classes).
 
-    Maps are passed on as the backbone gives them, channels first or last. Raises InputError for a backbone whose
-    features are no maps; the heads are children under their own names, and layers that ``--layer`` can name.
+    Maps are passed on as the backbone gives them, channels first or last. The last name may be of ``POOLINGS``, which
+    then classifies in the backbone's place, and takes the patch tokens of transformers too; ``absent``: the indices of
+    classes that it gives no places. Raises InputError for a backbone whose features are no maps; the heads are children
+    under their own names, and layers that ``--layer`` can name.
     """
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[str]) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[str], absent: Sequence[int] = ()) -> None:
         super().__init__()
         if not all(hasattr(backbone, name) for name in ("forward_features", "forward_head", "num_features")):
             raise InputError(f"{type(backbone).__name__} keeps no maps apart from its classifier; it takes no heads")
-        self.backbone, self.heads = backbone, tuple(heads)
+        if early := [name for name in heads[:-1] if name in POOLINGS]:
+            raise InputError(f"the head {early[0]} pools maps, so it comes last; got {'+'.join(heads)}")
         channels: Any = backbone.num_features
+        classes: Any = backbone.num_classes
+        self.pooling = heads[-1] if heads[-1] in POOLINGS else None
+        self.heads = tuple(heads)
+        self.num_classes = classes
         for name in heads:
-            self.add_module(name, HEADS[name](channels))
+            module = POOLINGS[name](channels, classes, absent) if name in POOLINGS else HEADS[name](channels)
+            self.add_module(name, module)
         # What timm states of the backbone holds for the whole.
-        self.num_classes = backbone.num_classes
         self.output_fmt = getattr(backbone, "output_fmt", "NCHW")
         config: Mapping[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
         classifier = config.get("classifier") or ()
         names = (classifier,) if isinstance(classifier, str) else classifier
-        self.pretrained_cfg = {**config, "classifier": tuple(f"backbone.{name}" for name in names)}
+        own = tuple(f"backbone.{name}" for name in names)
+        self.replaced = tuple(f"{name}." for name in own) if self.pooling is not None else ()
+        """How the names of the backbone's parameters begin that a pooling head stands in the place of."""
+        if self.pooling is not None:
+            own = (f"{self.pooling}.scores",)
+            backbone.reset_classifier(0)  # type: ignore[operator]  # it would never run
+        self.backbone = backbone
+        self.pretrained_cfg = {**config, "classifier": own}
 
     def forward(self, x: Tensor) -> Tensor:
         features: Any = self.backbone.forward_features(x)  # type: ignore[operator]
-        if not isinstance(features, Tensor) or features.ndim != 4:
+        last = getattr(self.output_fmt, "value", self.output_fmt) == "NHWC"
+        if isinstance(features, Tensor) and features.ndim == 3 and self.pooling is not None:
+            maps = self._grid(features)
+        elif isinstance(features, Tensor) and features.ndim == 4:
+            maps = features.permute(0, 3, 1, 2) if last else features
+        else:
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise InputError(
                 f"{type(self.backbone).__name__} gives features {shape}, not maps (N, C, h, w); heads can be joined to "
                 "convolutional networks and to transformers with maps, such as swin"
             )
-        last = getattr(self.output_fmt, "value", self.output_fmt) == "NHWC"
-        maps = features.permute(0, 3, 1, 2) if last else features
         for name in self.heads:
-            maps = self.get_submodule(name)(maps, x)
+            if name != self.pooling:
+                maps = self.get_submodule(name)(maps, x)
+        if self.pooling is not None:
+            pooled: Tensor = self.get_submodule(self.pooling)(maps)
+            return pooled
         logits: Tensor = self.backbone.forward_head(maps.permute(0, 2, 3, 1) if last else maps)  # type: ignore[operator]
         return logits
+
+    def _grid(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, prefix + h w, C) of square images -> (N, C, h, w)."""
+        prefix: Any = getattr(self.backbone, "num_prefix_tokens", 0)
+        patches = tokens[:, prefix:]
+        side = round(patches.shape[1] ** 0.5)
+        if side * side != patches.shape[1]:
+            raise InputError(f"{type(self.backbone).__name__} gives {patches.shape[1]} tokens, which are no square map")
+        return patches.transpose(1, 2).unflatten(2, (side, side))

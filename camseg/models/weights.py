@@ -56,6 +56,7 @@ def resampled(weights: Weights, model: nn.Module, arch: str, model_args: ModelAr
     What needs no such thing, or cannot be fitted, comes back as it is.
     """
     arch, _ = split_name(arch)
+    model_args = {name: value for name, value in model_args.items() if name != "absent"}  # which is a head's
     model = model.backbone if isinstance(model, WithHeads) else model
     own = model.state_dict()
     head = tuple(f"{name}." for name in head_names(model))
@@ -86,6 +87,8 @@ def load_backbone(model: nn.Module, weights: Weights, source: str) -> bool:
     own, tensors = model.state_dict(), weights.tensors
     if isinstance(model, WithHeads) and not any(name.startswith("backbone.") for name in tensors):
         tensors = {f"backbone.{name}": value for name, value in tensors.items()}
+    if isinstance(model, WithHeads):
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(model.replaced)}
     classifier = tuple(f"{name}." for name in head_names(model))
     head = (*classifier, *_plugged(model))
     usable = {

@@ -23,6 +23,7 @@ from camseg.classify.ensemble import Ensemble, LinearRule
 from camseg.classify.settings import Voting
 from camseg.data.datasets import Dataset, image_places, load_training_data
 from camseg.data.images import write_image
+from camseg.label.agreement import set_agreement
 from camseg.measure.calibration import UNTOLD, fit_temperature
 from camseg.measure.figures import plot_confusion
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
@@ -72,6 +73,8 @@ def make_ensemble(
         )
     if method != "soft" and (train is None or val is None):
         raise InputError(f"{method} is fitted on labelled images; name them with --data, or choose soft")
+    if settings.weights == "agreement" and train is None and val is None:
+        raise InputError("agreement is measured on images; name them with --data or --val, or choose other weights")
     _check_out(runs, out, overwrite)
     place = find_device(device)
     members = tuple(load_network(run, place) for run in runs)
@@ -84,6 +87,11 @@ def make_ensemble(
         _warn(runs, members, val, say)
     if dry_run:
         return {}
+    if settings.weights == "agreement":
+        samples = [sample for part in (train, val) if part is not None for sample in part.samples]
+        agreement = set_agreement(ensemble, samples, progress)
+        ensemble = replace(ensemble, shares=agreement.shares)
+        say(agreement.line())
     metrics: dict[str, Any] = {}
     if val is not None:
         passes = Passes(features=method != "soft", batch_size=settings.batch_size, progress=progress)
@@ -168,7 +176,8 @@ def _warn(runs: Sequence[Path | str], members: Sequence[Classifier], val: Datase
 
 def _shares(runs: Sequence[Path | str], weights: MemberWeights) -> tuple[float, ...]:
     if isinstance(weights, str):
-        numbers = tuple(1.0 if weights == "equal" else _accuracy(Path(run)) for run in runs)
+        # How far they agree is not known yet.
+        numbers = tuple(_accuracy(Path(run)) if weights == "accuracy" else 1.0 for run in runs)
     else:
         numbers = weights
     total = sum(numbers)

@@ -6,14 +6,14 @@ With folds, as Isensee et al. do (nnU-Net, Nature Methods 2021), every image tea
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from camseg.base.device import find_device
-from camseg.base.errors import CheckpointError, InputError, OutputError
+from camseg.base.errors import CheckpointError, InputError, LayerError, OutputError
 from camseg.base.files import check_can_write, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
@@ -21,6 +21,7 @@ from camseg.classify.checkpoint import clear_run, load_network
 from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, member_folder
 from camseg.data.images import write_image
+from camseg.label.agreement import set_agreement
 from camseg.measure.calibration import UNTOLD, classifier_temperature
 from camseg.measure.figures import plot_confusion, plot_reliability
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
@@ -55,6 +56,7 @@ def train_members(
     prepared: Sequence[Prepared],
     out: Path | str,
     *,
+    weights: Literal["agreement", "equal"] = MemberSettings.member_weights,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
@@ -63,8 +65,10 @@ def train_members(
     """Train members into ``out/members/0``, ``1``, ..., and join them into the ensemble ``out``; return its metrics.
 
     Every validation image is scored by the members that did not learn from it. One temperature is fitted on these
-    scores for all members, and they are what the metrics are of. An interrupted run continues where it stopped, member
-    by member. Writes ``metrics.json``, ``confusion.png`` and ``reliability.png`` too.
+    scores for all members, and they are what the metrics are of. With the ``weights`` ``agreement`` more than two
+    members count by how far their masks of training images agree with the others' (``set_agreement``). An interrupted
+    run continues where it stopped, member by member. Writes ``metrics.json``, ``confusion.png`` and
+    ``reliability.png`` too.
 
     Raises what ``run_training`` does; OutputError where ``out`` holds a finished run, or members trained otherwise.
     """
@@ -82,7 +86,7 @@ def train_members(
             _check_same(run, one.training)
         else:
             run_training(one, run, device=device, progress=progress, say=say)
-    return _join(prepared, out, device, progress, say) if processes.first else {}
+    return _join(prepared, out, weights, device, progress, say) if processes.first else {}
 
 
 def try_members(
@@ -122,7 +126,9 @@ def _check_same(run: Path, training: Training) -> None:
         raise OutputError(f"{run} was trained otherwise; repeat its options, choose another --out, or --overwrite")
 
 
-def _join(prepared: Sequence[Prepared], out: Path, device: str, progress: Progress, say: Say) -> dict[str, Any]:
+def _join(
+    prepared: Sequence[Prepared], out: Path, weights: str, device: str, progress: Progress, say: Say
+) -> dict[str, Any]:
     """Write the ensemble of trained members, calibrated; its metrics."""
     place = find_device(device)
     members = [load_network(member_folder(out, number), place) for number in range(len(prepared))]
@@ -141,6 +147,14 @@ def _join(prepared: Sequence[Prepared], out: Path, device: str, progress: Progre
         say(f"{len(truth)} {UNTOLD}")
     calibrated = tuple(replace(member, temperature=temperature) for member in members)
     ensemble = Ensemble(members=calibrated, shares=(1 / len(members),) * len(members))
+    if weights == "agreement" and len(members) > 2:  # two agree as far with each other
+        samples = (*prepared[0].train.samples, *prepared[0].val.samples)
+        try:
+            agreement = set_agreement(ensemble, samples, progress)
+            ensemble = replace(ensemble, shares=agreement.shares)
+            say(agreement.line())
+        except LayerError as error:
+            say(f"the members make no maps, so all count the same: {error}")
     tables = {}
     for name, member in (("uncalibrated", replace(members[0], temperature=1.0)), ("calibrated", calibrated[0])):
         probabilities, labels = _per_image(seen, member.probabilities(logits).numpy(), truth)

@@ -123,6 +123,9 @@ class MemberSettings:
     seeds: Annotated[int, Field(ge=1)] = 1
     """Train as many networks from different seeds (with --folds: in each fold), and join them."""
 
+    member_weights: Literal["agreement", "equal"] = "agreement"
+    """What they count in the ensemble: by how far their masks of training images agree with the others', or equally."""
+
     @property
     def count(self) -> int:
         """How many networks that makes."""

@@ -11,10 +11,10 @@ from torch import nn
 from camseg.base.errors import CheckpointError, InputError
 from camseg.cams.compute import compute_cams
 from camseg.cams.layers import find_stages
-from camseg.classify.checkpoint import load_classifier
+from camseg.classify.checkpoint import load_classifier, load_network
 from camseg.classify.classifier import Classifier
 from camseg.models.building import create_model, normalisation, pretrained_classes
-from camseg.models.heads import HEADS, MixedAttention, ResidualPath, SpatialBoundary
+from camseg.models.heads import HEADS, LogSumExp, MixedAttention, ResidualPath, SpatialBoundary
 from camseg.models.weights import head_parameters
 
 ALL = "+".join(HEADS)
@@ -247,3 +247,57 @@ def test_heads_and_a_lower_output_stride(make_classifier, make_images):
     x = finer.preprocess(make_images((64, 64)))
     assert finer.model.backbone.forward_features(x).shape[-2:] == (4, 4)
     assert finer.model(x).shape == (1, 3)
+
+
+def test_log_sum_exp_pooling_by_hand():
+    torch.manual_seed(0)
+    pooling = LogSumExp(4, 3, absent=[1], sharpness=5.0)
+    with torch.no_grad():
+        pooling.rest.copy_(torch.tensor([7.0, 0.5, 7.0]))
+    maps = torch.randn(2, 4, 3, 5)
+    scores = torch.einsum("kc,nchw->nkhw", pooling.scores.weight[..., 0, 0], maps) + pooling.scores.bias[:, None, None]
+    expected = (5 * scores).exp().mean(dim=(2, 3)).log() / 5
+    expected[:, 1] = 0.5
+    assert torch.allclose(pooling(maps), expected, atol=1e-5)
+    # A large score anywhere decides: near the maximum, not the mean.
+    assert (expected[:, 0] > scores[:, 0].mean(dim=(1, 2))).all()
+    assert (expected[:, 0] <= scores[:, 0].amax(dim=(1, 2))).all()
+
+
+@pytest.mark.parametrize("arch", ["test_vit+lse", "test_resnet+lse", "test_resnet+rph+lse"])
+def test_pooling_heads_classify_in_the_backbone_s_place(arch, tmp_path, make_images):
+    torch.manual_seed(0)
+    size = 160 if "vit" in arch else 64
+    classifier = Classifier.create(arch, classes=["a", "none", "b"], negative=["none"], image_size=size)
+    assert classifier.head_layers == ("lse.scores",)
+    assert find_stages(classifier)[-1] == "lse.scores"
+    assert not any("head" in name or name.startswith("backbone.fc") for name, _ in classifier.model.named_parameters())
+    images = make_images((64, 64), (40, 70))
+    x = classifier.preprocess(images)
+    with torch.inference_mode():
+        logits = classifier.model(x)
+    assert torch.equal(logits[:, 1], classifier.model.lse.rest[1].expand(2))
+    # Its scores are the map: a channel is a class, and the target's alone has a slope.
+    (cam,) = compute_cams(classifier, images[:1], ["b"], ["gradcam"], layer="lse.scores", raw=True)["gradcam"]
+    assert np.isfinite(cam).all()
+    classifier.save(tmp_path)
+    again = load_network(tmp_path)
+    assert again.model_args["absent"] == "1"
+    with torch.inference_mode():
+        assert torch.equal(again.model(x), logits)
+
+
+def test_weights_of_a_backbone_fit_below_a_pooling_head(tmp_path):
+    backbone = create_model("test_resnet", 5)
+    safetensors.torch.save_file(backbone.state_dict(), tmp_path / "weights.safetensors", {"arch": "test_resnet"})
+    classifier = Classifier.create(
+        "test_resnet+lse", classes=["a", "b"], image_size=64, weights=tmp_path / "weights.safetensors"
+    )
+    own, theirs = classifier.model.backbone.state_dict(), backbone.state_dict()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    assert theirs.keys() - own.keys() == {"fc.weight", "fc.bias"}
+
+
+def test_pooling_heads_come_last():
+    with pytest.raises(InputError, match="the head lse pools maps, so it comes last"):
+        create_model("test_resnet+lse+rph", 2)

@@ -18,7 +18,11 @@ from camseg.classify.checkpoint import RUN_FILES, load_classifier
 from camseg.cli import app
 from camseg.data.datasets import load_images, load_training_data, split
 from camseg.data.images import read_image, read_levels, write_image
+from camseg.label.chain import label_image
+from camseg.label.settings import LabelSettings
+from camseg.masks.consensus import centrality, pairwise_dice
 from camseg.measure.calibration import fit_temperature
+from camseg.refinement.settings import RefineSettings
 from camseg.runs.output import RUN
 from camseg.studies.ensembles import make_ensemble
 from camseg.studies.settings import EnsembleSettings
@@ -319,3 +323,32 @@ def test_members_that_learned_from_validation_images_are_named(tmp_path, make_fo
     assert f"{tmp_path / '1'} learned from" in said
     assert f"{tmp_path / '0'} learned from" in call("--seed", 1).stderr
     assert isinstance(call("--val", data, code=1).exception, DatasetError)
+
+
+def test_members_that_disagree_with_the_others_count_little(make_classifier, tmp_path, make_folder):
+    places = []
+    for number, seed in enumerate((0, 0, 5)):
+        make_classifier(classes=["blue", "red"], seed=seed).save(tmp_path / str(number))
+        places.append(tmp_path / str(number))
+    data = load_training_data(make_folder(count=2))
+    said = []
+    settings = EnsembleSettings(weights="agreement")
+    metrics = make_ensemble(places, tmp_path / "out", settings, val=data, device="cpu", say=said.append)
+    shares = load_classifier(tmp_path / "out").shares
+    assert shares[0] == pytest.approx(shares[1])
+    assert shares[2] < 0.7 * shares[0]
+    assert shares == pytest.approx([one["share"] for one in metrics["members"]])
+    # By hand: masks before refinement, as label makes them.
+    plain = LabelSettings(refinement=RefineSettings(method="none"))
+    members = [load_classifier(place) for place in places]
+    tables = []
+    for sample in data.samples:
+        image = read_image(sample.path)
+        masks = [label_image(image, member, sample.labels[0], plain).mask for member in members]
+        tables.append(centrality(pairwise_dice(masks)))
+    expected = np.mean(tables, axis=0)
+    assert said[-1] == "mean Dice of each member's masks with the others', over 4 maps: " + ", ".join(
+        f"{one:.3f}" for one in expected
+    )
+    with pytest.raises(InputError, match="agreement is measured on images; name them with --data or --val"):
+        make_ensemble(places, tmp_path / "other", settings, device="cpu")

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from camseg.base.errors import DatasetError, InputError, OutputError
+from camseg.base.progress import silent
 from camseg.base.settings import to_json
 from camseg.classify.checkpoint import load_classifier, load_network
 from camseg.data.datasets import fold, load_training_data
+from camseg.label.agreement import set_agreement
 from camseg.train.members import plan_members, prepare_members, train_members, try_members
 from camseg.train.plan import plan_training, read_training
 from camseg.train.settings import MemberSettings
@@ -105,6 +107,15 @@ def test_an_ensemble_of_folds(make_folder, tmp_path):
         right += sum(member.classes[index] == one.labels[0] for index, one in zip(found, val.samples, strict=True))
         assert read_training(out / f"members/{number}").fold == (number, 3)
     assert metrics["accuracy"] == pytest.approx(right / len(every.samples))
+    agreement = set_agreement(replace(ensemble, shares=(1 / 3,) * 3), every.samples, silent)
+    assert ensemble.shares == pytest.approx(agreement.shares)
+    assert [one["share"] for one in metrics["members"]] == pytest.approx(agreement.shares)
+
+
+def test_members_may_all_count_the_same(make_folder, tmp_path):
+    prepared = prepare(make_folder(count=6), tmp_path / "run", folds=3)
+    train_members(prepared, tmp_path / "run", weights="equal", device="cpu")
+    assert load_classifier(tmp_path / "run").shares == pytest.approx((1 / 3,) * 3)
 
 
 def test_members_from_seeds_share_their_split(make_folder, tmp_path):
