@@ -20,7 +20,7 @@ from camseg.cams.methods.registry import METHODS as CAM_METHODS
 from camseg.cli import app, fields
 from camseg.masks.settings import CleaningSettings, MaskSettings, parse_threshold
 from camseg.masks.threshold import RULES
-from camseg.models.heads import HEADS
+from camseg.models.heads import HEADS, POOLINGS
 from camseg.models.names import ARCHITECTURES, split_name
 from camseg.propagation.registry import METHODS as PROPAGATORS
 from camseg.propagation.settings import PropagateSettings
@@ -182,7 +182,7 @@ def test_a_command_in_a_code_block_can_be_called(name, line):
     if command == "train-cls" and parsed["model"]:
         backbone, heads = split_name(parsed["model"])
         assert backbone in ARCHITECTURES or timm.is_model(backbone), line
-        assert set(heads) <= HEADS.keys(), line
+        assert set(heads) <= {*HEADS, *POOLINGS}, line
     for threshold in several(parsed.get("threshold")):
         if not threshold.endswith(".json"):
             MaskSettings(threshold=threshold)

@@ -192,7 +192,7 @@ class FusionSettings:
 
     fusion: FusionName = "maps"
     """Of an ensemble: maps: the mean of its members' maps, then propagated; mean or median: of the maps that each
-    member's becomes by propagation; votes: of those, the pixels over the threshold in half of them."""
+    member's becomes by propagation; votes: of those, the pixels over the threshold in more than half of them."""
     centrality: Annotated[float, Field(gt=0)] | None = None
     """Of an ensemble: for each image, members count by how far their masks agree with the others': by 1/e for each
     such difference of the mean Dice, as in 0.1; default: all as their shares say."""

@@ -1,7 +1,7 @@
 """Plug-in heads: modules between a backbone's last maps and its classifier, free to combine.
 
-Each adds what it found to the maps, at first nothing at all, so that a pretrained backbone is not disturbed. None has
-batch norm: while only the heads are trained, its statistics would stand still.
+Each adds what it found to the maps, at first nothing at all, so that a pretrained backbone is not disturbed, and none
+has batch norm; those that pool stand in the classifier's place instead.
 """
 
 import math
@@ -113,14 +113,20 @@ class LogSumExp(nn.Module):
 
     def __init__(self, channels: int, classes: int, absent: Sequence[int] = (), sharpness: float = 5.0) -> None:
         super().__init__()
+        # Tokens have a few channels that are far louder than all others.
+        self.norm = nn.BatchNorm2d(channels, affine=False)
         self.scores = nn.Conv2d(channels, classes, 1)
+        self.lifted = nn.Identity()  # a name for what CAM methods look at
         self.rest = nn.Parameter(torch.zeros(classes))
         self.absent, self.sharpness = tuple(absent), sharpness
 
     def forward(self, maps: Tensor) -> Tensor:
-        scores = self.scores(maps).float().flatten(2)  # (N, classes, h w)
-        pooled = (self.sharpness * scores).logsumexp(dim=2) - math.log(scores.shape[2])
-        logits: Tensor = pooled / self.sharpness
+        scores = self.scores(self.norm(maps)).float()
+        # Lifted to 0 or more, since maps are what is positive; the pool is lifted by as much.
+        lowest = scores.amin(dim=(2, 3), keepdim=True)
+        lifted = self.lifted(scores - lowest).flatten(2)  # (N, classes, h w)
+        pooled = (self.sharpness * lifted).logsumexp(dim=2) - math.log(lifted.shape[2])
+        logits: Tensor = pooled / self.sharpness + lowest[..., 0, 0]
         chosen = torch.tensor([index in self.absent for index in range(logits.shape[1])], device=logits.device)
         return torch.where(chosen, self.rest.expand_as(logits), logits)
 

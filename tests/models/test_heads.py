@@ -9,8 +9,10 @@ from scipy import ndimage
 from torch import nn
 
 from camseg.base.errors import CheckpointError, InputError
+from camseg.cams.capture import network
 from camseg.cams.compute import compute_cams
 from camseg.cams.layers import find_stages
+from camseg.cams.methods.registry import METHODS
 from camseg.classify.checkpoint import load_classifier, load_network
 from camseg.classify.classifier import Classifier
 from camseg.models.building import create_model, normalisation, pretrained_classes
@@ -251,14 +253,14 @@ def test_heads_and_a_lower_output_stride(make_classifier, make_images):
 
 def test_log_sum_exp_pooling_by_hand():
     torch.manual_seed(0)
-    pooling = LogSumExp(4, 3, absent=[1], sharpness=5.0)
+    pooling = LogSumExp(4, 3, absent=[1], sharpness=5.0).eval()  # its norm is the identity before it has seen anything
     with torch.no_grad():
         pooling.rest.copy_(torch.tensor([7.0, 0.5, 7.0]))
     maps = torch.randn(2, 4, 3, 5)
     scores = torch.einsum("kc,nchw->nkhw", pooling.scores.weight[..., 0, 0], maps) + pooling.scores.bias[:, None, None]
     expected = (5 * scores).exp().mean(dim=(2, 3)).log() / 5
     expected[:, 1] = 0.5
-    assert torch.allclose(pooling(maps), expected, atol=1e-5)
+    assert torch.allclose(pooling(maps), expected, atol=1e-4)
     # A large score anywhere decides: near the maximum, not the mean.
     assert (expected[:, 0] > scores[:, 0].mean(dim=(1, 2))).all()
     assert (expected[:, 0] <= scores[:, 0].amax(dim=(1, 2))).all()
@@ -270,7 +272,7 @@ def test_pooling_heads_classify_in_the_backbone_s_place(arch, tmp_path, make_ima
     size = 160 if "vit" in arch else 64
     classifier = Classifier.create(arch, classes=["a", "none", "b"], negative=["none"], image_size=size)
     assert classifier.head_layers == ("lse.scores",)
-    assert find_stages(classifier)[-1] == "lse.scores"
+    assert find_stages(classifier)[-1] == "lse.lifted"
     assert not any("head" in name or name.startswith("backbone.fc") for name, _ in classifier.model.named_parameters())
     images = make_images((64, 64), (40, 70))
     x = classifier.preprocess(images)
@@ -278,8 +280,13 @@ def test_pooling_heads_classify_in_the_backbone_s_place(arch, tmp_path, make_ima
         logits = classifier.model(x)
     assert torch.equal(logits[:, 1], classifier.model.lse.rest[1].expand(2))
     # Its scores are the map: a channel is a class, and the target's alone has a slope.
-    (cam,) = compute_cams(classifier, images[:1], ["b"], ["gradcam"], layer="lse.scores", raw=True)["gradcam"]
-    assert np.isfinite(cam).all()
+    (seen,) = network(classifier, layers="lse.lifted").forward(x).toward([2, 2])
+    cam = METHODS["gradcam"].load()(seen)
+    assert torch.allclose(
+        cam / cam.amax(dim=(1, 2), keepdim=True),
+        seen.activations[:, 2] / seen.activations[:, 2].amax(dim=(1, 2), keepdim=True),
+        atol=1e-5,
+    )
     classifier.save(tmp_path)
     again = load_network(tmp_path)
     assert again.model_args["absent"] == "1"
