@@ -154,6 +154,7 @@ class WithHeads(nn.Module):
             raise InputError(f"the head {early[0]} pools maps, so it comes last; got {'+'.join(heads)}")
         channels: Any = backbone.num_features
         classes: Any = backbone.num_classes
+        self.backbone = backbone  # first, as the images' way goes
         self.pooling = heads[-1] if heads[-1] in POOLINGS else None
         self.heads = tuple(heads)
         self.num_classes = classes
@@ -171,7 +172,6 @@ class WithHeads(nn.Module):
         if self.pooling is not None:
             own = (f"{self.pooling}.scores",)
             backbone.reset_classifier(0)  # type: ignore[operator]  # it would never run
-        self.backbone = backbone
         self.pretrained_cfg = {**config, "classifier": own}
 
     def forward(self, x: Tensor) -> Tensor:
