@@ -1,6 +1,6 @@
 """Fused maps in the layout of a network's input -> a map over the image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import cv2
@@ -21,9 +21,14 @@ def to_image_size(classifier: AnyClassifier, grids: Grids, height: int, width: i
     Each is scaled so that the smallest value is 0 and the largest 1, unless ``raw``; a constant map, which says
     nothing of place, becomes all zero. Of several members it is the mean, weighted by their shares.
     """
-    total = np.zeros((height, width), np.float32)
-    for share, own in zip(classifier.shares, members_over_image(classifier, grids, height, width, raw), strict=True):
-        total += np.float32(share) * own
+    return mean_of_members(classifier, members_over_image(classifier, grids, height, width, raw), raw)
+
+
+def mean_of_members(classifier: AnyClassifier, maps: Iterable[Cam], raw: bool) -> Cam:
+    """Each member's map over the image -> their mean, weighted by the members' shares."""
+    total: Cam = np.zeros((1, 1), np.float32)  # of any size: maps may be large, and come one by one
+    for share, one in zip(classifier.shares, maps, strict=True):
+        total = total + np.float32(share) * one
     return total if raw else np.minimum(total, 1.0, out=total)  # rounded, shares may sum up to a little more
 
 

@@ -1,6 +1,6 @@
 """The stages that run a network: images -> maps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from camseg.base.progress import Say, unheard
 from camseg.base.settings import to_json
 from camseg.cams.capture import Network
 from camseg.cams.extract import BatchCams, BatchLimit, extract, stack_inputs
-from camseg.cams.placing import features_over_image, members_over_image, to_image_size
+from camseg.cams.placing import features_over_image, mean_of_members, members_over_image
 from camseg.cams.plan import Plan, guiding_layer
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.classify.targets import TargetRule
@@ -162,13 +162,15 @@ class PlaceStage(Stage):
         """The item with its maps; all zero where the image is known to hold no object."""
         settings, cams = self.plan.settings, {}
         members: tuple[Cam, ...] = ()
-        if self.apart and item.grids:
-            own = members_over_image(self.plan.classifier, item.grids[settings.methods[0]], *item.size, settings.raw)
-            members = tuple(dequantise(quantise(cam)) for cam in own)
+        classifier = self.plan.classifier
         for method in settings.methods:
             cam = np.zeros(item.size, np.float32)
             if item.grids:
-                cam = to_image_size(self.plan.classifier, item.grids[method], *item.size, settings.raw)
+                own: Iterable[Cam] = members_over_image(classifier, item.grids[method], *item.size, settings.raw)
+                if self.apart:
+                    own = list(own)
+                    members = tuple(dequantise(quantise(one)) for one in own)
+                cam = mean_of_members(classifier, own, settings.raw)
             cams[method] = cam if settings.raw else dequantise(quantise(cam))
         empty = item.record.empty
         if zero := [method for method, cam in cams.items() if not cam.any()]:

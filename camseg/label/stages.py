@@ -145,12 +145,12 @@ class FuseStage(Stage):
         masks = [cam_to_mask(cam, self.threshold) for cam in item.members]
         central = centrality(pairwise_dice(masks))
         weights = central_weights(central, self.shares, self.settings.centrality or np.inf)
-        votes = self.settings.fusion == "votes"
-        maps = [mask.astype(np.float32) for mask in masks] if votes else item.members
-        fused = FUSIONS[self.settings.fusion](maps, weights)
-        (method,) = item.cams
         record = replace(item.record, agreement=round(float(central.mean()), 4))
-        return replace(item, record=record, cams={method: dequantise(quantise(fused))}, members=())
+        how, cams = self.settings.fusion, item.cams
+        if how != "maps" or self.settings.centrality is not None:  # else the map is their mean already
+            maps = [mask.astype(np.float32) for mask in masks] if how == "votes" else item.members
+            cams = {method: dequantise(quantise(FUSIONS[how](maps, weights))) for method in cams}
+        return replace(item, record=record, cams=cams, members=())
 
 
 def _with_mask(record: Record, mask: Mask, reason: str) -> Record:

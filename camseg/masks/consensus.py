@@ -14,7 +14,9 @@ from camseg.base.errors import InputError
 
 
 def pairwise_dice(masks: Sequence[Mask]) -> NDArray[np.float64]:
-    """Dice of each mask with each other, float64 (K, K); 1 on the diagonal, and where both are empty.
+    """Dice of each mask with each other, float64 (K, K), 1 on the diagonal; an empty mask agrees with none.
+
+    For images with an object: two that find nothing there have not found the same.
 
     ``masks``: bool (H, W), all of one size; InputError otherwise, and for none.
     """
@@ -26,7 +28,7 @@ def pairwise_dice(masks: Sequence[Mask]) -> NDArray[np.float64]:
         for second in range(first):
             total = areas[first] + areas[second]
             common = np.count_nonzero(masks[first] & masks[second])
-            table[first, second] = table[second, first] = 2 * common / total if total else 1.0
+            table[first, second] = table[second, first] = 2 * common / total if total else 0.0
     return table
 
 

@@ -360,11 +360,7 @@ def _agreement(seen: Sequence[_Seen], runs: int, each: int) -> NDArray[np.float6
     others = owner[:, None] != owner
     total = np.zeros(runs * each)
     for one in seen:
-        masks = one.unpacked()
-        table = pairwise_dice(masks)
-        blank = ~np.array([mask.any() for mask in masks])
-        table[blank] = table[:, blank] = 0.0  # where there is an object, nothing found agrees with nothing
-        total += (table * others).sum(axis=1) / others.sum(axis=1)
+        total += (pairwise_dice(one.unpacked()) * others).sum(axis=1) / others.sum(axis=1)
     return total / len(seen)
 
 

@@ -11,7 +11,7 @@ from camseg.cams.settings import CamSettings
 from camseg.classify.ensemble import Ensemble
 from camseg.data.images import read_cam, read_image, read_mask
 from camseg.label.chain import label_image
-from camseg.label.folder import label_folder
+from camseg.label.folder import cams_folder, label_folder, masks_folder, propagate_folder
 from camseg.label.settings import LabelSettings
 from camseg.masks.consensus import agreement, pairwise_dice
 from camseg.masks.settings import FusionSettings, MaskSettings
@@ -102,6 +102,17 @@ def test_folders_say_how_far_members_agree(ensemble, make_folder, tmp_path):
         assert record.agreement == pytest.approx(alone.agreement, abs=1e-3) or record.empty
         assert (read_mask(tmp_path / "out" / record.files["mask"]) != alone.mask).mean() < 0.02
     assert len({record.agreement for record in records}) > 1
+
+
+def test_the_chain_by_single_commands_has_the_same_bytes(ensemble, make_folder, tmp_path):
+    folder = make_folder(count=2)
+    label_folder(folder, ensemble, tmp_path / "label", settings())
+    cams_folder(folder, ensemble, tmp_path / "cams", QUICK.cams)
+    propagate_folder(folder, tmp_path / "cams/layercam", tmp_path / "spread")
+    masks_folder(tmp_path / "spread/par", tmp_path / "masks", QUICK.masks)
+    for record in read_manifest(tmp_path / "label"):
+        mask = tmp_path / "label" / record.files["mask"]
+        assert mask.read_bytes() == (tmp_path / "masks" / f"{record.name}.png").read_bytes()
 
 
 def test_one_network_agrees_with_nobody(make_classifier, make_folder, tmp_path):

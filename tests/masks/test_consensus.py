@@ -25,9 +25,9 @@ def test_pairs_by_hand():
     assert agreement(masks) == pytest.approx(2 / 9)
 
 
-def test_empty_masks_agree_with_each_other_alone():
+def test_empty_masks_agree_with_none():
     empty, full = mask("...."), mask("xxxx")
-    assert pairwise_dice([empty, empty, full])[0].tolist() == [1, 1, 0]
+    assert pairwise_dice([empty, empty, full])[0].tolist() == [1, 0, 0]
     assert agreement([full]) == 1.0
     assert agreement([empty, full]) == 0.0
 
