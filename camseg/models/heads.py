@@ -175,7 +175,15 @@ class WithHeads(nn.Module):
         self.pretrained_cfg = {**config, "classifier": own}
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Any = self.backbone.forward_features(x)  # type: ignore[operator]
+        return self.forward_head(self.forward_features(x), x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) -> what the backbone gives, by itself."""
+        features: Tensor = self.backbone.forward_features(x)  # type: ignore[operator]
+        return features
+
+    def forward_head(self, features: Any, x: Tensor | None = None) -> Tensor:
+        """The backbone's features -> logits; without the images for heads that do not read them, so not for ``sbr``."""
         last = getattr(self.output_fmt, "value", self.output_fmt) == "NHWC"
         if isinstance(features, Tensor) and features.ndim == 3 and self.pooling is not None:
             maps = self._grid(features)

@@ -23,6 +23,7 @@ from camseg.data.settings import NONE
 from camseg.models.weights import head_parameters
 from camseg.train.balance import class_weights, sampling_shares
 from camseg.train.batches import Batches, EpochSampler, LoadedSet, Loader, loader
+from camseg.train.features import FeatureCache, Head, check_can_keep, feature_loader, keep_features
 from camseg.train.freezing import freeze_others, learning_parameters, possible_warmup
 from camseg.train.processes import Processes
 from camseg.train.report import scores
@@ -51,15 +52,25 @@ class Learner:
     """
 
     def __init__(
-        self, classifier: Classifier, settings: TrainSettings, processes: Processes, train: LoadedSet, val: LoadedSet
+        self,
+        classifier: Classifier,
+        settings: TrainSettings,
+        processes: Processes,
+        train: LoadedSet,
+        val: LoadedSet,
+        cache: FeatureCache,
+        progress: Progress,
     ) -> None:
         self.classifier, self.settings, self.processes = classifier, settings, processes
+        self.cache, self.progress = cache, progress
+        if settings.feature_views:
+            check_can_keep(classifier.model, settings.trainable)
         self.state = State()
         targets = train.dataset.targets(classifier.classes)
         shares = sampling_shares(targets) if settings.balance == "sampling" else None
         self.sampler = EpochSampler(len(targets), settings.seed, processes, shares)
         self.batches = Batches(size=settings.batch_size, seed=settings.seed, workers=settings.workers)
-        self.train_loader = loader(classifier, train, self.batches, self.sampler, settings.augmentation)
+        self.train_loader = self._loader(train, self.sampler, settings.feature_views)
         self.val_loader = self.in_order(val)
         self.truth = val.dataset.targets(classifier.classes)
         device = classifier.device
@@ -93,7 +104,8 @@ class Learner:
             freeze_others(self.model, self.head if warming else self.learning)
             # Only now, as what learns must be settled before.
             several = self.processes.count > 1
-            self.parallel = nn.parallel.DistributedDataParallel(self.model) if several else self.model
+            network = self._network(self.model)
+            self.parallel = nn.parallel.DistributedDataParallel(network) if several else network
         self.sampler.epoch = epoch
         torch.manual_seed(hash((self.settings.seed, epoch, self.processes.rank)) % 2**63)
         loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}")
@@ -122,7 +134,7 @@ class Learner:
     def in_order(self, images: LoadedSet) -> Loader:
         """The unchanged images of a set: every process takes them all, as they are few and nothing is gathered."""
         order = [(0, index) for index in range(len(images.dataset.samples))]
-        return loader(self.classifier, images, self.batches, order, NONE)
+        return self._loader(images, order, 1)
 
     def validate(self) -> tuple[Tensor, float]:
         """Logits (N, classes) on the CPU, and the mean loss, of the validation images."""
@@ -133,12 +145,12 @@ class Learner:
 
     def predict(self, images: Loader) -> Tensor:
         """The averaged network's logits (N, classes), float32 on the CPU."""
-        self.classifier.model.eval()
+        network = self._network(self.classifier.model).eval()
         outputs = []
         with torch.inference_mode():
-            for squares, _ in images:
+            for batch, _ in images:
                 with self._autocast():
-                    outputs.append(self.classifier.model(self.classifier.normalise(squares)).float().cpu())
+                    outputs.append(network(self._inputs(batch)).float().cpu())
         # Statistics of batch norm differ between processes; what is decided from the scores, when to stop among it,
         # must not, or one process waits for ever. So all take those of the first.
         return self.processes.from_first(torch.cat(outputs).to(self.classifier.device)).cpu()
@@ -194,10 +206,10 @@ class Learner:
     def _train(self, progress: Progress, title: str) -> float:
         assert self.parallel is not None
         total, count = 0.0, 0
-        for squares, targets in progress(self.train_loader, len(self.train_loader), title):
+        for batch, targets in progress(self.train_loader, len(self.train_loader), title):
             self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
-                logits = self.parallel(self.classifier.normalise(squares))
+                logits = self.parallel(self._inputs(batch))
             loss = _loss(logits.float(), targets.to(logits.device), self.weights, self.classifier.multi_label)
             self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
@@ -206,6 +218,24 @@ class Learner:
             total, count = total + loss.item() * len(targets), count + len(targets)
         sums = self.processes.total(torch.tensor([total, count], device=self.classifier.device))
         return float(sums[0] / sums[1])
+
+    def _loader(self, images: LoadedSet, order: EpochSampler | Sequence[tuple[int, ...]], views: int) -> Loader:
+        """Batches of squares, or of their features where those are kept; ``views`` above 1 are augmented."""
+        changes = self.settings.augmentation
+        if not self.settings.feature_views:
+            return loader(self.classifier, images, self.batches, order, changes if order is self.sampler else NONE)
+        features = keep_features(
+            self.classifier, images, changes, views, self.cache, self.batches.size, self.progress, "features"
+        )
+        targets = torch.from_numpy(images.dataset.targets(self.classifier.classes))
+        return feature_loader(features, targets, self.batches, order)
+
+    def _network(self, model: nn.Module) -> nn.Module:
+        """What batches go through: the whole network, or the part behind the features that are kept."""
+        return Head(model) if self.settings.feature_views else model
+
+    def _inputs(self, batch: Tensor) -> Tensor:
+        return batch.to(self.classifier.device) if self.settings.feature_views else self.classifier.normalise(batch)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.autocast_type != torch.float32

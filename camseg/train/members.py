@@ -25,6 +25,7 @@ from camseg.label.agreement import set_agreement
 from camseg.measure.calibration import UNTOLD, classifier_temperature
 from camseg.measure.figures import plot_confusion, plot_reliability
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
+from camseg.train.features import FeatureCache
 from camseg.train.passes import Passes, Seen
 from camseg.train.plan import Prepared, prepare_training, read_training, run_training, try_training
 from camseg.train.processes import started_together
@@ -77,6 +78,7 @@ def train_members(
     if overwrite and processes.first:
         clear_run(out)
     processes.wait()
+    cache = FeatureCache()  # of a frozen backbone, the members' features are the same
     for number, one in enumerate(prepared):
         run = member_folder(out, number)
         done = (run / "metrics.json").exists()
@@ -85,7 +87,7 @@ def train_members(
         if done:
             _check_same(run, one.training)
         else:
-            run_training(one, run, device=device, progress=progress, say=say)
+            run_training(one, run, device=device, progress=progress, say=say, cache=cache)
     return _join(prepared, out, weights, device, progress, say) if processes.first else {}
 
 

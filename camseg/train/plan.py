@@ -33,6 +33,7 @@ from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
 from camseg.runs.loop import check_apart
 from camseg.train.freezing import freeze_others, learning_parameters
+from camseg.train.features import FeatureCache
 from camseg.train.recipes import RECIPES
 from camseg.train.settings import Training, TrainSettings
 from camseg.train.trainer import check_run_folder, train_classifier
@@ -304,6 +305,7 @@ def run_training(
     overwrite: bool = False,
     progress: Progress = silent,
     say: Say = unheard,
+    cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
     """``train_classifier`` on what was prepared; the run's ``classifier.json`` then says how to repeat it."""
     origin = {name: value for name, value in to_json(prepared.training).items() if name != "settings"}
@@ -319,6 +321,7 @@ def run_training(
         overwrite=overwrite,
         progress=progress,
         say=say,
+        cache=cache,
     )
 
 

@@ -57,6 +57,9 @@ class TrainSettings:
         default_factory=Augmentation
     )
     """Range of a random change of the training images: the rotation in degrees, others as shares, whether to mirror."""
+    feature_views: Annotated[int, Field(ge=0, le=64)] = 0
+    """With --trainable head: the frozen backbone's features of so many views of each image (as it is, then changed by
+    the augmentation) are computed once, so that an epoch takes a moment; 0: anew in each epoch."""
     mixed_precision: MixedPrecision = "auto"
     """``auto``: bf16, else fp16, on a GPU, and float32 (``no``) elsewhere."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -25,6 +25,7 @@ from camseg.data.datasets import Dataset
 from camseg.measure.calibration import classifier_temperature
 from camseg.measure.metrics import expected_calibration_error
 from camseg.train.batches import LoadedSet, load_pixels
+from camseg.train.features import FeatureCache
 from camseg.train.freezing import possible_warmup
 from camseg.train.learner import Learner
 from camseg.train.processes import started_together
@@ -47,6 +48,7 @@ def train_classifier(
     overwrite: bool = False,
     progress: Progress = silent,
     say: Say = unheard,
+    cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
     """Train the network of ``classifier`` in place and write the run into ``out``; return its validation metrics.
 
@@ -90,7 +92,7 @@ def train_classifier(
     identity = _identity(start, sets, settings)
     # Moved first: the optimiser must see the parameters where they will be.
     classifier.model.to(processes.join(device))
-    learner = Learner(classifier, settings, processes, sets[0], sets[1])
+    learner = Learner(classifier, settings, processes, sets[0], sets[1], cache or FeatureCache(), progress)
     if overwrite and processes.first:  # only now that nothing speaks against the new run
         clear_run(out)
     if processes.first:
