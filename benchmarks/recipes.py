@@ -2,9 +2,9 @@
 
     python benchmarks/recipes.py DATA --weights FILE --out runs/recipes --set NAME=NEGATIVE ... [--recipe NAME ...]
 
-DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/. For every set, recipe and seed a classifier
-is trained on the training images and labels images of both halves as ``label`` does by default, without refinement;
-settings are to be chosen by the column of the training images. Interrupted, it continues.
+DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/. For every set, recipe and seed a
+classifier is trained on the training images and labels images of both halves as ``label`` does by default, without
+refinement; settings are to be chosen by the column of the training images. Interrupted, it continues.
 """
 
 import argparse
@@ -77,7 +77,9 @@ def measure(args: argparse.Namespace, name: str, negative: str, recipe: str, see
     run = out / "run"
     data = args.data / name
     if not (run / "metrics.json").exists():
-        run_training(prepare_training(plan_training(data / "images" / "train", changes=changes), run), run, device="cpu")
+        run_training(
+            prepare_training(plan_training(data / "images" / "train", changes=changes), run), run, device="cpu"
+        )
     classifier = load_classifier(run, "cpu")
     found = {"accuracy": float(read_json(run / "metrics.json", InputError)["accuracy"])}
     for half in ("train", "test"):
@@ -108,10 +110,9 @@ def report(folder: Path, name: str, recipes: list[str]) -> None:
         if rows:
             test = [row["test"] for row in rows]
             means = [np.mean([row[key] for row in rows]) for key in ("accuracy", "train", "test")]
-            print(
-                f"| {recipe} | {len(rows)} | {' | '.join(f'{mean:.3f}' for mean in means)} | {np.std(test, ddof=len(rows) > 1):.3f} "
-                f"| {min(test):.3f} to {max(test):.3f} |"
-            )
+            figures = [*means, np.std(test, ddof=len(rows) > 1)]
+            cells = [recipe, str(len(rows)), *(f"{one:.3f}" for one in figures), f"{min(test):.3f} to {max(test):.3f}"]
+            print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ class Learner:
             }
         )
         macro_f1 = self.state.history[-1]["val_macro_f1"]
-        if (macro_f1, -val_loss) > (self.state.best_f1, -self.state.best_loss):
+        better = (macro_f1, -val_loss) > (self.state.best_f1, -self.state.best_loss)
+        if better or self.settings.keep == "last":
             self.state.best_f1, self.state.best_loss, self.state.best_epoch = macro_f1, val_loss, self.state.epoch
         if not np.isfinite(loss):
             raise InputError(f"the loss became {loss}; lower --learning-rate, or use --mixed-precision no")

@@ -32,8 +32,8 @@ from camseg.data.remarks import data_remarks, unreadable
 from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
 from camseg.runs.loop import check_apart
+from camseg.train.features import FeatureCache, check_can_keep
 from camseg.train.freezing import freeze_others, learning_parameters
-from camseg.train.features import FeatureCache
 from camseg.train.recipes import RECIPES
 from camseg.train.settings import Training, TrainSettings
 from camseg.train.trainer import check_run_folder, train_classifier
@@ -285,7 +285,10 @@ def try_training(
     """
     check_run_folder(Path(out), overwrite=overwrite)
     find_device(device)
-    learning_parameters(prepared.classifier.model, prepared.training.settings.trainable)
+    settings = prepared.training.settings
+    learning_parameters(prepared.classifier.model, settings.trainable)
+    if settings.feature_views:
+        check_can_keep(prepared.classifier.model, settings.trainable)
     found: dict[Path, str] = {}
     for part in (prepared.train, prepared.val, prepared.test):
         if part is not None:

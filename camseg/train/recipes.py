@@ -38,6 +38,25 @@ RECIPES: Final[dict[str, Recipe]] = {
     "default": Recipe(
         paper="none: chosen by measurement on small sets, docs/results.md",
     ),
+    "patch-scores": Recipe(
+        paper="none: for a frozen transformer whose head scores patches, such as vit_small_patch14_dinov2+lse; chosen "
+        "by measurement, docs/results.md",
+        training=Training(
+            recipe="patch-scores",
+            settings=TrainSettings(
+                epochs=100,
+                batch_size=64,
+                learning_rate=1e-2,
+                weight_decay=1.0,
+                trainable="head",
+                warmup_epochs=0,
+                plateau_patience=0,
+                patience=0,
+                keep="last",
+                feature_views=1,
+            ),
+        ),
+    ),
     "guan-loew": Recipe(
         paper='Guan, Loew: "A sneak attack on segmentation of medical images using deep neural network classifiers", '
         "AIPR 2021, arXiv 2201.02771",

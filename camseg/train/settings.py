@@ -15,6 +15,7 @@ from camseg.models.names import DEFAULT_ARCH
 Optimizer = Literal["adamw", "adam"]
 Trainable = Literal["all", "last-stages", "head"]
 Balance = Literal["weights", "sampling", "none"]
+Keep = Literal["best", "last"]
 MixedPrecision = Literal["auto", "no", "fp16", "bf16"]
 
 _RANGES = " ".join(
@@ -50,6 +51,9 @@ class TrainSettings:
     patience: Annotated[int, Field(ge=0)] = 8
     """After more epochs than this without a better validation macro-F1 (or the same at a lower loss) training stops;
     0: never."""
+    keep: Keep = "best"
+    """Which epoch's weights: the ``best`` by validation macro-F1, or the ``last`` (a network that already tells classes
+    apart may go on to learn where they are)."""
     balance: Balance = "weights"
     """How rare classes come to count as much as frequent ones: by ``weights`` of the loss, by ``sampling`` their images
     more often, or not at all (``none``)."""

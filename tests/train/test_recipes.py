@@ -83,7 +83,7 @@ def test_without_a_wish_weights_are_imagenet_s_where_there_are_such(tmp_path):
 
 def test_plans_that_cannot_be(tmp_path):
     for plan, message in (
-        ({"recipe": "no-such"}, "unknown recipe 'no-such'; choose among default, guan-loew"),
+        ({"recipe": "no-such"}, "unknown recipe 'no-such'; choose among default, patch-scores, guan-loew"),
         ({"recipe": "laptev", "like": tmp_path}, "not both"),
         ({"changes": {"rate": 1}}, "has no 'rate'; it has .*learning_rate"),
         ({"changes": {"augmentation": {"hue": 1}}}, "unknown setting 'hue'; choose among rotation"),
