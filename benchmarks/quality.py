@@ -2,10 +2,10 @@
 
     python benchmarks/quality.py DATA --weights FILE --out runs/quality --set NAME=NEGATIVE ...
 
-DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/. For every set and seed a
-classifier is fine-tuned on the training images, and every way to extract maps is measured on the test images; chains.py
-then measures what comes behind the maps. Interrupted, it continues. Means over seeds with their lowest and highest
-value; Dice is a mean over images whose true mask is not empty.
+DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/; NAME= has no negative class. For every
+set and seed a classifier is fine-tuned on the training images, and every way to extract maps is measured on the test
+images; chains.py then measures what comes behind the maps. Interrupted, it continues. Means over seeds with their
+lowest and highest value; Dice is a mean over images whose true mask is not empty.
 """
 
 import argparse
@@ -146,7 +146,8 @@ def train(data: Path, negative: str, weights: str, run: Path, seed: int) -> Clas
         dataset = load_training_data(data / "images" / "train")
         train_part, val_part = split(dataset, 0.2, seed)
         torch.manual_seed(seed)
-        classifier = Classifier.create(None, classes=dataset.classes, negative=(negative,), weights=weights)
+        absent = (negative,) if negative else ()
+        classifier = Classifier.create(None, classes=dataset.classes, negative=absent, weights=weights)
         train_classifier(classifier, train_part, val_part, run, TrainSettings(seed=seed), device="cpu")
     return load_classifier(run)
 

@@ -75,8 +75,10 @@ class _Here:
         except Exception as error:
             return False, error
 
-    def end(self):
+    def kill(self):
         pass
+
+    end = kill
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,6 @@
-"""Which device to compute on."""
+"""Which device to compute on, or which ones side by side."""
+
+import re
 
 import torch
 
@@ -20,3 +22,15 @@ def find_device(device: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {device} cannot be used here ({reason}); try --device auto") from None
+
+
+def find_devices(devices: str) -> list[str]:
+    """``cuda:0,cuda:1``, or ``cpu:2`` for two processes on the CPU, as one device for each process.
+
+    Raises InputError for a text of another form, or a device that does not exist here.
+    """
+    found: list[str] = []
+    for part in devices.split(","):
+        several = re.fullmatch(r"cpu:([1-9]\d{0,2})", part.strip())
+        found += ["cpu"] * int(several[1]) if several else [str(find_device(part.strip()))]
+    return found

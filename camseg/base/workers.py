@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any
@@ -26,16 +27,21 @@ def worker_processes() -> Iterator[Call]:
     """A ``Call`` for several threads: each that calls has a process to itself, which stays until the context ends.
 
     A process starts when none is idle, imports nothing of the caller's script, calculates on one thread, and ends
-    with this process, however that ends, when the call that it works on is done. If one dies, say of too little
-    memory, its call raises WorkerError and the next one finds a new process.
+    with this process, however that ends, when the call that it works on is done; at once where an exception ends the
+    context. If one dies, say of too little memory, its call raises WorkerError and the next one finds a new process.
     """
     idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+    started: list[_Worker] = []
+    ended = threading.Event()
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             worker = idle.get_nowait()
         except queue.Empty:
+            if ended.is_set():
+                raise WorkerError("the work was ended before it began") from None
             worker = _Worker()
+            started.append(worker)
         answer = worker.call(function, arguments)  # a worker that raises is not handed on
         idle.put(worker)
         done, value = answer
@@ -45,6 +51,11 @@ def worker_processes() -> Iterator[Call]:
 
     try:
         yield call
+    except BaseException:
+        ended.set()
+        for worker in started:
+            worker.kill()
+        raise
     finally:
         while not idle.empty():
             idle.get().end()
@@ -79,6 +90,9 @@ class _Worker:
             code = self.process.returncode
             hint = ", perhaps for lack of memory; fewer --workers need less" if code < 0 else ""  # a signal
             raise WorkerError(f"the process that worked on it ended early (exit code {code}){hint}") from None
+
+    def kill(self) -> None:
+        self.process.kill()
 
     def end(self) -> None:
         for pipe in self.pipes:

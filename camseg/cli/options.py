@@ -12,6 +12,12 @@ ImagesArgument = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.", show_default=False)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE,...", help="Work side by side on these: cuda:0,cuda:1, or cpu:2 for two processes on the CPU."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 _SAID = {name: info.description for name, info in FolderOptions.__pydantic_fields__.items()}  # type: ignore[attr-defined]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help=_SAID["overwrite"])]

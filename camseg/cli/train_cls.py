@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from camseg.base.errors import InputError
 from camseg.base.settings import to_json
 from camseg.cli import console, fields, options
 from camseg.data.settings import NONE, Augmentation
@@ -43,6 +44,7 @@ def train_cls(
         typer.Option("--augment/--no-augment", help="Start from all ranges of --augmentation, or from none at all."),
     ] = None,
     device: options.Device = "auto",
+    devices: options.Devices = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -61,6 +63,8 @@ def train_cls(
         ranges = to_json(Augmentation() if augment else NONE)
         changes["augmentation"] = ranges | changes.get("augmentation", {})
     plan, several = plan_training(data, recipe=recipe, like=like, changes=changes), members.count > 1
+    if devices and not several:
+        raise InputError("--devices trains several members side by side; give --folds or --seeds too, or use torchrun")
     prepared = prepare_members(plan_members(plan, members), out) if several else [prepare_training(plan, out)]
     processes = started_together()
     if processes.first:
@@ -71,11 +75,11 @@ def train_cls(
             console.print_json({**facts, **({"members": trainings} if several else {"training": trainings[0]})})
     if dry_run:
         if processes.first:
-            attempt = partial(try_members, prepared) if several else partial(try_training, prepared[0])
+            attempt = partial(try_members, prepared, devices=devices) if several else partial(try_training, prepared[0])
             console.finish_dry_training(attempt(out, device=device, overwrite=overwrite))
         return
     train = (
-        partial(train_members, prepared, weights=members.member_weights)
+        partial(train_members, prepared, weights=members.member_weights, devices=devices)
         if several
         else partial(run_training, prepared[0])
     )

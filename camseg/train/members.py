@@ -4,19 +4,22 @@ With folds, as Isensee et al. do (nnU-Net, Nature Methods 2021), every image tea
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from camseg.base.device import find_device
+from camseg.base.device import find_device, find_devices
 from camseg.base.errors import CheckpointError, InputError, LayerError, OutputError
 from camseg.base.files import check_can_write, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
+from camseg.base.workers import worker_processes
 from camseg.classify.checkpoint import clear_run, load_network
 from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, member_folder
@@ -59,6 +62,7 @@ def train_members(
     *,
     weights: Literal["agreement", "equal"] = MemberSettings.member_weights,
     device: str = "auto",
+    devices: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
     say: Say = unheard,
@@ -68,8 +72,9 @@ def train_members(
     Every validation image is scored by the members that did not learn from it. One temperature is fitted on these
     scores for all members, and they are what the metrics are of. With the ``weights`` ``agreement`` more than two
     members count by how far their masks of training images agree with the others' (``set_agreement``). An interrupted
-    run continues where it stopped, member by member. Writes ``metrics.json``, ``confusion.png`` and
-    ``reliability.png`` too.
+    run continues where it stopped, member by member. With ``devices``, as ``find_devices`` takes them, as many members
+    train side by side, each in a process of its own (on the CPU with one thread). Writes ``metrics.json``,
+    ``confusion.png`` and ``reliability.png`` too.
 
     Raises what ``run_training`` does; OutputError where ``out`` holds a finished run, or members trained otherwise.
     """
@@ -79,23 +84,68 @@ def train_members(
         clear_run(out)
     processes.wait()
     cache = FeatureCache()  # of a frozen backbone, the members' features are the same
+    if devices is not None and processes.count > 1:
+        raise InputError("torchrun's processes train members together, one after another; leave --devices out")
+    waiting: list[tuple[str, Prepared, Path]] = []
     for number, one in enumerate(prepared):
-        run = member_folder(out, number)
-        done = (run / "metrics.json").exists()
-        if processes.first:
-            say(f"member {number + 1} of {len(prepared)}: {'is there' if done else _description(one)}")
-        if done:
+        run, title = member_folder(out, number), f"member {number + 1} of {len(prepared)}"
+        if (run / "metrics.json").exists():
+            if processes.first:
+                say(f"{title}: is there")
             _check_same(run, one.training)
         else:
+            waiting.append((title, one, run))
+    if devices is not None:
+        _train_side_by_side(waiting, find_devices(devices), say)
+        device = find_devices(devices)[0]
+    else:
+        for title, one, run in waiting:
+            if processes.first:
+                say(f"{title}: {_description(one)}")
             run_training(one, run, device=device, progress=progress, say=say, cache=cache)
     return _join(prepared, out, weights, device, progress, say) if processes.first else {}
 
 
+def _train_side_by_side(waiting: Sequence[tuple[str, Prepared, Path]], devices: Sequence[str], say: Say) -> None:
+    """Train members in as many processes as there are devices; a failure or Ctrl-C ends all, and what is done stays."""
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    with worker_processes() as call:
+
+        def train(title: str, one: Prepared, run: Path) -> None:
+            device = free.get()
+            say(f"{title}: {_description(one)}, on {device}")
+            try:
+                call(_run_alone, one, run, device)
+            finally:
+                free.put(device)
+            say(f"{title}: done")
+
+        pool = ThreadPoolExecutor(len(devices), thread_name_prefix="camseg")
+        try:
+            for future in as_completed([pool.submit(train, *one) for one in waiting]):
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run_alone(prepared: Prepared, run: Path, device: str) -> None:
+    """``run_training`` in a worker process, which has nobody to talk to."""
+    run_training(prepared, run, device=device)
+
+
 def try_members(
-    prepared: Sequence[Prepared], out: Path | str, *, device: str = "auto", overwrite: bool = False
+    prepared: Sequence[Prepared],
+    out: Path | str,
+    *,
+    device: str = "auto",
+    devices: str | None = None,
+    overwrite: bool = False,
 ) -> dict[Path, str]:
     """``try_training`` for all members of the run ``out`` that are still to be trained."""
     check_ensemble_folder(Path(out), overwrite=overwrite)
+    device = device if devices is None else find_devices(devices)[0]
     found: dict[Path, str] = {}
     for number, one in enumerate(prepared):
         run = member_folder(out, number)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from camseg.base.device import find_device
+from camseg.base.device import find_device, find_devices
 from camseg.base.errors import InputError
 
 
@@ -15,3 +15,12 @@ def test_devices_that_are_there():
     assert find_device("cpu") == torch.device("cpu")
     assert find_device(torch.device("cpu")) == torch.device("cpu")
     assert find_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_devices_side_by_side():
+    assert find_devices("cpu") == ["cpu"]
+    assert find_devices("cpu:3") == ["cpu"] * 3
+    assert find_devices("cpu:1, cpu") == ["cpu", "cpu"]
+    for text in ("cpu:2,tpu", "cuda:99", "cpu,"):
+        with pytest.raises(InputError, match="cannot be used here"):
+            find_devices(text)

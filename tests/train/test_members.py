@@ -148,6 +148,38 @@ def test_a_training_that_was_stopped_goes_on_member_by_member(make_folder, tmp_p
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+@pytest.mark.processes
+def test_members_side_by_side_are_those_of_one_process(make_folder, tmp_path):
+    data, said = make_folder(count=6), []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has
+    try:
+        whole = train(data, tmp_path / "whole", folds=3)
+    finally:
+        torch.set_num_threads(threads)
+    prepared = prepare(data, tmp_path / "run", folds=3)
+    assert try_members(prepared, tmp_path / "run", devices="cpu:2") == {}
+    metrics = train_members(prepared, tmp_path / "run", devices="cpu:2", say=said.append)
+    assert sum(line.endswith(", on cpu") for line in said) == 3
+    assert metrics["confusion"] == whole["confusion"]
+    for number in range(3):
+        file = f"members/{number}/model.safetensors"
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.processes
+def test_a_member_that_fails_ends_all_side_by_side(make_folder, tmp_path):
+    prepared = prepare(make_folder(count=6), tmp_path / "run", folds=3)
+    one = prepared[1]
+    broken = replace(one, training=replace(one.training, settings=replace(one.training.settings, learning_rate=1e30)))
+    with pytest.raises(InputError, match=r"lower (--|the )learning.rate"):
+        train_members([prepared[0], broken, prepared[2]], tmp_path / "run", devices="cpu:1")
+    assert (tmp_path / "run/members/0/metrics.json").exists()  # finished work stays
+    assert not (tmp_path / "run/classifier.json").exists()
+    with pytest.raises(InputError, match="device tpu cannot be used"):
+        train_members(prepared, tmp_path / "run", devices="tpu")
+
+
 def test_what_is_not_written_over(make_folder, tmp_path):
     data, out = make_folder(count=6), tmp_path / "run"
     train(data, out, folds=2)
@@ -172,6 +204,9 @@ def test_the_command(call, make_folder, tmp_path):
     assert "2 times test_resnet from scratch" in err
     assert "member 2 of 2: fold 2 of 2 validates, seed 1" in err
     assert json.loads(out)["val_images"] == len(load_training_data(data).samples)
+    code, _, err = call("train-cls", data, *options, "--devices", "cpu:2", "-o", tmp_path / "one")
+    assert code == 2
+    assert "give --folds or --seeds too" in err
     code, out, _ = call("train-cls", data, *options, "--folds", 2, "-o", tmp_path / "dry", "--json", "--dry-run")
     members = json.loads(out)["members"]
     assert [one["fold"] for one in members] == [[0, 2], [1, 2]]
