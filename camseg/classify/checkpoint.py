@@ -3,17 +3,16 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError
-from camseg.base.files import read_json
-from camseg.classify.classifier import Classifier, assemble
+from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, LinearRule, member_folder
+from camseg.classify.network import load_run, read_settings
 
 RUN_FILES: Final = (
     "classifier.json",
@@ -38,7 +37,7 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyC
     device that is not there.
     """
     run = Path(run)
-    settings = _read_settings(run)
+    settings = read_settings(Classifier, run)
     if "members" not in settings:
         return load_network(run, device)
     try:
@@ -58,26 +57,10 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyC
 def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classifier:
     """Load a classifier run that is one network, as ``load_classifier`` does; InputError for an ensemble."""
     run = Path(run)
-    settings = _read_settings(run)
+    settings = read_settings(Classifier, run)
     if "members" in settings:
         raise InputError(f"{run} is an ensemble, and one network is needed; name a member, such as {run}/members/0")
-    try:
-        settings.pop("version", None)
-        for name in ("classes", "negative", "mean", "std"):
-            settings[name] = tuple(settings[name])
-        settings["run"] = os.path.abspath(run)
-        classifier = assemble(settings, safetensors.torch.load_file(run / "model.safetensors"))
-    except InputError as error:
-        raise CheckpointError(f"{run / 'classifier.json'}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings ({error!r})") from None
-    except (OSError, RuntimeError, SafetensorError) as error:
-        message = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{run / 'model.safetensors'} cannot be loaded into {settings.get('arch')}: {message}"
-        ) from None
-    classifier.model.to(find_device(device))
-    return classifier
+    return load_run(Classifier, run, settings, device)
 
 
 def clear_run(run: Path | str) -> None:
@@ -90,15 +73,6 @@ def clear_run(run: Path | str) -> None:
     for folder in (*members, Path(run, "members")):
         with suppress(OSError):  # it is not there, or holds something else
             folder.rmdir()
-
-
-def _read_settings(run: Path) -> dict[str, Any]:
-    if not run.is_dir():
-        raise CheckpointError(f"expected the folder of a classifier run; {run} does not exist")
-    settings = read_json(run / "classifier.json", CheckpointError)
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{run / 'classifier.json'} is not a classifier's settings")
-    return settings
 
 
 def _read_rule(run: Path) -> LinearRule:

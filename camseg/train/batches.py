@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -105,10 +105,17 @@ def loader(
     augmentation: Augmentation,
 ) -> Loader:
     """The batches of an order of (epoch, index[, turn]): uint8 (N, S, S, 3) and their targets."""
+    return batched(_Squares(classifier, images, augmentation, batches.seed), batches, order)
+
+
+def batched(
+    items: TorchDataset[Any], batches: Batches, order: EpochSampler | Sequence[tuple[int, ...]]
+) -> DataLoader[Any]:
+    """The batches of an order of keys: what the items of these keys are, each of their tensors stacked."""
     # A last batch of one image would leave batch norm without a spread.
     lonely = len(order) > batches.size and len(order) % batches.size == 1
     return DataLoader(
-        _Squares(classifier, images, augmentation, batches.seed),
+        items,
         batch_size=batches.size,
         sampler=order,
         drop_last=lonely and isinstance(order, EpochSampler),

@@ -1,7 +1,7 @@
 """Networks -> which of their parameters learn, and keeping the others as they are."""
 
-from collections.abc import Iterator
-from typing import get_args
+from collections.abc import Callable, Iterator
+from typing import TypeAlias, get_args
 
 from torch import nn
 
@@ -9,10 +9,15 @@ from camseg.base.errors import InputError
 from camseg.models.weights import head_parameters
 from camseg.train.settings import Trainable, TrainSettings
 
+HeadOf: TypeAlias = Callable[[nn.Module], list[nn.Parameter]]
+"""A network -> the parameters of its head; none where it has no head apart from its backbone."""
 
-def learning_parameters(model: nn.Module, trainable: Trainable) -> list[nn.Parameter]:
+
+def learning_parameters(
+    model: nn.Module, trainable: Trainable, head_of: HeadOf = head_parameters
+) -> list[nn.Parameter]:
     """The parameters that learn; ``head``: of the classifier and plug-in heads, ``last-stages``: also the last third of
-    the backbone's blocks.
+    the backbone's blocks. ``head_of`` says what is the head, where it is something else.
 
     Blocks are the network's children, and of sequences of blocks their members, so that what counts as one is what
     the architecture's author made one. Raises InputError where a network has no head to be told from its backbone.
@@ -21,7 +26,7 @@ def learning_parameters(model: nn.Module, trainable: Trainable) -> list[nn.Param
         raise InputError(f"expected {', '.join(get_args(Trainable))} to be trained; got {trainable!r}")
     if trainable == "all":
         return list(model.parameters())
-    head = head_parameters(model)
+    head = head_of(model)
     if not head:
         raise InputError("the network has no head apart from its backbone; train all of it")
     if trainable == "head":
@@ -32,12 +37,12 @@ def learning_parameters(model: nn.Module, trainable: Trainable) -> list[nn.Param
     return [*(parameter for block in last for parameter in block), *head]
 
 
-def possible_warmup(model: nn.Module, settings: TrainSettings) -> int:
+def possible_warmup(model: nn.Module, settings: TrainSettings, head_of: HeadOf = head_parameters) -> int:
     """The epochs in which the head can learn alone: those that were asked for, but for one that is left to the rest.
 
     None where a network has no head apart from its backbone.
     """
-    return min(settings.warmup_epochs, settings.epochs - 1) if head_parameters(model) else 0
+    return min(settings.warmup_epochs, settings.epochs - 1) if head_of(model) else 0
 
 
 def freeze_others(model: nn.Module, learning: list[nn.Parameter]) -> None:

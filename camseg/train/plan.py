@@ -32,11 +32,12 @@ from camseg.data.remarks import data_remarks, unreadable
 from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
 from camseg.runs.loop import check_apart
+from camseg.train.course import check_run_folder
 from camseg.train.features import FeatureCache, check_can_keep
 from camseg.train.freezing import freeze_others, learning_parameters
 from camseg.train.recipes import RECIPES
 from camseg.train.settings import Training, TrainSettings
-from camseg.train.trainer import check_run_folder, train_classifier
+from camseg.train.trainer import train_classifier
 
 
 @dataclass(frozen=True, kw_only=True)

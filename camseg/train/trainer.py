@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 from numpy.typing import NDArray
 
-from camseg.base.errors import OutputError
-from camseg.base.files import check_can_write, remove_unfinished
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
 from camseg.classify.checkpoint import clear_run
@@ -25,14 +22,13 @@ from camseg.data.datasets import Dataset
 from camseg.measure.calibration import classifier_temperature
 from camseg.measure.metrics import expected_calibration_error
 from camseg.train.batches import LoadedSet, load_pixels
+from camseg.train.classifier_learner import ClassifierLearner
+from camseg.train.course import STATE, check_run_folder, run_course
 from camseg.train.features import FeatureCache
 from camseg.train.freezing import possible_warmup
-from camseg.train.learner import Learner
 from camseg.train.processes import started_together
 from camseg.train.report import calibration_error, reliability_of, scores, write_reports
 from camseg.train.settings import TrainSettings
-
-_STATE = "training.safetensors"
 
 
 def train_classifier(
@@ -69,7 +65,6 @@ def train_classifier(
     out = Path(out)
     processes = started_together()
     warmup = possible_warmup(classifier.model, settings)
-    state_file = out / _STATE
     if not processes.first:
         progress, say = silent, unheard
     if processes.first:
@@ -92,48 +87,19 @@ def train_classifier(
     identity = _identity(start, sets, settings)
     # Moved first: the optimiser must see the parameters where they will be.
     classifier.model.to(processes.join(device))
-    learner = Learner(classifier, settings, processes, sets[0], sets[1], cache or FeatureCache(), progress)
-    if overwrite and processes.first:  # only now that nothing speaks against the new run
-        clear_run(out)
-    if processes.first:
-        remove_unfinished(out)
-    processes.wait()
-    if state_file.exists():
-        learner.restore(state_file, identity)
-        say(f"continuing {out} after epoch {learner.state.epoch}")
-    while not learner.finished():
-        learner.run_epoch(progress)
-        last = learner.state.history[-1]
-        say(
-            f"epoch {learner.state.epoch}/{settings.epochs}: loss {last['train_loss']:.3f}, validation loss "
-            f"{last['val_loss']:.3f}, accuracy {last['val_accuracy']:.3f}, macro-F1 {last['val_macro_f1']:.3f}"
-        )
-        if processes.first:
-            # The best weights first: a kill between the two writes repeats an epoch and loses nothing.
-            if learner.state.best_epoch == learner.state.epoch:
-                classifier.save(out)
-            learner.save(state_file, identity)
-    processes.wait()
-    classifier.model.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
+    learner = ClassifierLearner(classifier, settings, processes, sets[0], sets[1], cache or FeatureCache(), progress)
+    run_course(learner, out, identity, clear=clear_run if overwrite else None, progress=progress, say=say)
     calibrated, metrics, tables = _judge(learner, sets, failed, say)
     if processes.first:
         calibrated.save(out)
         write_reports(out, classifier, metrics, learner.state.history, tables)
-        state_file.unlink(missing_ok=True)
+        (out / STATE).unlink(missing_ok=True)
     processes.wait()
     return metrics
 
 
-def check_run_folder(out: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where no run can be written, or a finished one is not to be overwritten."""
-    check_can_write(out)
-    # An ensemble need not have been measured.
-    if not overwrite and ((out / "metrics.json").exists() or (out / "members").exists()):
-        raise OutputError(f"{out} holds a finished run; choose another --out, or --overwrite it")
-
-
 def _judge(
-    learner: Learner, sets: Sequence[LoadedSet], failed: Mapping[Path, str], say: Say
+    learner: ClassifierLearner, sets: Sequence[LoadedSet], failed: Mapping[Path, str], say: Say
 ) -> tuple[Classifier, dict[str, Any], dict[str, NDArray[np.float64]]]:
     """The classifier, calibrated on the validation images; its metrics, and its reliabilities before and after."""
     classifier, truth = learner.classifier, learner.truth

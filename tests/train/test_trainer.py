@@ -20,7 +20,7 @@ from camseg.measure.metrics import expected_calibration_error, reliability
 from camseg.train import learner, report
 from camseg.train.balance import class_weights, sampling_shares
 from camseg.train.batches import Batches, EpochSampler, LoadedSet, loader
-from camseg.train.learner import Learner
+from camseg.train.classifier_learner import ClassifierLearner
 from camseg.train.processes import Processes
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier
@@ -496,7 +496,7 @@ def test_a_folder_that_cannot_be_made_is_noticed_before_any_image_is_read(parts,
 
 @pytest.mark.parametrize(("warmup", "patience", "epochs"), [(0, 2, 4), (4, 2, 7), (0, 0, 9)])
 def test_training_stops_when_patience_runs_out(parts, tmp_path, monkeypatch, warmup, patience, epochs):
-    monkeypatch.setattr(Learner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
+    monkeypatch.setattr(ClassifierLearner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=9, warmup_epochs=warmup, patience=patience)
     metrics = train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     assert metrics["best_epoch"] == 1
@@ -504,7 +504,7 @@ def test_training_stops_when_patience_runs_out(parts, tmp_path, monkeypatch, war
 
 
 def test_the_rate_falls_on_a_plateau(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(Learner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
+    monkeypatch.setattr(ClassifierLearner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=6, learning_rate=1e-3, plateau_patience=1, patience=0, warmup_epochs=0)
     train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     rates = [row["learning_rate"] for row in history(tmp_path)]
@@ -542,7 +542,7 @@ def test_half_precision_on_the_cpu(parts, tmp_path):
 
 
 def test_a_rate_that_never_falls(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr(Learner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
+    monkeypatch.setattr(ClassifierLearner, "validate", lambda _: (torch.zeros(6, 2), 1.0))
     settings = replace(FAST, epochs=6, plateau_patience=0, patience=0, warmup_epochs=0)
     train_classifier(create(), *parts, tmp_path, settings, device="cpu")
     assert {row["learning_rate"] for row in history(tmp_path)} == {FAST.learning_rate}

@@ -1,0 +1,70 @@
+"""The segmentation networks that are built here, by name, and the decoders of the library; nothing heavy is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from camseg.base.errors import InputError
+from camseg.base.registry import Method
+from camseg.models.names import split_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterEntry(Method):
+    """A segmentation network that is built here. ``function`` is its class, called with ``inputs``, ``outputs`` and
+    the arguments."""
+
+    parameters: int
+    """Trainable parameters with three inputs and one output, and no arguments."""
+    statistics: int = 0
+    """Running statistics of batch norm beside them: the two together are what Keras counts."""
+    image_size: int = 128
+    """Side of the inputs that the papers behind camseg trained it with, pixels; it takes any."""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    """Arguments that it takes, and what they mean."""
+
+
+SEGMENTERS: Final[dict[str, SegmenterEntry]] = {
+    "unet": SegmenterEntry(
+        function="models.segmenters.unet:UNet",
+        paper="Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI "
+        "2015; 32 to 512 channels, as in the baseline of Ibtehaz and Rahman",
+        parameters=7_760_097,
+    ),
+}
+"""By name, in the order of the lists."""
+
+DECODERS: Final[dict[str, str]] = {
+    "unet": "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015",
+    "unetplusplus": "Zhou et al.: UNet++: A Nested U-Net Architecture for Medical Image Segmentation, DLMIA 2018",
+    "manet": "Fan et al.: MA-Net: A Multi-Scale Attention Network for Liver and Tumor Segmentation, IEEE Access 2020",
+    "linknet": "Chaurasia, Culurciello: LinkNet, VCIP 2017",
+    "fpn": "Kirillov, Girshick, He, Dollar: Panoptic Feature Pyramid Networks, CVPR 2019",
+    "pspnet": "Zhao et al.: Pyramid Scene Parsing Network, CVPR 2017",
+    "pan": "Li et al.: Pyramid Attention Network for Semantic Segmentation, BMVC 2018",
+    "deeplabv3": "Chen et al.: Rethinking Atrous Convolution for Semantic Image Segmentation, arXiv 1706.05587",
+    "deeplabv3plus": "Chen et al.: Encoder-Decoder with Atrous Separable Convolution, ECCV 2018",
+    "upernet": "Xiao et al.: Unified Perceptual Parsing for Scene Understanding, ECCV 2018",
+    "segformer": "Xie et al.: SegFormer, NeurIPS 2021",
+}
+"""What stands before ``+`` in ``DECODER+ENCODER``, by segmentation_models_pytorch's names; an encoder is any network of
+timm that gives maps at strides 2 or 4 to 32."""
+
+
+def canonical_segmenter(name: str) -> str:
+    """A segmentation network's name as runs store it: ``UNet+MobileNetV2`` -> ``unet+mobilenetv2_100``.
+
+    Raises InputError, with the choices, for a name that is none.
+    """
+    words = name.strip().lower().replace("_", "-") if "+" not in name else name.strip()
+    if words in SEGMENTERS:
+        return words
+    decoder, plus, encoder = words.partition("+")
+    decoder = decoder.strip().lower().replace("-", "").replace("_", "")
+    if not plus or decoder not in DECODERS:
+        known = f"{', '.join(SEGMENTERS)}, or DECODER+ENCODER with a decoder of {', '.join(DECODERS)}"
+        raise InputError(f"unknown segmentation network {name!r}; choose among {known} and an encoder of timm")
+    backbone, heads = split_name(encoder.strip().removeprefix("tu-"))
+    if heads:
+        raise InputError(f"expected one decoder and one encoder, such as {decoder}+{backbone}; got {name!r}")
+    return f"{decoder}+{backbone}"

@@ -1,0 +1,1 @@
+"""image -> class probabilities per pixel, by a segmentation network."""
