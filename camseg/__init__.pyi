@@ -66,6 +66,7 @@ from .data.images import write_image as write_image
 from .data.images import write_mask as write_mask
 from .data.mask_settings import MaskReading as MaskReading
 from .data.settings import Augmentation as Augmentation
+from .data.truth import find_true_masks as find_true_masks
 from .label.chain import Labelled as Labelled
 from .label.chain import label_image as label_image
 from .label.folder import cams_folder as cams_folder
@@ -74,7 +75,9 @@ from .label.folder import masks_folder as masks_folder
 from .label.folder import propagate_folder as propagate_folder
 from .label.folder import refine_folder as refine_folder
 from .label.folder import trimap_folder as trimap_folder
+from .label.segmenting import segment_folder as segment_folder
 from .label.settings import LabelSettings as LabelSettings
+from .label.settings import SegmentSettings as SegmentSettings
 from .masks.cleaning import clean as clean
 from .masks.consensus import agreement as agreement
 from .masks.consensus import pairwise_dice as pairwise_dice
@@ -125,6 +128,9 @@ from .runs.loop import FolderReport as FolderReport
 from .runs.output import read_manifest as read_manifest
 from .runs.record import Record as Record
 from .runs.settings import FolderOptions as FolderOptions
+from .segment.checkpoint import load_segmenter as load_segmenter
+from .segment.segmenter import Segmenter as Segmenter
+from .segment.settings import ViewSettings as ViewSettings
 from .studies.audit import audit_runs as audit_runs
 from .studies.choose import choose_runs as choose_runs
 from .studies.compare import compare_models as compare_models
@@ -133,15 +139,25 @@ from .studies.settings import AuditSettings as AuditSettings
 from .studies.settings import ChooseSettings as ChooseSettings
 from .studies.settings import CompareSettings as CompareSettings
 from .studies.settings import EnsembleSettings as EnsembleSettings
+from .train.mask_batches import MaskedSet as MaskedSet
 from .train.members import plan_members as plan_members
 from .train.members import prepare_members as prepare_members
 from .train.members import train_members as train_members
 from .train.plan import plan_training as plan_training
 from .train.plan import prepare_training as prepare_training
 from .train.plan import run_training as run_training
+from .train.segmenter_plan import plan_segmenter_training as plan_segmenter_training
+from .train.segmenter_plan import prepare_segmenter_training as prepare_segmenter_training
+from .train.segmenter_plan import run_segmenter_training as run_segmenter_training
+from .train.segmenter_trainer import train_segmenter as train_segmenter
 from .train.settings import MemberSettings as MemberSettings
+from .train.settings import SegmenterSettings as SegmenterSettings
+from .train.settings import SegmenterTraining as SegmenterTraining
+from .train.settings import StudentSettings as StudentSettings
 from .train.settings import Training as Training
 from .train.settings import TrainSettings as TrainSettings
+from .train.student import find_pseudo_masks as find_pseudo_masks
+from .train.student import pixel_lessons as pixel_lessons
 from .train.trainer import train_classifier as train_classifier
 
 __version__: str

@@ -6,7 +6,8 @@ import torch
 
 from camseg.classify.classifier import Classifier
 from camseg.cli import main
-from camseg.data.images import write_image
+from camseg.data.images import write_image, write_mask
+from camseg.segment.segmenter import Segmenter
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and equal results need equal sums
 
@@ -64,6 +65,43 @@ def make_data(root, count=12, size=32):
 @pytest.fixture(scope="session")
 def make_folder(tmp_path_factory):
     return lambda **settings: make_data(tmp_path_factory.mktemp("data"), **settings)
+
+
+def make_masked(root, count=8, size=32):
+    """Images of bright squares on noise (``shape``) and of noise alone (``blank``), and masks of the squares."""
+    random = np.random.default_rng(0)
+    for label in ("blank", "shape"):
+        for i in range(count):
+            image = random.integers(60, 120, (size, size, 3)).astype(np.uint8)
+            mask = np.zeros((size, size), bool)
+            if label == "shape":
+                top, left = random.integers(2, size // 2, 2)
+                mask[top : top + size // 2 - 2, left : left + size // 2 - 2] = True
+                image[mask] = (230, 200, 40)
+            write_image(root / "images" / label / f"{i:02}.png", image)
+            if mask.any():
+                write_mask(root / "masks" / label / f"{i:02}.png", mask)
+    return root / "images", root / "masks"
+
+
+@pytest.fixture(scope="session")
+def masked_folder(tmp_path_factory):
+    """(images, masks): eight images of squares with masks, and eight of noise without."""
+    return make_masked(tmp_path_factory.mktemp("masked"))
+
+
+@pytest.fixture
+def make_segmenter():
+    """Seeded, untrained tiny segmenters with spread logits."""
+
+    def make(arch="linknet+test_resnet", seed=0, **settings):
+        torch.manual_seed(seed)
+        segmenter = Segmenter.create(arch, **{"classes": ["object"], "image_size": 32, **settings})
+        for parameter in segmenter.model.network.segmentation_head.parameters():
+            torch.nn.init.normal_(parameter, std=2.0)
+        return segmenter
+
+    return make
 
 
 class _Here:

@@ -19,6 +19,7 @@ ROOMS = [
     "data",
     "models",
     "classify",
+    "segment",
     "cams",
     "layers",  # the name by which scripts import what ``cams.layers`` holds
     "propagation",

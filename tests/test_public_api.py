@@ -60,8 +60,8 @@ def test_all_is_sorted_and_what_dir_shows():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="segment"):
-        _ = camseg.segment
+    with pytest.raises(AttributeError, match="segmentation"):
+        _ = camseg.segmentation
     assert not hasattr(camseg, "__path_that_is_not__")
 
 

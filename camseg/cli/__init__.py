@@ -21,6 +21,7 @@ from camseg.base.errors import CamsegError
 
 COMMANDS: Final = (
     "train-cls",
+    "train-seg",
     "ensemble",
     "layers",
     "kernels",
@@ -35,6 +36,7 @@ COMMANDS: Final = (
     "compare",
     "choose",
     "label",
+    "segment",
     "prepare",
     "demo",
 )
@@ -131,6 +133,7 @@ def _options(
 
 _CONTINUED: Final = (
     "train-cls",
+    "train-seg",
     "cams",
     "propagate",
     "masks",
@@ -139,6 +142,7 @@ _CONTINUED: Final = (
     "audit",
     "compare",
     "label",
+    "segment",
     "prepare",
 )
 """Commands that keep what is finished, and go on from there."""

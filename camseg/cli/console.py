@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from camseg.runs.loop import FolderReport
     from camseg.runs.settings import FolderOptions
     from camseg.train.plan import Prepared
+    from camseg.train.segmenter_plan import PreparedSegmenter
 
 _SHOWN: Final = 10
 """Failures that are said one by one."""
@@ -96,6 +97,43 @@ def introduce_training(prepared: "Sequence[Prepared]") -> None:
     say(f"{several}{first.classifier.arch} {start}: {sizes} of {', '.join(first.classifier.classes)}")
 
 
+def introduce_segmenter(prepared: "PreparedSegmenter") -> None:
+    """Say what is trained from which images and masks."""
+    for line in prepared.remarks:
+        say(f"note: {line}")
+    weights, segmenter = prepared.training.weights, prepared.segmenter
+    start = "from scratch" if weights == "none" else f"from {weights}"
+    sizes = f"{len(prepared.train.data.samples)} training and {len(prepared.val.data.samples)} validation images"
+    say(f"{segmenter.arch} {start}: {sizes} with masks of {', '.join(segmenter.classes)}")
+
+
+def finish_segmenter(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Show the validation metrics of a segmentation network; exit with 1 when images could not be read."""
+    if as_json:
+        print_json({"out": str(out), **metrics})
+    else:
+        columns = ("class", "precision", "recall", "IoU", "Dice", "Dice over pixels", "images")
+        for title, found in (("validation", metrics), ("test", metrics.get("test"))):
+            if found is not None:
+                dice = found["mean_dice_per_image"]
+                words = f"{out}: {title} Dice per image {'-' if dice is None else f'{dice:.3f}'}"
+                print_table(columns, _mask_rows(found), f"{words}, at {metrics['image_size']} pixels")
+    _finish_failures(metrics["failed"])
+
+
+def _mask_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    names = [f"mean_{name}_per_image" for name in ("precision", "recall", "iou", "dice")]
+    names.append("dice_over_pixels")
+    return [
+        (
+            name,
+            *("-" if one.get(column) is None else f"{one[column]:.3f}" for column in names),
+            str(one["images"]),
+        )
+        for name, one in metrics["classes"].items()
+    ]
+
+
 def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
     """Show a training's validation metrics; exit with 1 when images could not be read."""
     if as_json:
@@ -109,9 +147,13 @@ def finish_training(metrics: dict[str, Any], out: Path, as_json: bool) -> None:
         if (test := metrics.get("test")) is not None:
             title = f"{out}: test accuracy {test['accuracy']:.3f}, macro-F1 {test['macro_f1']:.3f}"
             print_table(("class", "precision", "recall", "F1", "images"), _class_rows(test), title)
-    for reason in metrics["failed"].values():
+    _finish_failures(metrics["failed"])
+
+
+def _finish_failures(failed: Mapping[str, str]) -> None:
+    for reason in failed.values():
         say(f"failed: {reason}")
-    if metrics["failed"]:
+    if failed:
         raise typer.Exit(1)
 
 

@@ -59,6 +59,12 @@ _GROUPS: Mapping[str, str] = {
     "FolderOptions": "Output",
     "Training": "Data and network",
     "TrainSettings": "Training",
+    "SegmenterTraining": "Data and network",
+    "SegmenterSettings": "Training",
+    "StudentSettings": "Student",
+    "SegmenterOptions": "Segmenter",
+    "ViewSettings": "Maps",
+    "SegmentSettings": "Output",
     "Augmentation": "Augmentation",
 }
 """What options are grouped under in the help, by the settings class that states them; others stand first."""

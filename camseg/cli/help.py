@@ -11,6 +11,7 @@ GENERAL: Final = "Options"
 
 EXAMPLES: Final[Mapping[str, str]] = {
     "train-cls": "camseg train-cls photos --negative clean --weights imagenet --out runs/cls",
+    "train-seg": "camseg train-seg photos --masks true_masks --model unet+mobilenetv2_100 --out runs/seg",
     "ensemble": "camseg ensemble runs/a runs/b --out runs/both",
     "layers": "camseg layers runs/cls",
     "kernels": "camseg kernels runs/med_ic photos/scratch/1.png --out kernels.png",
@@ -25,6 +26,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "compare": "camseg compare photos --models resnet18,mobilenetv2_100 --masks true_masks --out out/compared",
     "choose": "camseg choose runs/a runs/b runs/c photos --limit 30",
     "label": "camseg label photos --classifier runs/cls --save overlays --out out",
+    "segment": "camseg segment photos --segmenter runs/seg --save cams --out out",
     "prepare rois": "camseg prepare rois scans.csv --masks scan_masks --mirror --out rois",
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",
     "prepare dicom": "camseg prepare dicom archive --window -160,240 --out images",

@@ -125,11 +125,15 @@ def _to_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+MaskClassText: TypeAlias = Annotated[str, BeforeValidator(_to_text), Option(metavar="N|NAME|any")]
+"""A field of settings that takes the number or name of a class, or ``any``."""
+
+
 @settings
 class MaskReading:
     """How files of masks are read; by default they hold black and white, or 0 and 1."""
 
-    mask_class: Annotated[str | None, BeforeValidator(_to_text), Option(metavar="N|NAME|any")] = None
+    mask_class: MaskClassText | None = None
     """The object's class where masks hold class numbers or colours: a number, a name of mask classes, or any for all
     but the background."""
     mask_classes: MaskClassesText | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from camseg.base.arrays import Alpha, Cam, Image, Mask, Trimap, check_image
 from camseg.base.progress import Say, unheard
 from camseg.data.datasets import Sample
-from camseg.label.settings import LabelSettings
+from camseg.label.settings import LabelSettings, SegmentSettings
 from camseg.label.stages import CleanStage, FuseStage, PropagateStage, RefineStage, ThresholdStage, TrimapStage
 from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.runs.record import Record
@@ -56,7 +56,7 @@ def map_stages(
 def mask_stages(settings: LabelSettings, shares: Sequence[float] = (1.0,)) -> list[Stage]:
     """Maps -> masks: propagation, threshold, trimap, refinement, cleaning; ``shares``: of an ensemble's members, whose
     maps are fused before propagation or after it."""
-    refined, how = settings.refinement.method != "none", settings.consensus.fusion
+    how = settings.consensus.fusion
     fuse = FuseStage(settings=settings.consensus, threshold=settings.masks.threshold, shares=tuple(shares))
     several = len(shares) > 1
     # More than half of the votes: the nearest 8-bit map of a half lies above it.
@@ -66,6 +66,14 @@ def mask_stages(settings: LabelSettings, shares: Sequence[float] = (1.0,)) -> li
         PropagateStage(settings=settings.propagation),
         *([fuse] if several and how != "maps" else []),
         ThresholdStage(settings=masks),
+        *outline_stages(settings),
+    ]
+
+
+def outline_stages(settings: LabelSettings | SegmentSettings) -> list[Stage]:
+    """Masks -> masks: trimap, refinement, cleaning."""
+    refined = settings.refinement.method != "none"
+    return [
         *([TrimapStage(settings=settings.trimap)] if refined else []),
         RefineStage(settings=settings.refinement),
         CleanStage(settings=settings.cleaning),

@@ -59,13 +59,18 @@ def label_folder(
     manifest; the others are finished. Raises OutputError or InputError before any work starts.
     """
     settings = settings or LabelSettings()
-    kinds = {"mask": "masks"} | {_SINGULAR[kind]: kind for kind in _SINGULAR if kind in settings.save}
+    kinds = saved_kinds(settings.save)
     behind = [*mask_stages(settings, classifier.shares), WriteStage(folder=Path(out), kinds=kinds)]
     guided = settings.propagation.needs_features
-    _open_refiner(settings.refinement, str(classifier.device))
+    open_refiner(settings.refinement, str(classifier.device))
     return _network_folder(
         "label", images, classifier, out, settings.cams, behind, to_json(settings), targets, batch_size, options, guided
     )
+
+
+def saved_kinds(save: Sequence[str]) -> dict[str, str]:
+    """The kinds of files that a chain writes, masks and what is asked for, with their subfolders."""
+    return {"mask": "masks"} | {_SINGULAR[kind]: kind for kind in _SINGULAR if kind in save}
 
 
 def cams_folder(
@@ -251,7 +256,7 @@ def refine_folder(
     settings, cleaning = settings or RefineSettings(), cleaning or CleaningSettings()
     if settings.method == "none":
         raise InputError("expected a refiner by name; none is only for the whole chain")
-    _open_refiner(settings, device)
+    open_refiner(settings, device)
     kinds = {"mask": "masks"} | {kind.removesuffix("s"): kind for kind in ("alphas", "foregrounds") if kind in save}
     data = images if isinstance(images, Dataset) else load_images(images)
     stages = [
@@ -337,7 +342,7 @@ def _file_folder(
     )
 
 
-def _open_refiner(settings: RefineSettings, device: str) -> None:
+def open_refiner(settings: RefineSettings, device: str) -> None:
     """Read a refiner's weights before any work is begun; raises CheckpointError."""
     if settings.weights is not None:
         open_network(settings.method, settings.weights, device)

@@ -9,9 +9,10 @@ from pydantic import Field
 from camseg.base.errors import InputError
 from camseg.base.settings import Option, settings
 from camseg.cams.settings import CamSettings
-from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings
+from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings, ThresholdText
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
+from camseg.segment.settings import ViewSettings
 
 Kind: TypeAlias = Literal["cams", "trimaps", "alphas", "overlays"]
 """What ``label`` writes beside masks on request."""
@@ -43,8 +44,36 @@ class LabelSettings:
     def __post_init__(self) -> None:
         if len(self.cams.methods) != 1 or self.cams.raw:
             raise InputError("masks are made of one CAM method's maps in [0, 1]; name one method, and no raw maps")
-        if self.refinement.method == "none" and (lost := sorted({"trimaps", "alphas"} & {*self.save})):
-            raise InputError(f"without a refiner there are no {lost[0]}; choose a refiner, or leave them out")
+        _check_saved(self.refinement, self.save)
+
+
+@settings
+class SegmentSettings:
+    """The chain from an image to its mask by a segmentation network."""
+
+    views: ViewSettings = field(default_factory=ViewSettings)
+    """How images are shown to it."""
+    gate: bool = True
+    """Where an image's label is known, keep the masks of classes empty that it excludes."""
+    threshold: Annotated[ThresholdText | None, Option(default="0.5; of exclusive classes the likeliest wins")] = None
+    """What lies above is object, of the class's probability: 0.4, max:0.7 (of its maximum), otsu, li, triangle,
+    area:0.1, or a threshold file."""
+    trimap: TrimapSettings = field(default_factory=TrimapSettings)
+    """How the refiner's trimap is made."""
+    refinement: RefineSettings = field(default_factory=lambda: RefineSettings(method="none"))
+    """How the mask is refined."""
+    cleaning: CleaningSettings = field(default_factory=CleaningSettings)
+    """What is done to the final mask."""
+    save: tuple[Kind, ...] = ()
+    """Also write cams (the probabilities as maps), trimaps, alphas or overlays."""
+
+    def __post_init__(self) -> None:
+        _check_saved(self.refinement, self.save)
+
+
+def _check_saved(refinement: RefineSettings, save: tuple[Kind, ...]) -> None:
+    if refinement.method == "none" and (lost := sorted({"trimaps", "alphas"} & {*save})):
+        raise InputError(f"without a refiner there are no {lost[0]}; choose a refiner, or leave them out")
 
 
 @settings
@@ -108,5 +137,19 @@ class ClassifierOptions:
     """label, predicted, all, or a CLASS; default: the label where known, else predicted."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Images per pass of the network."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+
+@settings
+class SegmenterOptions:
+    """Which segmentation network runs."""
+
+    segmenter: Annotated[Path, Option(metavar="RUN", flags=("--segmenter", "-s"))]
+    """Segmenter run that train-seg wrote."""
+    negative: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()
+    """Label of images without object, instead of the run's own."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Images, or tiles of them, per pass of the network."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""

@@ -14,7 +14,8 @@ FEWEST = 10
 """Images that tell a temperature; of fewer a single one decides it."""
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures of a classifier: beyond them its logits, and not how sure it is, went astray."""
-UNTOLD = "validation images do not tell how sure to be (all right, or too few): the temperature stays 1"
+_UNTOLD = "do not tell how sure to be (all right, or too few): the temperature stays 1"
+UNTOLD = f"validation images {_UNTOLD}"
 """What is said, after their number, where the temperature is 1."""
 
 
@@ -65,9 +66,14 @@ def fit_temperature(
 
 
 def classifier_temperature(
-    logits: NDArray[np.floating], truth: NDArray[np.integer] | NDArray[np.floating], multi_label: bool
+    logits: NDArray[np.floating],
+    truth: NDArray[np.integer] | NDArray[np.floating],
+    multi_label: bool,
+    what: str = "validation images",
 ) -> tuple[float, str | None]:
     """``fit_temperature`` of a network's logits, from ``COLDEST`` to ``HOTTEST``; and a line where it is not the best.
+
+    ``what``: of what the logits are, for that line.
 
     Raises what ``fit_temperature`` does.
     """
@@ -75,10 +81,10 @@ def classifier_temperature(
     temperature = min(max(best, COLDEST), HOTTEST)
     if temperature != best:
         return temperature, (
-            f"{len(truth)} validation images want a temperature of {best:g}, as logits that went astray do; it is "
+            f"{len(truth)} {what} want a temperature of {best:g}, as logits that went astray do; it is "
             f"held at {temperature:g}"
         )
-    return temperature, f"{len(truth)} {UNTOLD}" if temperature == 1.0 else None
+    return temperature, f"{len(truth)} {what} {_UNTOLD}" if temperature == 1.0 else None
 
 
 def _cross_entropy(

@@ -467,11 +467,17 @@ def _follow_labels(predictions: Path, truths: Iterable[str]) -> tuple[int, str]:
     step = steps[-1] if steps else None
     targets = [] if step is None else step.settings.get("targets", [])
     labelled: set[str] = set()
-    if targets in ([], ["label"]):
+    segmented = step is not None and step.command == "segment"
+    if targets in ([], ["label"]) and not segmented:
         labelled = {record.name for record in records if record.labels is not None}
     elif targets != ["predicted"]:  # classes by name: labels decide only where none of them can be
         labelled = {record.name for record in records if (record.empty or "").startswith("labelled")}
     count = sum(name in labelled or name.partition("/")[2] in labelled for name in truths)
+    if segmented:
+        return (
+            count,
+            "predictions follow the labels of their images, which exclude an object; --no-gate asks the network alone",
+        )
     return count, (
         "predictions follow the labels of their images (class folders or a CSV), not the classifier: empty kept "
         "measures those labels; --target predicted asks the classifier"

@@ -28,16 +28,18 @@ _DPI = 150
 def plot_history(history: Sequence[Mapping[str, float]]) -> Image:
     """Losses and scores against the epoch, from one mapping per epoch.
 
-    Names that hold ``loss`` are drawn on the left; those that hold ``accuracy`` or ``f1``, in
+    Names that hold ``loss`` are drawn on the left; those that hold ``accuracy``, ``f1``, ``dice`` or ``iou``, in
     [0, 1], on the right; others are left out. ``epoch`` numbers the epochs, else they count from 1.
     A value may be missing or NaN. What is named ``train...`` is dashed. Raises InputError if there
     is no epoch or no such name.
     """
     names = list(dict.fromkeys(name for epoch in history for name in epoch))
     losses = [name for name in names if "loss" in name]
-    scores = [name for name in names if "accuracy" in name or "f1" in name]
+    scores = [name for name in names if any(word in name for word in ("accuracy", "f1", "dice", "iou"))]
     if not losses and not scores:
-        raise InputError(f"expected epochs with a loss, accuracy or f1; got {len(history)} epochs of {names}")
+        raise InputError(
+            f"expected epochs with a loss, accuracy, f1, dice or iou; got {len(history)} epochs of {names}"
+        )
     epochs = [epoch.get("epoch", number) for number, epoch in enumerate(history, 1)]
     panels = [(kind, keys) for kind, keys in (("loss", losses), ("score", scores)) if keys]
     figure = _figure(4.6 * len(panels), 3.4)

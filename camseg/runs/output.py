@@ -21,7 +21,7 @@ from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
 
 MANIFEST = "manifest.jsonl"
 RUN = "run.json"
-_NETWORK = ("cams", "label")
+_NETWORK = ("cams", "label", "segment")
 """Commands whose inputs are images, not files of another command."""
 
 
@@ -68,7 +68,7 @@ def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
     if overwrite or not (folder / RUN).exists():
         check_empty(folder, overwrite=overwrite)
         return
-    earlier = _read_run(folder)
+    earlier = read_run(folder)
     if earlier.get("schema_version") != SCHEMA_VERSION:
         raise OutputError(f"{folder} was written by another version of camseg; choose another --out, or --overwrite")
     if earlier.get("command") != run.command:
@@ -257,7 +257,7 @@ def map_root(folder: Path | str) -> Path:
     folder = Path(folder)
     if not (folder / RUN).is_file():
         return folder
-    run = _read_run(folder)
+    run = read_run(folder)
     settings = run["settings"]
     methods = settings.get("methods", [settings.get("method")])
     if run.get("command") not in ("cams", "propagate") or not isinstance(methods, list) or not methods:
@@ -268,9 +268,10 @@ def map_root(folder: Path | str) -> Path:
 
 
 def prediction_root(folder: Path | str) -> Path:
-    """Where a run's maps or masks lie: as ``map_root`` says, or ``masks`` in what ``label`` or ``refine`` wrote."""
+    """Where a run's maps or masks lie: as ``map_root`` says, or ``masks`` in what ``label``, ``segment`` or
+    ``refine`` wrote."""
     folder = Path(folder)
-    if (folder / RUN).is_file() and _read_run(folder).get("command") in ("label", "refine"):
+    if (folder / RUN).is_file() and read_run(folder).get("command") in ("label", "refine", "segment"):
         return folder / "masks"
     return map_root(folder)
 
@@ -337,7 +338,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a folder's ``run.json`` says; OutputError where there is none, or none of ours."""
     run = read_json(folder / RUN, OutputError)
     if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
         raise OutputError(f"{folder / RUN} was not written by camseg; choose another folder, or --overwrite")
@@ -346,7 +348,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 def _try_run(folder: Path) -> dict[str, Any] | None:
     try:
-        return _read_run(folder)
+        return read_run(folder)
     except CamsegError:
         return None
 

@@ -52,9 +52,9 @@ class Record:
     files: dict[str, str] = field(default_factory=dict)
     """The files written, by their kind (or the method, for maps), as paths below the output folder."""
     score: float | None = None
-    """The class's probability."""
+    """The class's probability; of a segmentation network the highest of a pixel."""
     method: str | None = None
-    """CAM methods, joined by commas."""
+    """CAM methods, joined by commas; probability where a segmentation network gave the map."""
     layer: str | None = None
     """Layers, joined by commas; those of an ensemble's members by semicolons."""
     scales: tuple[float, ...] | None = None
@@ -66,7 +66,7 @@ class Record:
     propagation: str | None = None
     """The propagator; none where maps were left as they were."""
     threshold: str | None = None
-    """The threshold, as a text or the file that holds it."""
+    """The threshold, as a text or the file that holds it; likeliest where the likeliest of exclusive classes won."""
     refiner: str | None = None
     """The refiner that decided, or that was to."""
     fallback: str | None = None

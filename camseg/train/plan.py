@@ -3,10 +3,10 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -17,6 +17,7 @@ from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.registry import choose
 from camseg.base.settings import from_json, to_json
 from camseg.classify.classifier import Classifier
+from camseg.classify.network import FedNetwork
 from camseg.data.datasets import (
     Dataset,
     check_disjoint,
@@ -31,13 +32,18 @@ from camseg.data.labels import negative_hint
 from camseg.data.remarks import data_remarks, unreadable
 from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
+from camseg.models.weights import head_parameters
 from camseg.runs.loop import check_apart
 from camseg.train.course import check_run_folder
 from camseg.train.features import FeatureCache, check_can_keep
-from camseg.train.freezing import freeze_others, learning_parameters
+from camseg.train.freezing import HeadOf, freeze_others, learning_parameters
 from camseg.train.recipes import RECIPES
 from camseg.train.settings import Training, TrainSettings
 from camseg.train.trainer import train_classifier
+
+T = TypeVar("T", bound=Training)
+Load: TypeAlias = Callable[[Path | str, Sequence[str] | None], Dataset]
+"""Images and the classes that their labels must be of, or None -> a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,40 +86,77 @@ def plan_training(
 
     Raises InputError for names that there are not, and CheckpointError for a run that does not say how it was trained.
     """
+    return planned(
+        Training,
+        data,
+        base=lambda: (
+            choose("recipe", recipe or "default", RECIPES).training if like is None else read_training(like or "")
+        ),
+        recipe=recipe,
+        like=like,
+        changes=changes,
+        start=lambda weights, model: starting_weights(weights, has_pretrained(model or DEFAULT_ARCH)),
+        places=("val",),
+    )
+
+
+def planned(
+    kind: type[T],
+    data: Path | str | None,
+    *,
+    base: Callable[[], T],
+    recipe: str | None,
+    like: Path | str | None,
+    changes: Mapping[str, Any] | None,
+    start: Callable[[str | None, str | None], str],
+    places: Sequence[str],
+) -> T:
+    """``plan_training`` of any kind of training.
+
+    ``base``: gives that of the recipe or the run; ``start``: the weights to start from, of what is asked for and the
+    model; ``places``: fields that are paths. Raises what ``plan_training`` does.
+    """
     changes = dict(changes or {})
     if like is not None and recipe is not None:
         raise InputError("expected a recipe or a run to be like, not both; a run already has its recipe's values")
-    known = {item.name for kind in (Training, TrainSettings) for item in fields(kind)} - {"data", "recipe", "settings"}
+    settings_kind = type(kind().settings)
+    known = {item.name for one in (kind, settings_kind) for item in fields(one)} - {"data", "recipe", "settings"}
     if unknown := sorted(changes.keys() - known):
         raise InputError(f"a training has no {unknown[0]!r}; it has {', '.join(sorted(known))}")
     if like is None and data is None:
         raise InputError("expected labelled images to train from, or a run to be like")
-    base = choose("recipe", recipe or "default", RECIPES).training if like is None else read_training(like)
-    settings = {name: changes.pop(name) for name in [item.name for item in fields(TrainSettings)] if name in changes}
+    origin = base()
+    settings = {name: changes.pop(name) for name in [item.name for item in fields(settings_kind)] if name in changes}
     if "val_fraction" in changes:
         changes.setdefault("val", None)
     if "val" in changes:
         changes.setdefault("fold", None)
     if like is None or "model" in changes or "weights" in changes:
-        changes["weights"] = _weights(changes.get("weights"), changes.get("model", base.model))
+        changes["weights"] = start(changes.get("weights"), changes.get("model", origin.model))
         changes["weights_sha256"] = None
         if changes["weights"] == "none":
             settings = {"warmup_epochs": 0, "trainable": "all", **settings}
-    if isinstance(settings.get("augmentation"), Mapping):
-        settings["augmentation"] = replace(base.settings.augmentation, **settings["augmentation"])
-    if changes.get("val") is not None:
-        changes["val"] = os.path.abspath(changes["val"])
-    if data is not None or changes.get("val", base.val) != base.val:
+    for name, value in settings.items():  # of bundles of settings a mapping changes a part
+        if isinstance(value, Mapping):
+            settings[name] = replace(getattr(origin.settings, name), **value)
+    for name in places:
+        if changes.get(name) is not None:
+            changes[name] = os.path.abspath(changes[name])
+    if data is not None or any(changes.get(name, getattr(origin, name)) != getattr(origin, name) for name in places):
         changes["samples_sha256"] = None  # what is there now is meant
-    place = base.data if data is None else os.path.abspath(data)
-    return replace(base, **changes, data=place, settings=replace(base.settings, **settings))
+    place = origin.data if data is None else os.path.abspath(data)
+    return replace(origin, **changes, data=place, settings=replace(origin.settings, **settings))
 
 
 def read_training(run: Path | str) -> Training:
     """What a run was trained from, of its ``classifier.json``; CheckpointError where it does not say."""
-    path = Path(run, "classifier.json")
-    facts = read_json(path, CheckpointError)
-    return _from_record(facts.get("training") if isinstance(facts, dict) else None, str(path))
+    return training_of_run(Training, Path(run, Classifier.FILE))
+
+
+def training_of_run(kind: type[T], file: Path) -> T:
+    """What a run's file of settings says of its training; CheckpointError where it does not."""
+    facts = read_json(file, CheckpointError)
+    return _from_record(kind, facts.get("training") if isinstance(facts, dict) else None, str(file))
 
 
 def trained_on(classifier: Classifier) -> tuple[set[str], set[str]] | None:
@@ -122,21 +165,21 @@ def trained_on(classifier: Classifier) -> tuple[set[str], set[str]] | None:
     None where it does not say, or other images are there now.
     """
     try:
-        train, val, _, _ = _parts(_from_record(classifier.training, classifier.arch))
+        train, val, _, _ = _parts(_from_record(Training, classifier.training, classifier.arch))
     except CamsegError:
         return None
     return image_places(train), image_places(val)
 
 
-def _from_record(record: object, path: str) -> Training:
+def _from_record(kind: type[T], record: object, path: str) -> T:
     if not isinstance(record, Mapping) or "data" not in record:
         raise CheckpointError(
-            f"{path} does not say what it was trained from, as runs of camseg train-cls do; give DATA and the options"
+            f"{path} does not say what it was trained from, as runs that camseg trained do; give images and the options"
         )
-    names = [item.name for item in fields(Training)]
+    names = [item.name for item in fields(kind)]
     later = {"fold": None, "split_seed": None}  # which runs of before do not state
     try:
-        return from_json(Training, {name: {**later, **record}[name] for name in names})
+        return from_json(kind, {name: {**later, **record}[name] for name in names})
     except (KeyError, InputError) as error:
         raise CheckpointError(f"{path}: its training cannot be repeated ({error})") from None
 
@@ -165,28 +208,33 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
         std=training.std,
         model_args=training.model_args,
     )
-    training = replace(training, samples_sha256=samples)
-    if training.weights not in ("none", "imagenet"):
-        found = sha256(training.weights)
-        if training.weights_sha256 not in (None, found):
-            raise InputError(f"{training.weights} is not the file it was; give the weights with --weights")
-        training = replace(training, weights_sha256=found)
-    _check_batches(classifier, training.settings, len(train.samples))
+    training = with_weights_hash(replace(training, samples_sha256=samples))
+    check_batches(classifier, training.settings, len(train.samples))
     return Prepared(training=training, classifier=classifier, train=train, val=val, test=test)
 
 
-def _check_batches(classifier: Classifier, settings: TrainSettings, images: int) -> None:
+def with_weights_hash(training: T) -> T:
+    """The training with the hash of its file of weights; InputError where that is not the file it was."""
+    if training.weights in ("none", "imagenet"):
+        return training
+    found = sha256(training.weights)
+    if training.weights_sha256 not in (None, found):
+        raise InputError(f"{training.weights} is not the file it was; give the weights with --weights")
+    return replace(training, weights_sha256=found)
+
+
+def check_batches(network: FedNetwork, settings: TrainSettings, images: int, head_of: HeadOf = head_parameters) -> None:
     """InputError where single images would be learned from by a network whose batch norms then have no spread."""
     if min(settings.batch_size, images) > 1:
         return
-    side = classifier.image_size
-    model = copy.deepcopy(classifier.model)  # batch norms keep what they have seen
-    freeze_others(model, learning_parameters(model, settings.trainable))
+    side = network.image_size
+    model = copy.deepcopy(network.model)  # batch norms keep what they have seen
+    freeze_others(model, learning_parameters(model, settings.trainable, head_of))
     try:
         model(torch.zeros(1, 3, side, side))
     except ValueError as error:
         raise InputError(
-            f"{classifier.arch} needs at least 2 images per batch at {side} pixels ({first_line(error)}); got "
+            f"{network.arch} needs at least 2 images per batch at {side} pixels ({first_line(error)}); got "
             f"--batch-size {settings.batch_size} and {images} training image{'s' * (images != 1)}; give more"
         ) from None
 
@@ -210,19 +258,25 @@ def load_parts(
     test_fraction: float,
     seed: int,
     numbered: tuple[int, int] | None = None,
+    load: Load = load_training_data,
+    labelled: bool = True,
 ) -> tuple[Dataset, Dataset, Dataset | None]:
     """The images to learn from, those for validation, and those for the test where there are such.
 
     A data set that comes divided (``train/<class>/...``, ``val/...``, ``test/...``) stays so; else shares are split
     off, or with ``numbered`` that fold: (which, of how many). The same images, fractions and seed give the same parts;
-    what is to be said of them are the first one's remarks. Raises what loading and splitting do, and DatasetError for
-    validation images that ``data`` has too, that have other classes, or that there are twice.
+    what is to be said of them are the first one's remarks. ``load``: reads images; without ``labelled``
+    labels guide the split, but no part needs any. Raises what loading and splitting do, and DatasetError for validation
+    images that ``data`` has too, that have other classes, or that there are twice.
     """
-    dataset = load_training_data(data)
+    dataset = load(data, None)
     remarks = [*dataset.remarks]
     own = own_parts(dataset)
+    if not labelled:
+        dataset = replace(dataset, classes=())
     rest, test = dataset, None
     if own is not None:
+        own = {name: replace(part, classes=dataset.classes) for name, part in own.items()}
         rest, test = own["train"], own.get("test")
         remarks.append(_divided(dataset))
     elif any(sample.part is not None for sample in dataset.samples):
@@ -239,9 +293,10 @@ def load_parts(
     elif val is not None:
         if own is not None and "val" in own:
             raise DatasetError(f"{data} comes with validation images of its own; give its training folder, or no --val")
-        held = load_training_data(val, dataset.classes)
+        held = load(val, dataset.classes)
         remarks += held.remarks
-        replace(held, multi_label=dataset.multi_label).targets(dataset.classes)
+        if labelled:
+            replace(held, multi_label=dataset.multi_label).targets(dataset.classes)
         check_disjoint(dataset, held)
     elif own is not None and "val" in own:
         held = own["val"]
@@ -329,8 +384,8 @@ def run_training(
     )
 
 
-def _weights(given: str | None, model: str | None) -> str:
+def starting_weights(given: str | None, pretrained: bool) -> str:
     """``imagenet``, ``none`` or an absolute path; without a wish ImageNet's where timm has such."""
     if given is None:
-        return "imagenet" if has_pretrained(model or DEFAULT_ARCH) else "none"
+        return "imagenet" if pretrained else "none"
     return given if given in ("imagenet", "none") else os.path.abspath(given)

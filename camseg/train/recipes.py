@@ -6,7 +6,7 @@ from typing import Final
 
 from camseg.base.settings import settings
 from camseg.data.settings import NONE, Augmentation
-from camseg.train.settings import Training, TrainSettings
+from camseg.train.settings import SegmenterSettings, SegmenterTraining, Training, TrainSettings
 
 
 @settings
@@ -106,3 +106,53 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
 }
 """By the name that ``--recipe`` takes."""
+
+_PLAIN_SEGMENTER: Final = SegmenterSettings(
+    optimizer="adam",
+    weight_decay=0.0,
+    warmup_epochs=0,
+    averaging=0.0,
+    plateau_patience=0,
+    patience=0,
+    augmentation=NONE,
+    loss="cross-entropy",
+)
+"""As ``PLAIN``, of segmentation networks."""
+
+
+@settings
+class SegmenterRecipe(Recipe):
+    """How a paper trained segmentation networks, whatever the architecture."""
+
+    training: SegmenterTraining = SegmenterTraining()
+    """Everything else, but the data and the architecture."""
+
+
+SEGMENTER_RECIPES: Final[dict[str, SegmenterRecipe]] = {
+    "default": SegmenterRecipe(paper="none: chosen for small sets"),
+    "sarmah": SegmenterRecipe(
+        paper="Sarmah et al.: what U-Nets, MultiResUNet and DC-UNet looked at, by Grad-CAM of segmentation networks "
+        "(known here by its description only)",
+        gaps="Not stated: the loss, taken as the cross-entropy that it reports; the most epochs, 150; and how long "
+        "early stopping waits, 10 epochs.",
+        training=SegmenterTraining(
+            recipe="sarmah",
+            image_size=128,
+            val_fraction=0.2,
+            test_fraction=0.1,
+            settings=replace(_PLAIN_SEGMENTER, epochs=150, batch_size=16, learning_rate=1e-3, patience=10),
+        ),
+    ),
+    "med-ic-seg": SegmenterRecipe(
+        paper="Islam et al.: Med-IC: Fusing a Single Layer Involution with Convolutions, arXiv 2409.18506, its "
+        "segmentation network",
+        gaps="Not stated: the loss, taken as the cross-entropy that it reports; and the shares of the split, 20 % for "
+        "validation.",
+        training=SegmenterTraining(
+            recipe="med-ic-seg",
+            image_size=128,
+            settings=replace(_PLAIN_SEGMENTER, epochs=100, batch_size=8, learning_rate=1e-5),
+        ),
+    ),
+}
+"""By the name that ``--recipe`` of segmentation networks takes."""

@@ -1,22 +1,28 @@
-"""How a classifier is trained, and from what; nothing here loads a network."""
+"""How a network is trained, and from what; nothing here loads one."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from camseg.base.errors import InputError
 from camseg.base.settings import Option, settings, to_json
 from camseg.classify.settings import Resize
+from camseg.data.mask_settings import MaskClassesText, MaskClassText
 from camseg.data.settings import Augmentation
 from camseg.models.names import DEFAULT_ARCH
+from camseg.train.registry import loss_terms
 
 Optimizer = Literal["adamw", "adam"]
 Trainable = Literal["all", "last-stages", "head"]
 Balance = Literal["weights", "sampling", "none"]
 Keep = Literal["best", "last"]
 MixedPrecision = Literal["auto", "no", "fp16", "bf16"]
+
+DEFAULT_SEGMENTER: Final = "unet+mobilenetv2_100"
+"""Small, and quick on a CPU."""
 
 _RANGES = " ".join(
     f"{name}={value:g}" if isinstance(value, float) else f"{name}={json.dumps(value)}"
@@ -118,6 +124,99 @@ class Training:
     std: Annotated[tuple[float, ...] | None, Option(default="the weights' own")] = None
     """Standard deviation of the inputs, as their mean."""
     settings: TrainSettings = field(default_factory=TrainSettings)
+    """How the network learns."""
+
+
+@settings
+class StudentSettings:
+    """What each pixel teaches where masks were made by a classifier's maps, not by people."""
+
+    teach: Literal["levels", "masks"] = "levels"
+    """Of a folder that label or segment wrote: ``levels`` of its saved maps, between which nothing is learned, or its
+    ``masks`` as if they were true."""
+    tight: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """On images with an object, pixels above this share of the map's maximum are object."""
+    loose: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Pixels below this share of it are background."""
+    agreement: bool = True
+    """Let each image count by the agreement that its mask has in the manifest, where it has one."""
+    consistency: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the consistency loss: what is learned must say of strongly recoloured images what the average of its
+    weights says of them as they are; 0: none."""
+    consistency_epochs: Annotated[int, Field(ge=1)] = 10
+    """Epochs over which that weight rises to its full height."""
+    trusted_epochs: Annotated[int, Field(ge=0)] = 0
+    """First epochs in which only the better-trusted part is learned from."""
+    trusted_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The share of the images with an object that is in that part."""
+
+    def __post_init__(self) -> None:
+        if self.loose >= self.tight:
+            raise InputError(f"expected a loose level below the tight one; got {self.loose:g} and {self.tight:g}")
+
+
+@settings
+class SegmenterSettings(TrainSettings):
+    """How a segmentation network learns."""
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    """Most epochs to run, the warm-up included."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Images per step, and per process where several train together."""
+    trainable: Literal["all", "head"] = "all"
+    """What learns after the warm-up: ``all``, or the decoder alone (``head``), where the network has an encoder of
+    timm."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    """Epochs in which only the decoder learns, while a pretrained encoder stays frozen. From scratch there are none,
+    but where asked for."""
+    plateau_patience: Annotated[int, Field(ge=0)] = 5
+    """Epochs without a lower validation loss before the rate is divided by 4; 0: never."""
+    patience: Annotated[int, Field(ge=0)] = 15
+    """After more epochs than this without a better validation Dice (or the same at a lower loss) training stops;
+    0: never."""
+    balance: Balance = "none"
+    """How rare classes come to count as much as frequent ones: by ``weights`` of their pixels in the cross-entropy, by
+    ``sampling`` images with them more often, or not at all (``none``)."""
+    loss: str = "dice+cross-entropy"
+    """What is made small, names joined by +: dice, cross-entropy, focal, jaccard, tversky, lovasz."""
+    student: StudentSettings = field(default_factory=StudentSettings)
+    """What each pixel teaches where no person drew the masks."""
+
+    def __post_init__(self) -> None:
+        loss_terms(self.loss)
+
+
+@settings
+class SegmenterTraining(Training):
+    """Everything that a segmentation network's run is trained from."""
+
+    data: Annotated[str, Option(hidden=True)] = ""
+    """The images, as ``datasets.load_images`` takes them; an absolute path. Recipes have none."""
+    masks: Annotated[str, Option(metavar="MASKS")] = ""
+    """Folder of their masks: MASKS/<path>.png, or MASKS/<class>/<path>.png for each class; or a folder that label or
+    segment wrote."""
+    val_masks: Annotated[str | None, Option(metavar="MASKS", default="those of --masks")] = None
+    """Folder of the validation images' masks."""
+    object_name: str = "object"
+    """What the class is called where there is one."""
+    mask_class: MaskClassText | None = None
+    """The object's class where masks hold class numbers or colours, and one class is learned: a number, a name of mask
+    classes, or any for all but the background."""
+    mask_classes: MaskClassesText | None = None
+    """What the classes in masks are called: a CSV name,value, a JSON {name: value}, values being numbers or #RRGGBB, or
+    voc. Without --mask-class all of them are learned, and exclude each other."""
+    model: Annotated[str | None, Option(metavar="NAME", default=DEFAULT_SEGMENTER)] = None
+    """A segmentation network by name (camseg models lists them), or DECODER+ENCODER with an encoder of timm, such as
+    unet+mobilenetv2_100."""
+    weights: Annotated[
+        str, Option(metavar="imagenet|none|FILE", default="imagenet, or none for networks without such an encoder")
+    ] = "none"
+    """Where the encoder starts; the path of a file is made absolute."""
+    negative: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()
+    """Label of images that contain no object: they need no mask."""
+    image_size: Annotated[int | None, Option(default="what the network was described for, else 224")] = None
+    """Side of the network's input, pixels."""
+    settings: SegmenterSettings = field(default_factory=SegmenterSettings)
     """How the network learns."""
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import InputError
-from camseg.data.augmentation import augment
+from camseg.data.augmentation import augment, augment_both, recolor
 from camseg.data.settings import NONE, Augmentation
 
 STRONG = Augmentation(rotation=40.0, zoom=0.3, shift=0.2, brightness=0.2, contrast=0.5)
@@ -101,3 +101,38 @@ def test_extreme_colours_do_not_wrap():
 def test_ranges_that_cannot_be(setting):
     with pytest.raises(InputError, match="expected"):
         Augmentation(**setting)
+
+
+def test_a_target_moves_with_its_image(make_images):
+    (image,) = make_images((40, 48))
+    target = np.zeros((40, 48, 5), np.uint8)
+    target[10:30, 12:30, 0] = 1
+    target[..., 4] = 7
+    image[...] = 90
+    image[target[..., 0] == 1] = 250
+    moved = 0
+    for seed in range(20):
+        changed, along = augment_both(image, target, Augmentation(), (seed,), 255)
+        assert np.array_equal(changed, augment(image, Augmentation(), (seed,)))
+        assert along.shape == target.shape
+        assert set(np.unique(along[..., 0])) <= {0, 1, 255}
+        inside = along[..., 4] == 7
+        assert np.array_equal(inside, along[..., 4] != 255)  # beyond the border nothing is known
+        bright = changed[..., 0] > (int(changed.max()) + int(changed[inside].min())) / 2
+        assert (bright[inside] == (along[..., 0] == 1)[inside]).mean() > 0.97
+        moved += not np.array_equal(along, target)
+    assert moved == 20
+    assert all(a is b for a, b in zip(augment_both(image, target, NONE, (0,), 255), (image, target), strict=True))
+
+
+def test_recolouring_moves_nothing(make_images):
+    (image,) = make_images((24, 32))
+    image[...] = 60
+    image[8:16, 8:24] = 180
+    for seed in range(10):
+        changed = recolor(image, (seed,))
+        assert changed.dtype == np.uint8
+        assert np.array_equal(changed, recolor(image, (seed,)))
+        assert changed[12, 16, 0] > changed[2, 2, 0]
+    assert not np.array_equal(recolor(image, (0,)), recolor(image, (1,)))
+    assert np.abs(recolor(image, (0,), strength=0.0).astype(int) - image).max() <= 60  # blur at the edges at most

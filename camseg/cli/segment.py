@@ -1,0 +1,30 @@
+"""``camseg segment``."""
+
+from typing import Annotated
+
+import camseg
+from camseg.cli import console, fields, options
+from camseg.label.settings import SegmenterOptions, SegmentSettings
+from camseg.runs.settings import FolderOptions
+
+SPELLED = fields.Spelled({"refinement.method": "refiner", "trimap.recipe": "trimap_recipe", "save": "save"})
+"""Where the name of a stage's field would not say which stage is meant."""
+
+
+@fields.command
+def segment(
+    images: options.ImagesArgument,
+    out: options.Out,
+    run: SegmenterOptions,
+    settings: Annotated[SegmentSettings, SPELLED],
+    folder: FolderOptions,
+    json: options.Json = False,
+) -> None:
+    """Segment a folder by a segmentation network: OUT/masks/<path>.png; continues where it was stopped."""
+    segmenter = camseg.load_segmenter(run.segmenter, run.device)
+    if run.negative:
+        segmenter = segmenter.with_negative(run.negative)
+    report = camseg.segment_folder(
+        images, segmenter, out, settings, batch_size=run.batch_size, options=console.attached(folder)
+    )
+    console.finish(report, out, json, folder.dry_run)

@@ -1,0 +1,156 @@
+"""The stages that run a segmentation network: images -> probabilities, and of exclusive classes masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import torch
+
+from camseg.base.arrays import dequantise, quantise
+from camseg.base.errors import InputError
+from camseg.base.settings import to_json
+from camseg.data.datasets import Sample
+from camseg.data.images import read_image
+from camseg.runs.stage import Item, Place, Stage, failed_item
+from camseg.segment.segmenter import Segmenter
+from camseg.segment.settings import ViewSettings
+
+METHOD: Final = "probability"
+"""What such maps are called in manifests."""
+LIKELIEST: Final = "likeliest"
+"""The threshold of masks whose class is the likeliest one."""
+_KEPT_PIXELS = 4_000_000
+"""Larger images are not kept while they wait for the network, but read again for the later stages."""
+
+
+@dataclass(kw_only=True, eq=False)
+class TileStage(Stage):
+    """Reads an image and makes the network's inputs of it."""
+
+    name: ClassVar[str] = "images"
+    segmenter: Segmenter
+    """Says of which size, in which window."""
+    tile: int | None
+    """As in ``ViewSettings``."""
+
+    def files(self, item: Item) -> tuple[Any, ...]:
+        """The image."""
+        return (item.sample.path,)
+
+    def each(self, item: Item) -> Item:
+        """The item with its inputs, and with its pixels unless they are too many to wait."""
+        image = read_image(item.sample.path, self.segmenter.window)
+        height, width = image.shape[:2]
+        squares = tuple(self.segmenter.squares(image, self.tile))
+        return replace(
+            item, squares=squares, size=(height, width), pixels=image if height * width <= _KEPT_PIXELS else None
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class SegmentStage(Stage):
+    """Runs the network on the images of a batch, tile by tile."""
+
+    name: ClassVar[str] = "segmentation"
+    segmenter: Segmenter
+    settings: ViewSettings
+    """How images are shown to it."""
+    batch_size: int
+    """Inputs per pass, on which the last bits depend."""
+
+    @property
+    def place(self) -> Place:
+        """With all images of a batch at once."""
+        return "batch"
+
+    def setup(self, device: str) -> None:
+        """Bring the network to the device."""
+        self.segmenter.model.to(device)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings, the segmenter with its negative labels, and the batches."""
+        return {
+            **to_json(self.settings),
+            "segmenter": self.segmenter.fingerprint(),
+            "batch_size": self.batch_size,
+        }
+
+    def __call__(self, batch: Sequence[Item]) -> list[Item]:
+        """The items with probabilities; of images that could not be read blanks take part in the batch."""
+        blank = self.segmenter.to_input(np.zeros((1, 1, 3), np.uint8))
+        inputs = [(blank,) if item.done else item.squares for item in batch]
+        stacked = torch.from_numpy(np.stack([square for squares in inputs for square in squares]))
+        grids = np.concatenate(
+            [self.segmenter.grids(part, self.settings.flip).cpu().numpy() for part in stacked.split(self.batch_size)]
+        )
+        done, start = [], 0
+        for item, squares in zip(batch, inputs, strict=True):
+            own = grids[start : start + len(squares)]
+            start += len(squares)
+            if item.done:
+                done.append(item)
+            elif not np.isfinite(own).all():
+                done.append(failed_item(item, InputError("its probabilities are not finite numbers; train again")))
+            else:
+                done.append(replace(item, squares=(), grids={METHOD: tuple(own)}))
+        return done
+
+
+@dataclass(kw_only=True, eq=False)
+class PixelStage(Stage):
+    """Brings probabilities to the image's size: one item per class, with the 8-bit map that files hold."""
+
+    name: ClassVar[str] = "placing"
+    segmenter: Segmenter
+    tile: int | None
+    """As in ``ViewSettings``."""
+    gate: bool
+    """Whether known labels exclude classes."""
+    likeliest: bool
+    """Whether the mask of a class is where it is likelier than the others and the background."""
+
+    def identity(self) -> dict[str, Any]:
+        """What labels exclude, and whether the likeliest class wins."""
+        return {"gate": self.gate, LIKELIEST: self.likeliest}
+
+    def __call__(self, batch: Sequence[Item]) -> list[Item]:
+        """An item per class."""
+        return [one for item in batch for one in self._classes(item)]
+
+    def _classes(self, item: Item) -> list[Item]:
+        segmenter, grids = self.segmenter, np.stack(item.grids[METHOD])
+        height, width = item.size
+        found = segmenter.place(grids, height, width, self.tile)  # (channels, H, W)
+        per_class = len(segmenter.classes) > 1
+        winners = found.argmax(axis=0) if self.likeliest else None
+        items = []
+        for name in segmenter.classes:
+            channel = segmenter.channel(name)
+            excluded = self._excluded(item.sample, name) if self.gate else None
+            cam = np.zeros(item.size, np.float32) if excluded else dequantise(quantise(found[channel]))
+            mask = None if winners is None else (winners == channel) & (excluded is None)
+            empty = excluded
+            if mask is not None and not mask.any():
+                empty = excluded or "nowhere the likeliest class"
+            record = replace(
+                item.record,
+                class_name=name,
+                score=round(float(found[channel].max()), 6),
+                method=METHOD,
+                threshold=None if mask is None else LIKELIEST,
+                empty=empty,
+            )
+            named = f"{name}/{item.name}" if per_class else item.name
+            items.append(replace(item, name=named, record=record, cams={METHOD: cam}, mask=mask, grids={}))
+        return items
+
+    def _excluded(self, sample: Sample, class_name: str) -> str | None:
+        """Why an image's labels say that a class is not in it, in words; None where they do not."""
+        labels, negative = sample.labels, self.segmenter.negative
+        if labels is None:
+            return None
+        if set(labels) <= set(negative):
+            return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+        known = set(labels) <= {*self.segmenter.classes, *negative}
+        return f"labelled {', '.join(labels)}" if known and class_name not in labels else None
