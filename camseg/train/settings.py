@@ -58,8 +58,8 @@ class TrainSettings:
     """After more epochs than this without a better validation macro-F1 (or the same at a lower loss) training stops;
     0: never."""
     keep: Keep = "best"
-    """Which epoch's weights: the ``best`` by validation macro-F1, or the ``last`` (a network that already tells classes
-    apart may go on to learn where they are)."""
+    """Which epoch's weights: the ``best`` one in validation, or the ``last`` (a network that already tells classes apart
+    may go on to learn where they are)."""
     balance: Balance = "weights"
     """How rare classes come to count as much as frequent ones: by ``weights`` of the loss, by ``sampling`` their images
     more often, or not at all (``none``)."""
@@ -177,6 +177,8 @@ class SegmenterSettings(TrainSettings):
     balance: Balance = "none"
     """How rare classes come to count as much as frequent ones: by ``weights`` of their pixels in the cross-entropy, by
     ``sampling`` images with them more often, or not at all (``none``)."""
+    feature_views: Annotated[Literal[0], Option(hidden=True)] = 0
+    """Decoders read several maps of their encoder, which are not kept."""
     loss: str = "dice+cross-entropy"
     """What is made small, names joined by +: dice, cross-entropy, focal, jaccard, tversky, lovasz."""
     student: StudentSettings = field(default_factory=StudentSettings)
