@@ -35,7 +35,9 @@ class Classifier(FedNetwork):
     """
 
     FILE: ClassVar[str] = "classifier.json"
+    """The file in a run folder that holds all fields but the network."""
     KIND: ClassVar[str] = "classifier"
+    """What it is called in messages."""
 
     def _check_classes(self) -> None:
         _check_classes(self.classes, self.negative)

@@ -36,7 +36,9 @@ class Segmenter(FedNetwork):
     """
 
     FILE: ClassVar[str] = "segmenter.json"
+    """The file in a run folder that holds all fields but the network."""
     KIND: ClassVar[str] = "segmenter"
+    """What it is called in messages."""
 
     def _check_classes(self) -> None:
         check_class_names(self.classes)

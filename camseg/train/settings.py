@@ -58,8 +58,8 @@ class TrainSettings:
     """After more epochs than this without a better validation macro-F1 (or the same at a lower loss) training stops;
     0: never."""
     keep: Keep = "best"
-    """Which epoch's weights: the ``best`` one in validation, or the ``last`` (a network that already tells classes apart
-    may go on to learn where they are)."""
+    """Which epoch's weights: the ``best`` one in validation, or the ``last`` (a network that already tells classes
+    apart may go on to learn where they are)."""
     balance: Balance = "weights"
     """How rare classes come to count as much as frequent ones: by ``weights`` of the loss, by ``sampling`` their images
     more often, or not at all (``none``)."""
@@ -208,7 +208,7 @@ class SegmenterTraining(Training):
     """What the classes in masks are called: a CSV name,value, a JSON {name: value}, values being numbers or #RRGGBB, or
     voc. Without --mask-class all of them are learned, and exclude each other."""
     model: Annotated[str | None, Option(metavar="NAME", default=DEFAULT_SEGMENTER)] = None
-    """A segmentation network by name (camseg models lists them), or DECODER+ENCODER with an encoder of timm, such as
+    """A segmentation network by name, such as unet, or DECODER+ENCODER with an encoder of timm, such as
     unet+mobilenetv2_100."""
     weights: Annotated[
         str, Option(metavar="imagenet|none|FILE", default="imagenet, or none for networks without such an encoder")

@@ -44,6 +44,8 @@ COMMANDS = (
     "compare",
     "choose",
     "label",
+    "train-seg",
+    "segment",
     "demo",
     "prepare rois",
     "prepare slices",

@@ -47,6 +47,7 @@ class LibrarySegmenter(SegmentationNetwork):
         self.mean, self.std = (tuple(config.mean), tuple(config.std)) if config else IMAGENET
 
     def segment(self, images: Tensor) -> Tensor:
+        """Images (N, inputs, H, W) with sides that are multiples of ``divisor`` -> logits (N, outputs, H, W)."""
         *finer, last = self.network.encoder(images)
         decoded = self.decoded(self.network.decoder([*finer, self.deepest(last)]))
         logits: Tensor = self.network.segmentation_head(decoded)

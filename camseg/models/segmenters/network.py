@@ -59,6 +59,7 @@ class EncoderDecoder(SegmentationNetwork):
     last_decoder = "dec9"
 
     def segment(self, images: Tensor) -> Tensor:
+        """Images (N, inputs, H, W) with sides that are multiples of ``divisor`` -> logits (N, outputs, H, W)."""
         x, skips = images, []
         for level in range(1, 5):
             x = self.get_submodule(f"enc{level}")(x)
