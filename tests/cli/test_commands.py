@@ -158,7 +158,11 @@ def test_shared_options_mean_the_same_everywhere():
         ("choose", "out"),
         ("propagate", "classifier"),
     }
-    own |= {(command, name) for command in ("train-cls", "compare") for name in ("negative", "batch_size", "workers")}
+    own |= {
+        (command, name)
+        for command in ("train-cls", "compare", "train-seg", "segment")
+        for name in ("negative", "batch_size", "workers")
+    }
     own |= {("prepare rois", "seed"), ("evaluate", "seed")}
     seen: dict[str, dict] = {}
     for name, command in commands.items():
