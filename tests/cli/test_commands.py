@@ -164,6 +164,7 @@ def test_shared_options_mean_the_same_everywhere():
         for name in ("negative", "batch_size", "workers")
     }
     own |= {("prepare rois", "seed"), ("evaluate", "seed")}
+    own |= {("train-seg", "mask_class"), ("train-seg", "mask_classes")}
     seen: dict[str, dict] = {}
     for name, command in commands.items():
         for option in command.params:
