@@ -7,12 +7,11 @@ do not depend on the seed of a training, so that members of an ensemble share th
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from camseg.base.errors import InputError
@@ -23,7 +22,7 @@ from camseg.classify.classifier import Classifier
 from camseg.data.augmentation import augment
 from camseg.data.settings import NONE, Augmentation
 from camseg.models.weights import head_parameters
-from camseg.train.batches import Batches, EpochSampler, LoadedSet, Loader
+from camseg.train.batches import Batches, EpochSampler, LoadedSet, Loader, batched
 
 _MOST = 8 * 2**30
 """Features are kept in memory, up to this many bytes."""
@@ -110,14 +109,7 @@ def feature_loader(
     order: EpochSampler | Sequence[tuple[int, ...]],
 ) -> Loader:
     """The batches of an order of (epoch, index[, turn]), whose views come in turn: features and targets."""
-    lonely = len(order) > batches.size and len(order) % batches.size == 1
-    return DataLoader(
-        _Kept(features, targets),
-        batch_size=batches.size,
-        sampler=order,
-        drop_last=lonely and isinstance(order, EpochSampler),
-        generator=torch.Generator(),
-    )
+    return batched(_Kept(features, targets), replace(batches, workers=0), order)  # nothing is left to read
 
 
 class _Kept(TorchDataset[tuple[Tensor, Tensor]]):

@@ -96,8 +96,9 @@ def train_members(
         else:
             waiting.append((title, one, run))
     if devices is not None:
-        _train_side_by_side(waiting, find_devices(devices), say)
-        device = find_devices(devices)[0]
+        places = find_devices(devices)
+        _train_side_by_side(waiting, places, say)
+        device = places[0]
     else:
         for title, one, run in waiting:
             if processes.first:

@@ -39,8 +39,8 @@ RECIPES: Final[dict[str, Recipe]] = {
         paper="none: chosen by measurement on small sets, docs/results.md",
     ),
     "patch-scores": Recipe(
-        paper="none: for a frozen transformer whose head scores patches, such as vit_small_patch14_dinov2+lse; chosen "
-        "by measurement, docs/results.md",
+        paper="none: for a frozen transformer whose head scores patches, such as vit_small_patch14_dinov2+lse",
+        gaps="Tried on one set, by its test masks, docs/results.md: a start, not a recommendation.",
         training=Training(
             recipe="patch-scores",
             settings=TrainSettings(
