@@ -30,6 +30,7 @@ from camseg.runs.output import MANIFEST, RUN, read_manifest
 
 COMMANDS = (
     "train-cls",
+    "train-seg",
     "ensemble",
     "layers",
     "kernels",
@@ -44,6 +45,7 @@ COMMANDS = (
     "compare",
     "choose",
     "label",
+    "segment",
     "demo",
     "prepare rois",
     "prepare slices",
@@ -156,7 +158,12 @@ def test_shared_options_mean_the_same_everywhere():
         ("choose", "out"),
         ("propagate", "classifier"),
     }
-    own |= {(command, name) for command in ("train-cls", "compare") for name in ("negative", "batch_size", "workers")}
+    own |= {
+        (command, name)
+        for command in ("train-cls", "train-seg", "compare")
+        for name in ("negative", "batch_size", "workers")
+    }
+    own |= {("train-seg", "mask_class"), ("train-seg", "mask_classes")}
     own |= {("prepare rois", "seed"), ("evaluate", "seed")}
     seen: dict[str, dict] = {}
     for name, command in commands.items():
