@@ -116,7 +116,3 @@ class ResidualPathNetwork(EncoderDecoder):
         for level, (below, stage) in enumerate(pairwise(reversed(STAGES)), 6):
             self.add_module(f"dec{level}", UpStage(sum(chain_widths(below)), stage, block))
         self.head = ConvUnit(sum(chain_widths(STAGES[0])), outputs, 1, relu=False)
-
-
-
-
