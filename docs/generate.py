@@ -10,6 +10,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -165,10 +166,29 @@ def _find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return node
-        if isinstance(node, ast.ImportFrom) and node.module and name in [alias.name for alias in node.names]:
-            return _find(node.module, name)
+            return _with_inherited(module, node) if isinstance(node, ast.ClassDef) else node
+        own = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("camseg.")
+        if own and name in [alias.name for alias in node.names]:
+            return _find(str(node.module), name)
     raise LookupError(f"{module} has no {name}")
+
+
+def _with_inherited(module: str, node: ast.ClassDef) -> ast.ClassDef:
+    """The class with the members that it has from classes of camseg: theirs first, with its own in their places."""
+    members: dict[str, list[ast.stmt]] = {}
+    bases = []
+    for base in node.bases:
+        with suppress(LookupError):
+            bases.append(_find(module, ast.unparse(base)))
+    for one in (*bases, node):
+        for member, after in zip(one.body, [*one.body[1:], ast.Pass()], strict=True):
+            if isinstance(member, ast.FunctionDef):
+                members[member.name] = [member]
+            elif isinstance(member, ast.AnnAssign) and not ast.unparse(member.annotation).startswith("ClassVar"):
+                members[ast.unparse(member.target)] = [member, after]
+    start = [one for one in node.body[:1] if isinstance(one, ast.Expr)]
+    node.body = [*start, *(statement for found in members.values() for statement in found)]
+    return node
 
 
 def _describe(node: ast.ClassDef | ast.FunctionDef) -> list[str]:

@@ -148,8 +148,8 @@ class SegmenterOptions:
     segmenter: Annotated[Path, Option(metavar="RUN", flags=("--segmenter", "-s"))]
     """Segmenter run that train-seg wrote."""
     negative: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()
-    """Label of images without object, instead of the run's own."""
+    """Class without object, instead of the run's own."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Images, or tiles of them, per pass of the network."""
+    """Images per pass of the network, or tiles of them."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""

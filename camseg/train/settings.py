@@ -215,7 +215,7 @@ class SegmenterTraining(Training):
     ] = "none"
     """Where the encoder starts; the path of a file is made absolute."""
     negative: Annotated[tuple[str, ...], Option(metavar="CLASS")] = ()
-    """Label of images that contain no object: they need no mask."""
+    """Class whose images contain no object: a label, whose images need no mask."""
     image_size: Annotated[int | None, Option(default="what the network was described for, else 224")] = None
     """Side of the network's input, pixels."""
     settings: SegmenterSettings = field(default_factory=SegmenterSettings)

@@ -30,6 +30,7 @@ from camseg.runs.output import MANIFEST, RUN, read_manifest
 
 COMMANDS = (
     "train-cls",
+    "train-seg",
     "ensemble",
     "layers",
     "kernels",
@@ -44,7 +45,6 @@ COMMANDS = (
     "compare",
     "choose",
     "label",
-    "train-seg",
     "segment",
     "demo",
     "prepare rois",
@@ -160,11 +160,11 @@ def test_shared_options_mean_the_same_everywhere():
     }
     own |= {
         (command, name)
-        for command in ("train-cls", "compare", "train-seg", "segment")
+        for command in ("train-cls", "train-seg", "compare")
         for name in ("negative", "batch_size", "workers")
     }
-    own |= {("prepare rois", "seed"), ("evaluate", "seed")}
     own |= {("train-seg", "mask_class"), ("train-seg", "mask_classes")}
+    own |= {("prepare rois", "seed"), ("evaluate", "seed")}
     seen: dict[str, dict] = {}
     for name, command in commands.items():
         for option in command.params:

@@ -61,7 +61,7 @@ def test_plots_repeat_and_keep_nothing() -> None:
     ("call", "message"),
     [
         (lambda: plot_history([]), "got 0 epochs"),
-        (lambda: plot_history([{"epoch": 1, "lr": 0.1}]), "expected epochs with a loss, accuracy, f1, dice or iou"),
+        (lambda: plot_history([{"epoch": 1, "lr": 0.1}]), "loss, accuracy, f1, dice or iou"),
         (lambda: plot_confusion([[1, 2]], ["a", "b"]), "shape \\(2, 2\\)"),
         (lambda: plot_confusion([[-1]], ["a"]), "0 or more"),
         (lambda: plot_confusion([], []), "expected counts"),

@@ -95,6 +95,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(masked_folder, tmp
         train(masked_folder, run)
 
 
+@pytest.mark.slow
 def test_other_masks_are_another_training(masked_folder, tmp_path):
     images, masks = masked_folder
     copied = tmp_path / "masks"
@@ -112,7 +113,7 @@ def test_other_masks_are_another_training(masked_folder, tmp_path):
         train((images, copied), tmp_path / "run", epochs=2)
 
 
-@pytest.mark.parametrize("balance", ["weights", "sampling"])
+@pytest.mark.parametrize("balance", ["weights", pytest.param("sampling", marks=pytest.mark.slow)])
 def test_exclusive_classes_from_class_numbers(masked_folder, tmp_path, balance):
     images, masks = masked_folder
     for number, path in enumerate(sorted(masks.rglob("*.png"))):
@@ -245,3 +246,19 @@ def test_a_student_learns_from_a_labelled_folder(masked_folder, whole_run, tmp_p
     with pytest.raises(InputError, match="leave out --mask-class"):
         prepare_segmenter_training(plan((images, tmp_path / "taught"), mask_class="1"), tmp_path / "other")
     assert replace(prepared.training, weights_sha256=None) == prepared.training
+
+
+def test_groups_stay_on_one_side_of_a_split(masked_folder, tmp_path):
+    images, masks = masked_folder
+    rows = ["image,label,group"]
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.relative_to(images)).write_bytes(path.read_bytes())
+        rows.append(f"{path.relative_to(images).as_posix()},{path.parent.name},patient{number // 2 % 4}")
+    (tmp_path / "images.csv").write_text("\n".join(rows))
+    settings = {"val_fraction": 0.25, "test_fraction": 0.25}
+    prepared = prepare_segmenter_training(plan((tmp_path / "images.csv", masks), **settings), tmp_path / "run")
+    parts = [prepared.train, prepared.val, prepared.test]
+    groups = [{sample.group for sample in part.data.samples} for part in parts]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 4
+    assert sum(len(part.data.samples) for part in parts) == 16

@@ -31,6 +31,48 @@ SEGMENTERS: Final[dict[str, SegmenterEntry]] = {
         "2015; 32 to 512 channels, as in the baseline of Ibtehaz and Rahman",
         parameters=7_760_097,
     ),
+    "multiresunet": SegmenterEntry(
+        function="models.segmenters.multiresunet:MultiResUNet",
+        paper="Ibtehaz, Rahman: MultiResUNet: Rethinking the U-Net Architecture for Multimodal Biomedical Image "
+        "Segmentation, Neural Networks 2020",
+        parameters=7_238_228,
+        statistics=24_522,
+    ),
+    "dcunet": SegmenterEntry(
+        function="models.segmenters.dcunet:DCUNet",
+        paper="Lou, Guan, Loew: DC-UNet: Rethinking the U-Net Architecture with Dual Channel Efficient CNN for Medical "
+        "Image Segmentation, SPIE Medical Imaging 2021",
+        parameters=10_040_524,
+        statistics=29_404,
+    ),
+    "attention-unet": SegmenterEntry(
+        function="models.segmenters.attention_unet:AttentionUNet",
+        paper="Oktay et al.: Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018",
+        parameters=34_878_573,
+        statistics=15_624,
+    ),
+    "unet-bn": SegmenterEntry(
+        function="models.segmenters.unet_bn:UNetBN",
+        paper="Ronneberger, Fischer, Brox: U-Net, MICCAI 2015; with batch norm, as Buda, Saha, Mazurowski have it, "
+        "Computers in Biology and Medicine 2019",
+        parameters=7_763_041,
+        statistics=5_888,
+    ),
+    "med-ic-seg": SegmenterEntry(
+        function="models.segmenters.med_ic_seg:MedICSeg",
+        paper="Islam et al.: Med-IC: Fusing a Single Layer Involution with Convolutions for Enhanced Medical Image "
+        "Classification and Segmentation, arXiv 2409.18506",
+        parameters=6_988_152,
+        statistics=4,
+        arguments={"involutions": "1, 2 or 3 involution layers", "drop_rate": "what dropout drops, 0.1"},
+    ),
+    "unet-extra": SegmenterEntry(
+        function="models.segmenters.med_ic_seg:UNetExtra",
+        paper="Islam et al.: Med-IC (the U-Net that it is compared with, three convolutions of 512 at the bottom), "
+        "arXiv 2409.18506",
+        parameters=11_707_729,
+        arguments={"drop_rate": "what dropout drops, 0.1"},
+    ),
 }
 """By name, in the order of the lists."""
 

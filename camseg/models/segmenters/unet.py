@@ -1,11 +1,14 @@
 """U-Net without batch norm, as the papers on MultiResUNet and DC-UNet compare with."""
 
+from itertools import pairwise
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
 from camseg.models.segmenters.network import EncoderDecoder
 
-WIDTHS = (32, 64, 128, 256, 512)
+WIDTHS: Final = (32, 64, 128, 256, 512)
 """Channels of the stages on the way down, the bridge's last."""
 
 
@@ -22,11 +25,11 @@ class UNet(EncoderDecoder):
 
     def __init__(self, *, inputs: int = 3, outputs: int = 1) -> None:
         super().__init__()
-        for level, width in enumerate(WIDTHS[:-1], 1):
-            self.add_module(f"enc{level}", _Stage(inputs if level == 1 else WIDTHS[level - 2], width))
+        for level, (channels, width) in enumerate(pairwise((inputs, *WIDTHS[:-1])), 1):
+            self.add_module(f"enc{level}", _Stage(channels, width))
         self.bridge = _Stage(WIDTHS[-2], WIDTHS[-1])
-        for level, width in enumerate(reversed(WIDTHS[:-1]), 6):
-            self.add_module(f"dec{level}", _UpStage(2 * width, width))
+        for level, (below, width) in enumerate(pairwise(reversed(WIDTHS)), 6):
+            self.add_module(f"dec{level}", _UpStage(below, width))
         self.head = nn.Conv2d(WIDTHS[0], outputs, 1)
 
 
@@ -40,10 +43,12 @@ class _Stage(nn.Module):
         return torch.relu(self.conv2(torch.relu(self.conv1(x))))
 
 
-class _UpStage(_Stage):
+class _UpStage(nn.Module):
     def __init__(self, below: int, width: int) -> None:
-        super().__init__(2 * width, width)
+        super().__init__()
         self.up = nn.ConvTranspose2d(below, width, 2, stride=2)
+        self.block = _Stage(2 * width, width)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(torch.cat([self.up(x), skip], dim=1))
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        out: Tensor = self.block(torch.cat([self.up(x), skip], dim=1))
+        return out
