@@ -29,6 +29,7 @@ ROOMS = [
     "prepare",
     "label",
     "train",
+    "exchange",
     "studies",
     "cli",
     "__main__",
