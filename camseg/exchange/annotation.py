@@ -79,6 +79,8 @@ class AnnotatedImage:
     """The image file; None where only its name is known, as of an import."""
     source: Source | None = None
     """Of images that ``prepare`` wrote: where they were taken from."""
+    turned: bool = False
+    """Whether EXIF turns the file's pixels, so that programs which ignore it show others."""
 
     def __post_init__(self) -> None:
         for one in self.annotations:

@@ -21,7 +21,7 @@ from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
 
 MANIFEST = "manifest.jsonl"
 RUN = "run.json"
-_NETWORK = ("cams", "label")
+_NETWORK = ("cams", "label", "segment")
 """Commands whose inputs are images, not files of another command."""
 
 
@@ -268,9 +268,9 @@ def map_root(folder: Path | str) -> Path:
 
 
 def prediction_root(folder: Path | str) -> Path:
-    """Where a run's maps or masks lie: as ``map_root`` says, or ``masks`` in what ``label`` or ``refine`` wrote."""
+    """Where a run's maps or masks lie: as ``map_root`` says, or ``masks`` in what ``label`` and its kind wrote."""
     folder = Path(folder)
-    if (folder / RUN).is_file() and _read_run(folder).get("command") in ("label", "refine"):
+    if (folder / RUN).is_file() and _read_run(folder).get("command") in ("label", "refine", "segment"):
         return folder / "masks"
     return map_root(folder)
 
@@ -316,6 +316,21 @@ def lineage(folder: Path | str) -> list[Step]:
         behind = run.get("command") not in _NETWORK and isinstance(source, str)
         place = _nearest(Path(source), MANIFEST) if behind else None
     return steps
+
+
+def image_root(folder: Path | str) -> Path | None:
+    """The folder or table of the images that the files in a folder were made of; None where no ``run.json`` tells."""
+    for step in lineage(folder):
+        identity = (_try_run(step.folder) or {}).get("identity", {})
+        found = identity.get("files read.images") or (identity.get("inputs") if step.command in _NETWORK else None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def manifest_folder(folder: Path | str) -> Path | None:
+    """The folder whose manifest tells of the files in a folder: itself, or one above; None where none does."""
+    return _nearest(Path(folder), MANIFEST)
 
 
 def records_by_file(folder: Path | str) -> dict[Path, Record]:
