@@ -234,6 +234,25 @@ def squeezed(paths: Sequence[Path | str], sample: int = 8) -> str | None:
     )
 
 
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """The bytes of a PNG of uint8 (H, W), for formats that hold pictures within texts."""
+    done, data = cv2.imencode(".png", pixels)
+    assert done
+    return data.tobytes()
+
+
+def write_classes(
+    path: Path | str, numbers: NDArray[np.uint8] | NDArray[np.uint16], palette: Sequence[tuple[int, int, int]] = ()
+) -> None:
+    """Write class numbers, uint8 or uint16 (H, W), as PNG; uint8 with up to 256 colours as a PNG with that palette."""
+    buffer = io.BytesIO()
+    picture = PilImage.fromarray(numbers)
+    if palette:
+        picture.putpalette([band for color in palette for band in color])
+    picture.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
 def write_image(path: Path | str, image: NDArray[np.uint8]) -> None:
     """Write uint8 (H, W), (H, W, 3) RGB or (H, W, 4) RGBA in the format of the suffix: PNG, JPEG (quality 90), ...
 

@@ -44,5 +44,8 @@ class ExportSettings:
     """How many pixels a polygon may lie off; at 0 it loses nothing and has a point for every corner of the mask."""
     pieces: bool = False
     """Every connected part of a mask becomes an object of its own."""
+    sources: Annotated[Path | None, Option(metavar="PATH")] = None
+    """For nifti and dicom-seg, the volumes or DICOM files that camseg prepare made the images of; default: where its
+    run.json says."""
     images_root: Annotated[str, Option(metavar="FOLDER")] = ""
     """For label-studio, where its server finds the images: their folder, below the root of its local files."""
