@@ -35,6 +35,7 @@ COMMANDS: Final = (
     "compare",
     "choose",
     "label",
+    "export",
     "prepare",
     "demo",
 )

@@ -25,6 +25,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "compare": "camseg compare photos --models resnet18,mobilenetv2_100 --masks true_masks --out out/compared",
     "choose": "camseg choose runs/a runs/b runs/c photos --limit 30",
     "label": "camseg label photos --classifier runs/cls --save overlays --out out",
+    "export": "camseg export out --format cvat --images none --out for_cvat",
     "prepare rois": "camseg prepare rois scans.csv --masks scan_masks --mirror --out rois",
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",
     "prepare dicom": "camseg prepare dicom archive --window -160,240 --out images",

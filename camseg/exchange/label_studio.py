@@ -38,7 +38,9 @@ def export_label_studio(images: Iterable[AnnotatedImage], folder: Path, settings
             root = settings.images_root or _default_root(place, copied=settings.images != "none")
             address = f"/data/local-files/?d={quote('/'.join(filter(None, (root.strip('/'), image.name))))}"
             results = [_region(one, number) for number, one in enumerate(image.annotations)]
-            prediction = {"model_version": _version(image), "score": _score(image), "result": results}
+            prediction: dict[str, Any] = {"model_version": _version(image), "result": results}
+            if (score := _score(image)) is not None:
+                prediction["score"] = score
             known = {"image": image.name, "quality": _least([one.quality for one in image.annotations])}
             task = {"data": {IMAGE: address, "camseg": known}, "predictions": [prediction]}
             file.write((b"\n" if report.images == 0 else b",\n") + json.dumps(task, ensure_ascii=False).encode())

@@ -44,6 +44,7 @@ COMMANDS = (
     "compare",
     "choose",
     "label",
+    "export",
     "demo",
     "prepare rois",
     "prepare slices",
