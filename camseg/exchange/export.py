@@ -110,7 +110,10 @@ def _chosen(listing: Listing, settings: ExportSettings, say: Say) -> tuple[list[
             wanted[image.name if image.name in wanted else stem] = True
         masks = [one for one in image.masks if not settings.classes or one.class_name in settings.classes]
         reasons = (reason for one in masks if (reason := _why_not(one, settings)))
-        if reason := next(reasons, None):
+        reason = next(reasons, None)
+        if settings.only and not masks:  # then nobody said anything of it
+            reason = "without a mask of these classes"
+        if reason is not None:
             left_out[reason] += 1
             continue
         chosen.append(replace(image, masks=tuple(masks)))
