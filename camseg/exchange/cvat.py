@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 from camseg.base.errors import InputError
 from camseg.base.files import write_json, writing
@@ -26,7 +26,7 @@ def export_cvat(images: Iterable[AnnotatedImage], folder: Path, settings: Export
     kind = "mask" if loss is None else "polygon"
     labels = [{"name": _xml(name), "type": kind, "attributes": []} for name in settings.classes]
     with writing(folder / "annotations.xml") as file:
-        file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
+        file.write(_start(settings.classes, kind).encode())
         for number, image in enumerate(images):
             numbers.check(image)
             place_image(image, folder / "images" / image.name, settings.images)
@@ -46,6 +46,16 @@ def export_cvat(images: Iterable[AnnotatedImage], folder: Path, settings: Export
         "an import takes the place of what a task holds; export that before, or import into a new task",
     ]
     return finish_report(report, settings, reads_exif=True)
+
+
+def _start(classes: tuple[str, ...], kind: str) -> str:
+    """The head of the file, with the labels that CVAT itself would write there."""
+    lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>", "  <meta>"]
+    lines += ["    <task>", "      <mode>annotation</mode>", "      <labels>"]
+    for name in classes:
+        inner = f"<name>{escape(_xml(name))}</name><type>{kind}</type><attributes></attributes>"
+        lines.append(f"        <label>{inner}</label>")
+    return "\n".join([*lines, "      </labels>", "    </task>", "  </meta>\n"])
 
 
 def _mask(one: Annotation, order: int) -> list[str]:

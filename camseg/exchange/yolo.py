@@ -9,13 +9,16 @@ from camseg.exchange.output import ExportReport, FlatNames, Numbers, PolygonLoss
 from camseg.exchange.pictures import NO_SPLIT, yolo_name
 from camseg.exchange.settings import ExportSettings
 
+_INSIDE = 0.25
+"""How far right of and below a pixel's start its points lie: rounded down or to the nearest, both give the pixel."""
+
 
 def export_yolo(images: Iterable[AnnotatedImage], folder: Path, settings: ExportSettings) -> ExportReport:
     """Write ``images/train``, ``labels/train/<path>.txt`` and ``data.yaml``.
 
     A line holds a class, counted from 0, and the points of one connected part, as shares of width and height. Points
-    are centres of pixels, holes are joined to the outline by seams: drawn as Ultralytics draws them, with rounding
-    down to pixels, they give the mask back. Images without an object have an empty text.
+    are pixels, holes are joined to the outline by seams: drawn as Ultralytics and OpenCV draw them, rounded down or to
+    the nearest, they give the mask back. Images without an object have an empty text.
     """
     report, numbers, flat = ExportReport(), Numbers(settings, first=0), FlatNames()
     loss = PolygonLoss("centres", settings.tolerance)
@@ -25,7 +28,7 @@ def export_yolo(images: Iterable[AnnotatedImage], folder: Path, settings: Export
         lines = []
         for one in image.annotations:
             for polygon in loss.polygons(one.mask):
-                shares = (polygon + 0.5) / (image.width, image.height)
+                shares = (polygon + _INSIDE) / (image.width, image.height)
                 points = " ".join(f"{x:.7f} {y:.7f}" for x, y in shares.tolist())
                 lines.append(f"{numbers[one.class_name]} {points}\n")
         write_text((folder / "labels" / "train" / name).with_suffix(".txt"), "".join(lines))

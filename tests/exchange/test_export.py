@@ -290,7 +290,7 @@ def test_yolos_polygons_paint_their_masks_with_holes(folder, way):
             assert ((points >= 0) & (points <= 1)).all()
             points = points * np.array([44, 30], np.float32)
             canvas = np.zeros((30, 44), np.uint8)
-            cv2.fillPoly(canvas, [(points if way == "down" else np.rint(points - 0.5)).astype(np.int32)], 1)
+            cv2.fillPoly(canvas, [(points if way == "down" else np.rint(points)).astype(np.int32)], 1)
             name = image.relative_to(folder / "out/images/train").as_posix()
             found.setdefault((name, ("cat", "dog")[int(number)]), []).append(canvas > 0)
     check({name: union(masks) for name, masks in found.items()})
