@@ -25,9 +25,7 @@ def export(
     inputs: ExportInputs,
     settings: ExportSettings,
     reading: MaskReading,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Take away first what an earlier export wrote to --out.")
-    ] = False,
+    overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:

@@ -22,7 +22,7 @@ from camseg.base.files import write_text, writing
 from camseg.data.mask_settings import voc_color
 from camseg.exchange.annotation import AnnotatedImage, Annotation
 from camseg.exchange.polygons import At, Polygon, mask_to_polygons, polygons_to_mask
-from camseg.exchange.settings import ExportSettings, Images
+from camseg.exchange.settings import ExportSettings, Transfer
 
 
 @dataclass(kw_only=True)
@@ -144,7 +144,7 @@ def safe_name(name: str) -> PurePosixPath:
     return path
 
 
-def place_image(image: AnnotatedImage, target: Path, how: Images) -> None:
+def place_image(image: AnnotatedImage, target: Path, how: Transfer) -> None:
     """Copy or link an image's file to ``target``, or do neither. Raises ImageError where it was not found."""
     if how == "none":
         return

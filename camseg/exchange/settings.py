@@ -7,9 +7,9 @@ from pydantic import Field
 
 from camseg.base.settings import Option, settings
 
-Images: TypeAlias = Literal["copy", "link", "none"]
+Transfer: TypeAlias = Literal["copy", "link", "none"]
 Geometry: TypeAlias = Literal["mask", "polygon"]
-Choice: TypeAlias = Literal["accepted", "edited", "rejected", "empty", "unseen"]
+Verdict: TypeAlias = Literal["accepted", "edited", "rejected", "empty", "unseen"]
 """A person's decision, or that nobody has looked."""
 
 
@@ -27,9 +27,9 @@ class ExportInputs:
 class ExportSettings:
     """What is exported, and how."""
 
-    images: Images = "copy"
+    images: Transfer = "copy"
     """The images themselves: copied into the folder, linked there, or left where they are."""
-    only: tuple[Choice, ...] = ()
+    only: tuple[Verdict, ...] = ()
     """Masks of which a person said so; unseen: nobody has looked; default: all but the rejected."""
     min_quality: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Leave out images with a mask of less quality, or of unknown one; what a person accepted or edited stays."""

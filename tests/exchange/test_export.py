@@ -685,6 +685,35 @@ def test_a_thousand_classes(tmp_path):
     assert '"id": 1000, "name": "class 0999"' in (tmp_path / "coco/annotations/instances_default.json").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__")  # pycocotools', of NumPy 2
+def test_eleven_megapixels_with_thousands_of_pieces(tmp_path, capsys):
+    coco, cvat = pytest.importorskip("pycocotools.coco"), pytest.importorskip("cvat_sdk.masks")
+    random = np.random.default_rng(0)
+    noise = cv2.GaussianBlur(random.standard_normal((2800, 3930)).astype(np.float32), (0, 0), 6)
+    mask = noise > 0.02
+    one = Annotation(image="a.png", width=3930, height=2800, class_name="cat", mask=mask)
+    image = AnnotatedImage(name="a.png", width=3930, height=2800, annotations=(one,))
+    settings = ExportSettings(classes=("cat",), images="none")
+    for name in ("coco", "cvat", "label-studio", "yolo"):
+        EXPORTERS[name].load()([image], tmp_path / name, settings)
+    data = coco.COCO(tmp_path / "coco/annotations/instances_default.json")
+    capsys.readouterr()
+    assert np.array_equal(data.annToMask(data.anns[1]) > 0, mask)
+    found = next(ElementTree.parse(tmp_path / "cvat/annotations.xml").getroot().iter("mask"))
+    left, top, width, height = (int(found.get(word)) for word in ("left", "top", "width", "height"))
+    points = [*map(int, found.get("rle").split(",")), left, top, left + width - 1, top + height - 1]
+    assert np.array_equal(cvat.decode_mask(points, image_width=3930, image_height=2800), mask)
+    (task,) = json.loads((tmp_path / "label-studio/tasks.json").read_text())
+    rle = task["predictions"][0]["result"][0]["value"]["rle"]
+    assert np.array_equal(decode_label_studio(rle, 2800, 3930), mask)
+    canvas = np.zeros(mask.shape, np.uint8)
+    for line in (tmp_path / "yolo/labels/train/a.txt").read_text().splitlines():
+        points = np.array(line.split()[1:], np.float64).reshape(-1, 2) * (3930, 2800)
+        cv2.fillPoly(canvas, [points.astype(np.int32)], 1)
+    assert np.array_equal(canvas > 0, mask)
+
+
 def test_exports_of_masks_load_no_torch(folder):
     code = (
         "import sys, camseg; from pathlib import Path; root = Path(sys.argv[1]);"
@@ -696,3 +725,48 @@ def test_exports_of_masks_load_no_torch(folder):
         [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.split() == ["False"]
+
+
+# The command
+
+
+def test_the_command_says_what_it_wrote(folder, call):
+    arguments = [folder / "masks", "--image-folder", folder / "images", "--format", "yolo", "--out", folder / "out"]
+    code, out, err = call("export", *arguments, "--tolerance", "1", "--class", "dog", "--class", "cat")
+    assert (code, out) == (0, "")
+    assert "wrote 6 images and 6 masks (1 images without an object)" in err
+    assert "IoU of the polygons with the masks: 0." in err
+    assert '  0: "dog"' in (folder / "out/data.yaml").read_text()
+
+
+def test_the_command_gives_json_and_1_where_images_failed(folder, call):
+    (folder / "images/ring.png").write_bytes(b"no picture")
+    arguments = [folder / "masks", "--image-folder", folder / "images", "--format", "coco", "--out", folder / "out"]
+    code, out, _ = call("export", *arguments, "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert (found["images"], found["masks"], found["classes"]) == (5, 4, ["cat", "dog"])
+    assert "ring.png" in found["failed"][0]
+
+
+def test_the_command_refuses_in_one_line(folder, call, monkeypatch):
+    monkeypatch.delenv("CAMSEG_TRACEBACK", raising=False)
+    code, out, err = call("export", folder / "masks", "--format", "cocoa", "--out", folder / "out")
+    assert (code, out) == (2, "")
+    assert "unknown format 'cocoa'; choose among coco, cvat" in " ".join(err.split())
+
+
+def test_what_label_wrote_is_exported_and_found_again(tmp_path, make_images, tiny_classifier, call):
+    tiny_classifier.save(tmp_path / "run")
+    for number, image in enumerate(make_images((40, 60), (50, 30), (33, 47))):
+        write_image(tmp_path / f"photos/{number}/ä.png", image)
+    options = ["--scales", "1", "--refiner", "none", "--propagation", "none", "--target", "cat", "--target", "dog"]
+    run = ["--classifier", tmp_path / "run", "--device", "cpu", "--workers", "1"]
+    assert call("label", tmp_path / "photos", *run, *options, "--out", tmp_path / "out")[0] == 0
+    assert call("export", tmp_path / "out", "--format", "index-png", "--out", tmp_path / "index")[0] == 0
+    for number in range(3):
+        picture = numbered(tmp_path / f"index/masks/{number}/ä.png")
+        cat, dog = (read_mask(tmp_path / f"out/masks/{name}/{number}/ä.png") for name in ("cat", "dog"))
+        assert np.array_equal(picture > 0, cat | dog)
+        assert np.array_equal(picture[cat & ~dog], np.full(np.count_nonzero(cat & ~dog), 1))
+        assert (tmp_path / f"index/images/{number}/ä.png").is_file()
