@@ -67,6 +67,10 @@ from .data.images import write_mask as write_mask
 from .data.mask_settings import MaskReading as MaskReading
 from .data.settings import Augmentation as Augmentation
 from .data.truth import find_true_masks as find_true_masks
+from .exchange.export import export_folder as export_folder
+from .exchange.output import ExportReport as ExportReport
+from .exchange.settings import ExportInputs as ExportInputs
+from .exchange.settings import ExportSettings as ExportSettings
 from .label.chain import Labelled as Labelled
 from .label.chain import label_image as label_image
 from .label.folder import cams_folder as cams_folder

@@ -30,6 +30,7 @@ ROOMS = [
     "prepare",
     "label",
     "train",
+    "exchange",
     "studies",
     "cli",
     "__main__",

@@ -18,6 +18,7 @@ from typer.main import get_command
 import camseg
 from camseg.cams.methods.registry import METHODS as CAM_METHODS
 from camseg.cli import app, fields
+from camseg.exchange.registry import EXPORTERS
 from camseg.masks.settings import CleaningSettings, MaskSettings, parse_threshold
 from camseg.masks.threshold import RULES
 from camseg.models.heads import HEADS, POOLINGS
@@ -134,6 +135,16 @@ def test_the_tables_of_propagators_and_refiners_are_the_registries(first, regist
     rows = table("README.md", first)
     assert [(row[0], row[3]) for row in rows] == [(name, method.paper) for name, method in registry.items()]
     assert all(len(row) == 4 and all(row) for row in rows)
+
+
+def test_the_tables_of_formats_are_the_registry():
+    rows = table("docs/formats.md", "format")
+    expected = [
+        [name, one.tools, ", ".join(f"{kind}s" for kind in one.holds), one.paper] for name, one in EXPORTERS.items()
+    ]
+    assert rows == expected
+    facts = TEXTS["docs/formats.md"].rpartition("| format | files | facts |")[2]
+    assert re.findall(r"^\| `([a-z-]+)` \|", facts, re.MULTILINE) == [*EXPORTERS]
 
 
 def test_the_table_of_thresholds_covers_every_rule():

@@ -79,6 +79,10 @@ class EvaluationError(CamsegError):
     """Predictions and true masks that do not match: one is missing, or has another size."""
 
 
+class ExchangeError(CamsegError):
+    """A file of another tool, or a part of one, that cannot be read or written."""
+
+
 class OutputError(CamsegError):
     """An output folder that cannot take this run: other settings, or names that collide."""
 

@@ -7,11 +7,11 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from camseg.base.errors import CamsegError, InputError, OutputError
 
@@ -138,6 +138,13 @@ def check_can_write(folder: Path | str) -> None:
 
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write ``data`` under a temporary name beside ``path``, then move it there with ``os.replace``."""
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[BinaryIO]:
+    """A file to be filled bit by bit, which appears at ``path`` when the block ends, and not at all where it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -145,14 +152,14 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     except OSError as error:
         raise naming(error, path) from None
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
         # mkstemp makes files that only their owner may read; these get the usual rights.
         os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.filename in (None, temporary):
             raise naming(error, path) from None
         raise
 

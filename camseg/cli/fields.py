@@ -54,6 +54,8 @@ _GROUPS: Mapping[str, str] = {
     "TrimapSettings": "Trimap",
     "RefineSettings": "Refinement",
     "CleaningSettings": "Masks, cleaned",
+    "ExportInputs": "Input",
+    "ExportSettings": "Export",
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",
     "FolderOptions": "Output",

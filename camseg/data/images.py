@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from camseg.base.files import Found, by_name, count_text, find_files, write_byte
 from camseg.data.mask_settings import MaskClasses, MaskReading, parse_mask_classes
 from camseg.data.masks import MaskAndVoid, to_mask
 from camseg.data.opening import read_file
-from camseg.data.samples import Samples
+from camseg.data.samples import ORIENTATION, TURNS, Samples
 from camseg.data.stored import Stored, color_codes, grey, name_codes, read_stored
 
 # fmt: off
@@ -47,6 +47,17 @@ _TWO_LEVELS: Final = MaskReading()
 
 Window: TypeAlias = str
 """How 16-bit and float pixels become 8-bit: ``full``, ``percentile`` (0.5 to 99.5) or ``LOW,HIGH``."""
+
+
+class ImageHeader(NamedTuple):
+    """What is known of an image without its pixels."""
+
+    width: int
+    """In pixels, as ``read_image`` gives it."""
+    height: int
+    """The same."""
+    turned: bool
+    """Whether EXIF turns or mirrors the stored pixels, so that programs which ignore it show others."""
 
 
 def find_images(root: Path | str) -> Found:
@@ -109,6 +120,22 @@ def read_image(path: Path | str, window: Window = "full", page: int = 0) -> Imag
     """
     check_window(window)
     return read_file(Path(path), _to_rgb, lambda samples: _through_window(str(path), samples, window), page)
+
+
+def read_header(path: Path | str) -> ImageHeader:
+    """The size of an image without its pixels, which only 16-bit files are read for.
+
+    Raises ImageError when the file cannot be read.
+    """
+
+    def shown(picture: ImageFile) -> ImageHeader:
+        turn = TURNS.get(picture.getexif().get(ORIENTATION, 1))
+        height, width = picture.size[::-1] if turn is None else turn(np.empty(picture.size[::-1], np.bool_)).shape
+        return ImageHeader(width, height, turn is not None)
+
+    return read_file(
+        Path(path), shown, lambda samples: ImageHeader(samples.values.shape[1], samples.values.shape[0], False)
+    )
 
 
 def read_levels(path: Path | str) -> NDArray[np.uint8]:
@@ -205,6 +232,25 @@ def squeezed(paths: Sequence[Path | str], sample: int = 8) -> str | None:
         f"the window full leaves these images the levels {first} to {last} of 255, for their values end at {high:g} of "
         f"{top:g} in {count} of them; choose --window {fits if top > 1 else ''}percentile"
     )
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """The bytes of a PNG of uint8 (H, W), for formats that hold pictures within texts."""
+    done, data = cv2.imencode(".png", pixels)
+    assert done
+    return data.tobytes()
+
+
+def write_classes(
+    path: Path | str, numbers: NDArray[np.uint8] | NDArray[np.uint16], palette: Sequence[tuple[int, int, int]] = ()
+) -> None:
+    """Write class numbers, uint8 or uint16 (H, W), as PNG; uint8 with up to 256 colours as a PNG with that palette."""
+    buffer = io.BytesIO()
+    picture = PilImage.fromarray(numbers)
+    if palette:
+        picture.putpalette([band for color in palette for band in color])
+    picture.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
 
 
 def write_image(path: Path | str, image: NDArray[np.uint8]) -> None:

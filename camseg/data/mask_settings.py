@@ -53,7 +53,7 @@ def parse_mask_classes(source: MaskClasses | Mapping[str, Any] | str | Path) -> 
         return _classes("class map", list(source.items()))
     if str(source) == "voc":
         numbers = {name: number for number, name in enumerate(VOC)} | {"void": 255}
-        return MaskClasses(numbers=numbers, colors={name: _voc_color(number) for name, number in numbers.items()})
+        return MaskClasses(numbers=numbers, colors={name: voc_color(number) for name, number in numbers.items()})
     try:
         text = Path(source).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _classes(source: str, pairs: Any) -> MaskClasses:
     return MaskClasses(numbers=numbers, colors=colors)
 
 
-def _voc_color(number: int) -> str:
+def voc_color(number: int) -> str:
     """The colour of a class in Pascal VOC's palette: its bits, three at a time, fill R, G and B from the top."""
     red = green = blue = 0
     for place in range(8):

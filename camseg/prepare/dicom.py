@@ -64,7 +64,7 @@ def prepare_dicom(
     settings = settings or DicomSettings()
     pydicom = require("pydicom", "dicom")
     pixels = require("pydicom.pixels", "dicom")
-    found = find_files(folder, _is_dicom, "DICOM files")
+    found = find_files(folder, is_dicom, "DICOM files")
     names = {path: source_name(path, found.root, SUFFIXES) for path in found.files}
     check_names((name, path) for path, name in names.items())
     return write_pictures(
@@ -78,7 +78,7 @@ def prepare_dicom(
         [
             _File(
                 path=path,
-                name=name if settings.keep_ids else _pseudonym(name),
+                name=name if settings.keep_ids else pseudonym(name),
                 place=name,
                 private=not settings.keep_ids,
             )
@@ -91,7 +91,8 @@ def prepare_dicom(
     )
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its suffix or its content, and no index of files."""
     if path.suffix.lower() in SUFFIXES:
         return True
     if path.name.upper() == "DICOMDIR":  # an index of files, without pixels
@@ -117,7 +118,7 @@ def _images(one: _File, pydicom: Any, pixels: Any, settings: DicomSettings) -> I
     # Without an ID the study, else the file, is all that can be told apart.
     person = patient or str(data.get("StudyInstanceUID") or one.place)
     name = one.place if settings.keep_ids else _pseudonymous(one.place, patient, str(data.get("PatientName") or ""))
-    group = person if settings.keep_ids else _pseudonym(person)
+    group = person if settings.keep_ids else pseudonym(person)
     frames = _Frames(data, pixels, data.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian))
     for index in range(frames.count):
         image, limits = _show(frames, index, settings.window)
@@ -137,7 +138,7 @@ def _images(one: _File, pydicom: Any, pixels: Any, settings: DicomSettings) -> I
 def _instance(data: Any, settings: DicomSettings) -> str | None:
     """What tells the file from all others, wherever it lies, or a pseudonym for it."""
     unique = str(data.get("SOPInstanceUID") or "")
-    return None if not unique else unique if settings.keep_ids else _pseudonym(unique)
+    return None if not unique else unique if settings.keep_ids else pseudonym(unique)
 
 
 class _Frames:
@@ -272,7 +273,8 @@ def _first(value: Any) -> float | None:
         return float(value[0]) if len(value) else None
 
 
-def _pseudonym(text: str) -> str:
+def pseudonym(text: str) -> str:
+    """What stands for an ID: the start of its SHA-256."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -281,6 +283,6 @@ def _pseudonymous(path: str, patient: str, name: str) -> str:
     # One or two letters or digits are in nearly every file name, and tell nothing.
     words = [word for word in (patient, *re.split(r"[\^=\s,]+", name)) if len(word) > 2]
     return "/".join(
-        _pseudonym(part) if any(word.casefold() in part.casefold() for word in words) else part
+        pseudonym(part) if any(word.casefold() in part.casefold() for word in words) else part
         for part in path.split("/")
     )

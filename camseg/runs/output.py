@@ -319,6 +319,21 @@ def lineage(folder: Path | str) -> list[Step]:
     return steps
 
 
+def image_root(folder: Path | str) -> Path | None:
+    """The folder or table of the images that the files in a folder were made of; None where no ``run.json`` tells."""
+    for step in lineage(folder):
+        identity = (_try_run(step.folder) or {}).get("identity", {})
+        found = identity.get("files read.images") or (identity.get("inputs") if step.command in _NETWORK else None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def manifest_folder(folder: Path | str) -> Path | None:
+    """The folder whose manifest tells of the files in a folder: itself, or one above; None where none does."""
+    return _nearest(Path(folder), MANIFEST)
+
+
 def records_by_file(folder: Path | str) -> dict[Path, Record]:
     """The manifest lines of the files in a folder that camseg wrote, by the files' absolute paths without suffix."""
     place = _nearest(Path(folder), MANIFEST)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from camseg.base.errors import CheckpointError, InputError, OutputError
-from camseg.base.files import check_can_write, find_files, read_json, write_bytes, write_json, write_text
+from camseg.base.files import check_can_write, find_files, read_json, write_bytes, write_json, write_text, writing
 
 
 def test_round_trips_make_their_folders(tmp_path):
@@ -44,6 +44,24 @@ def test_an_interrupted_write_leaves_no_temporary_file(tmp_path, monkeypatch, pr
     with pytest.raises(problem):
         write_text(tmp_path / "x", "new")
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("x", "old")]
+
+
+def test_a_file_filled_bit_by_bit_appears_when_it_is_whole(tmp_path):
+    with writing(tmp_path / "a/b.txt") as file:
+        file.write(b"one ")
+        file.write(b"two")
+        assert not (tmp_path / "a/b.txt").exists()
+    assert (tmp_path / "a/b.txt").read_bytes() == b"one two"
+
+    def fail():
+        with writing(tmp_path / "a/b.txt") as file:
+            file.write(b"three")
+            (tmp_path / "elsewhere").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match="elsewhere"):  # an error of another file keeps its name
+        fail()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
+    assert (tmp_path / "a/b.txt").read_bytes() == b"one two"
 
 
 def test_reading_reports_the_caller_s_kind_of_error(tmp_path):

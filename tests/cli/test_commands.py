@@ -46,6 +46,7 @@ COMMANDS = (
     "choose",
     "label",
     "segment",
+    "export",
     "demo",
     "prepare rois",
     "prepare slices",

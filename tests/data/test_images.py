@@ -20,6 +20,7 @@ from camseg.data.images import (
     image_suffixes,
     passed_over_line,
     read_cam,
+    read_header,
     read_image,
     read_levels,
     read_mask,
@@ -654,3 +655,17 @@ def test_files_that_look_like_sgi_of_sixteen_bits(tmp_path):
     (tmp_path / "x.sgi").write_bytes(header.ljust(512, b"\0") + DEEP[..., 0].astype(">u2").tobytes())
     with pytest.raises(ImageError, match="SGI file of 16 bits"):
         read_image(tmp_path / "x.sgi")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_header_tells_the_size_that_is_seen(tmp_path, orientation):
+    exif = PilImage.Exif()
+    exif[0x0112] = orientation
+    PilImage.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    header = read_header(tmp_path / "a.jpg")
+    assert (header.height, header.width) == read_image(tmp_path / "a.jpg").shape[:2]
+    assert header.turned == (orientation != 1)
+    PilImage.fromarray(np.zeros((20, 30), np.uint16)).save(tmp_path / "deep.png")
+    assert read_header(tmp_path / "deep.png") == (30, 20, False)
+    with pytest.raises(ImageError, match="no such file"):
+        read_header(tmp_path / "none.png")

@@ -1,0 +1,1 @@
+"""Masks to the tools where people correct them or train with them, and back."""

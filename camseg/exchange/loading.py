@@ -1,0 +1,362 @@
+"""Output folders and folders of masks -> annotated images, one after the other.
+
+What is there is listed first, without a pixel; an image's masks are read when it is asked for. A person's masks take
+the place of the machine's.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from camseg.base.arrays import Mask
+from camseg.base.errors import ImageError, InputError
+from camseg.base.files import sha256
+from camseg.data.datasets import Sample, load_images
+from camseg.data.images import ImageHeader, find_images, read_header, read_mask_and_void, relative_name
+from camseg.data.mask_settings import MaskReading
+from camseg.exchange.annotation import AnnotatedImage, Annotation, Decision
+from camseg.exchange.record import CORRECTED, CORRECTIONS, Correction, read_corrections
+from camseg.runs.output import (
+    group_records,
+    image_root,
+    manifest_folder,
+    prediction_root,
+    read_manifest,
+    records_by_file,
+)
+from camseg.runs.record import Record, Source
+
+OBJECT = "object"
+"""What a mask shows where nothing tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedMask:
+    """A mask that has not been read: where it lies and what is known of it."""
+
+    class_name: str
+    """What it shows."""
+    file: Path | None
+    """The machine's mask; None where a person drew the only one."""
+    corrected: Path | None = None
+    """The mask that a person put in its place."""
+    decision: Decision | None = None
+    """What a person said of it; None where nobody has looked."""
+    score: float | None = None
+    """The class's probability."""
+    quality: float | None = None
+    """How far the machine's mask can be trusted."""
+    provenance: str = ""
+    """As in ``Annotation``."""
+    empty: bool = False
+    """Whether the manifest says that there is nothing in it."""
+
+    @property
+    def shown(self) -> Path:
+        """The file that counts."""
+        found = self.corrected or self.file
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedImage:
+    """An image that has not been read."""
+
+    name: str
+    """Its path below the folder of images, with its suffix and ``/`` between."""
+    path: Path | None
+    """The file; None where it was not found."""
+    masks: tuple[ListedMask, ...] = ()
+    """In the order of the classes."""
+    source: Source | None = None
+    """Of images that ``prepare`` wrote: where they were taken from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a folder holds; iterated, it reads one image after the other."""
+
+    folder: Path
+    """Where the manifest and the corrections lie, or the folder of masks."""
+    images: tuple[ListedImage, ...]
+    """Sorted by name."""
+    classes: tuple[str, ...]
+    """Sorted; all that some mask shows."""
+    reading: MaskReading
+    """How masks are read."""
+    remarks: tuple[str, ...] = ()
+    """What a caller should know: corrections that do not count, masks without an image."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[AnnotatedImage]:
+        return (read_listed(one, self.reading) for one in self.images)
+
+
+def list_folder(
+    folder: Path | str,
+    images: Path | str | None = None,
+    *,
+    class_name: str | None = None,
+    reading: MaskReading | None = None,
+) -> Listing:
+    """List the masks of what ``label``, ``segment``, ``refine`` and others wrote, or of any folder of masks.
+
+    images: the folder or CSV of the images; default: as ``run.json`` says. class_name: what masks show whose class no
+    manifest and no folder names; reading: how foreign masks are read. Raises InputError where there is no mask, no
+    image, or where the images are not to be found; OutputError for a damaged manifest or ``corrections.jsonl``.
+    """
+    folder, reading = Path(folder), reading or MaskReading()
+    if not folder.is_dir():
+        raise InputError(f"expected the folder of a run, or of masks; {folder} is none")
+    root = prediction_root(folder)
+    place = manifest_folder(root)
+    lines = {} if place is None else group_records(read_manifest(place, damaged_too=True))
+    records = [record for group in lines.values() for record in group if record.files]
+    given = Path(images) if images is not None else image_root(root)
+    found: _Found
+    if place is not None and any("image" in record.files for record in records):  # prepared
+        found = _Found(place, _of_prepared(place, records))
+    elif place is not None and any("mask" in record.files for record in records):
+        found = _of_run(place, records, _samples(given, needed=images is not None), class_name)
+    else:
+        if given is None:
+            raise InputError(f"{folder} does not tell of which images its masks are; name their folder as image folder")
+        samples = _samples(given, needed=True)
+        found = _of_files(root, samples, class_name)
+    listed, remarks = _corrected(found)
+    if not listed:
+        raise InputError(
+            f"no mask in {folder} belongs to an image; camseg label, segment and refine write such folders"
+        )
+    sources = _sources(given)
+    listed = [
+        replace(one, source=one.source or sources.get(one.path.absolute().with_suffix(""))) if one.path else one
+        for one in listed
+    ]
+    shown = {mask.class_name for one in listed for mask in one.masks if not mask.empty and mask.decision != "empty"}
+    lost = sum(one.path is None for one in listed)
+    if lost:
+        where = "no run.json tells where they lie" if given is None else f"they are not in {given}"
+        remarks = (*remarks, f"{lost} images were not found, for {where}; name their folder as image folder")
+    return Listing(
+        folder=found.folder,
+        images=tuple(sorted(listed, key=lambda one: one.name)),
+        classes=tuple(sorted(shown)),
+        reading=reading if place is None else MaskReading(),
+        remarks=(*found.remarks, *remarks),
+    )
+
+
+def read_listed(one: ListedImage, reading: MaskReading | None = None) -> AnnotatedImage:
+    """Read the masks of an image, the empty ones left out.
+
+    Raises ImageError for a file that cannot be read, or a mask of another size than the image.
+    """
+    header = None if one.path is None else read_header(one.path)
+    masks = [(mask, read_mask_and_void(mask.shown, reading).mask) for mask in one.masks]
+    if header is None:
+        if not masks:
+            raise ImageError(f"{one.name}: neither the image nor a mask is there to tell its size")
+        header = ImageHeader(masks[0][1].shape[1], masks[0][1].shape[0], False)
+    for listed, mask in masks:
+        _check_size(listed.shown, mask, header)
+    return AnnotatedImage(
+        name=one.name,
+        width=header.width,
+        height=header.height,
+        path=one.path,
+        source=one.source,
+        turned=header.turned,
+        annotations=tuple(
+            Annotation(
+                image=one.name,
+                width=header.width,
+                height=header.height,
+                class_name=listed.class_name,
+                mask=mask,
+                score=listed.score,
+                quality=listed.quality,
+                provenance=listed.provenance,
+                decision=listed.decision,
+            )
+            for listed, mask in masks
+            if mask.any()
+        ),
+    )
+
+
+def _check_size(path: Path, mask: Mask, header: ImageHeader) -> None:
+    if mask.shape != (header.height, header.width):
+        raise ImageError(
+            f"{path}: expected a mask of its image's size, {header.width} x {header.height}; it is {mask.shape[1]} x "
+            f"{mask.shape[0]} (width x height)"
+        )
+
+
+@dataclass
+class _Found:
+    folder: Path
+    images: dict[str, ListedImage]
+    remarks: tuple[str, ...] = ()
+
+
+def _samples(images: Path | None, needed: bool) -> dict[str, Sample]:
+    """The images by their names, which ``run.json`` may give for a folder that has been moved since."""
+    if images is None or (not needed and not images.exists()):
+        return {}
+    return {sample.name: sample for sample in load_images(images).samples}
+
+
+def _of_run(place: Path, records: Iterable[Record], samples: Mapping[str, Sample], class_name: str | None) -> _Found:
+    by_input = {sample.input: sample for sample in samples.values()}
+    images: dict[str, ListedImage] = {}
+    for record in records:
+        if record.failed or "mask" not in record.files:
+            continue
+        sample = by_input.get(record.input) or samples.get(PurePosixPath(record.input).with_suffix("").as_posix())
+        label = record.labels[0] if record.labels and len(record.labels) == 1 else None
+        mask = ListedMask(
+            class_name=record.class_name or class_name or label or OBJECT,
+            file=place / record.files["mask"],
+            score=record.score,
+            quality=getattr(record, "quality", None),
+            provenance=_methods(record),
+            empty=record.empty is not None or record.area == 0,
+        )
+        _add(images, record.input, None if sample is None else sample.path, mask)
+    return _Found(place, images)
+
+
+def _of_prepared(place: Path, records: Iterable[Record]) -> dict[str, ListedImage]:
+    """The true masks beside images that ``prepare`` wrote."""
+    images: dict[str, ListedImage] = {}
+    for record in records:
+        if "image" not in record.files:
+            continue
+        alone = record.labels[0] if record.labels and len(record.labels) == 1 else OBJECT
+        image = ListedImage(name=record.files["image"], path=place / record.files["image"], source=record.source)
+        images[image.name] = image
+        for kind, file in record.files.items():
+            if kind == "mask" or kind.startswith("mask of "):
+                mask = ListedMask(
+                    class_name=kind.removeprefix("mask of ") if kind != "mask" else alone,
+                    file=place / file,
+                    provenance="true mask",
+                    empty=record.area == 0,
+                )
+                _add(images, image.name, image.path, mask)
+    return images
+
+
+def _of_files(root: Path, samples: Mapping[str, Sample], class_name: str | None) -> _Found:
+    """Masks by their names: that of their image, or that below a folder of the class's name."""
+    files = find_images(root).files
+    images = {sample.input: ListedImage(name=sample.input, path=sample.path) for sample in samples.values()}
+    unused = 0
+    for path in files:
+        name = relative_name(path, root)
+        if name.startswith(f"{CORRECTED}/"):
+            continue
+        first, _, rest = name.partition("/")
+        if (sample := samples.get(name)) is not None:
+            label = sample.labels[0] if sample.labels and len(sample.labels) == 1 else None
+            mask = ListedMask(class_name=class_name or label or OBJECT, file=path)
+        elif (sample := samples.get(rest)) is not None:
+            mask = ListedMask(class_name=first, file=path)
+        else:
+            unused += 1
+            continue
+        _add(images, sample.input, sample.path, mask)
+    without = sum(not image.masks for image in images.values())
+    remarks = []
+    if unused:
+        remarks.append(f"{unused} masks in {root} are of no image and are left out")
+    if without:
+        remarks.append(f"{without} images have no mask in {root} and are left out")
+    return _Found(root, {name: image for name, image in images.items() if image.masks}, tuple(remarks))
+
+
+def _add(images: dict[str, ListedImage], name: str, path: Path | None, mask: ListedMask) -> None:
+    """Add a mask to its image's; a later line of the same class replaces the earlier one."""
+    image = images.get(name) or ListedImage(name=name, path=path)
+    others = (one for one in image.masks if one.class_name != mask.class_name)
+    masks = sorted((*others, mask), key=lambda one: one.class_name)
+    images[name] = replace(image, masks=tuple(masks))
+
+
+def _methods(record: Record) -> str:
+    chosen = (record.method, record.propagation, record.threshold, record.refiner if not record.fallback else None)
+    return ", ".join(one for one in chosen if one and one != "none")
+
+
+def _corrected(found: _Found) -> tuple[list[ListedImage], tuple[str, ...]]:
+    """The images with what people said of their masks and drew in their place; and which of that does not count."""
+    images = dict(found.images)
+    said: dict[tuple[str, str | None], Correction] = {}
+    for correction in read_corrections(found.folder):
+        said[correction.input, correction.class_name] = correction
+    stale: list[str] = []
+    unknown: list[str] = []
+    for correction in said.values():
+        image = images.get(correction.input)
+        if image is None:
+            unknown.append(correction.input)
+            continue
+        named = [one for one in image.masks if correction.class_name in (one.class_name, None)]
+        before = named[0] if named else None
+        if before is not None and not _is_of(correction, before):
+            stale.append(correction.input)
+            continue
+        drawn = None if correction.corrected is None else found.folder / correction.corrected
+        if before is None and drawn is None:
+            continue
+        mask = before or ListedMask(class_name=correction.class_name or OBJECT, file=None)
+        mask = replace(mask, decision=correction.decision)
+        if drawn is not None and correction.decision in ("edited", "empty"):
+            mask = replace(mask, corrected=drawn, provenance=correction.tool, empty=correction.decision == "empty")
+        _add(images, correction.input, image.path, mask)
+    spoken = {(one.input, one.class_name) for one in said.values()}
+    for name, image in images.items() if (found.folder / CORRECTED).is_dir() else ():
+        # Masks that somebody put there without a word are a person's too.
+        masks = tuple(_drawn(found.folder, name, one, spoken) for one in image.masks)
+        images[name] = replace(image, masks=masks)
+    remarks = []
+    place = found.folder / CORRECTIONS
+    if stale:
+        remarks.append(
+            f"{len(stale)} corrections in {place} are of other masks than those that lie there now, such as that of "
+            f"{stale[0]}; they do not count"
+        )
+    if unknown:
+        remarks.append(f"{len(unknown)} corrections in {place} are of images that are not there, such as {unknown[0]}")
+    return list(images.values()), tuple(remarks)
+
+
+def _is_of(correction: Correction, mask: ListedMask) -> bool:
+    """Whether the machine's mask still is what the person saw."""
+    if mask.file is None or correction.mask_sha256 is None:
+        return True
+    return mask.file.is_file() and sha256(mask.file) == correction.mask_sha256
+
+
+def _drawn(folder: Path, name: str, mask: ListedMask, spoken: set[tuple[str, str | None]]) -> ListedMask:
+    if mask.file is None or (name, mask.class_name) in spoken or (name, None) in spoken:
+        return mask
+    inner = mask.file.relative_to(folder).as_posix().removeprefix("masks/")
+    drawn = (folder / CORRECTED / inner).with_suffix(".png")
+    if not drawn.is_file():
+        return mask
+    return replace(mask, corrected=drawn, decision="edited", provenance=CORRECTED, empty=False)
+
+
+def _sources(images: Path | None) -> dict[Path, Source]:
+    """Where prepared images were taken from, by their absolute paths without suffix."""
+    if images is None:
+        return {}
+    folder = images if images.is_dir() else images.parent
+    if not folder.is_dir():
+        return {}
+    return {path: record.source for path, record in records_by_file(folder).items() if record.source is not None}
