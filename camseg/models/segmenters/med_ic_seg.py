@@ -79,6 +79,7 @@ class MedICSeg(_SixBlocks):
         self.involutions = nn.ModuleList(Involution(inputs, 3, reduction=2) for _ in range(involutions))
 
     def before(self, images: Tensor) -> Tensor:
+        """The images behind their involutions, as many channels and the same size."""
         for involution in self.involutions:
             images = involution(images).relu()
         return images
