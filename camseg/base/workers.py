@@ -32,16 +32,17 @@ def worker_processes() -> Iterator[Call]:
     """
     idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
     started: list[_Worker] = []
-    ended = threading.Event()
+    lock, ended = threading.Lock(), threading.Event()
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             worker = idle.get_nowait()
         except queue.Empty:
-            if ended.is_set():
-                raise WorkerError("the work was ended before it began") from None
-            worker = _Worker()
-            started.append(worker)
+            with lock:  # none may start behind the back of what ends them all
+                if ended.is_set():
+                    raise WorkerError("the work was ended before it began") from None
+                worker = _Worker()
+                started.append(worker)
         answer = worker.call(function, arguments)  # a worker that raises is not handed on
         idle.put(worker)
         done, value = answer
@@ -52,13 +53,15 @@ def worker_processes() -> Iterator[Call]:
     try:
         yield call
     except BaseException:
-        ended.set()
-        for worker in started:
-            worker.kill()
+        with lock:
+            ended.set()
+            for worker in started:
+                worker.kill()
         raise
     finally:
-        while not idle.empty():
-            idle.get().end()
+        with suppress(queue.Empty):  # a thread may take one meanwhile
+            while True:
+                idle.get_nowait().end()
 
 
 # Of ``-c`` Python looks for modules in the current folder first, where anything may lie.

@@ -148,6 +148,7 @@ def test_a_training_that_was_stopped_goes_on_member_by_member(make_folder, tmp_p
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_members_side_by_side_are_those_of_one_process(make_folder, tmp_path):
     data, said = make_folder(count=6), []
