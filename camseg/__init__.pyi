@@ -138,6 +138,8 @@ from .segment.settings import ViewSettings as ViewSettings
 from .studies.audit import audit_runs as audit_runs
 from .studies.choose import choose_runs as choose_runs
 from .studies.compare import compare_models as compare_models
+from .studies.doctor import Finding as Finding
+from .studies.doctor import check_installation as check_installation
 from .studies.ensembles import make_ensemble as make_ensemble
 from .studies.settings import AuditSettings as AuditSettings
 from .studies.settings import ChooseSettings as ChooseSettings

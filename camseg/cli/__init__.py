@@ -39,6 +39,7 @@ COMMANDS: Final = (
     "segment",
     "export",
     "prepare",
+    "doctor",
     "demo",
 )
 """Each is a function in a module of that name here, or a group of functions."""

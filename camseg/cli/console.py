@@ -37,6 +37,11 @@ def progress(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
     return iter(tqdm(items, total=total, desc=title, unit="", file=sys.stderr, disable=not sys.stderr.isatty()))
 
 
+def print_line(line: str) -> None:
+    """One line of a result on stdout, at once."""
+    print(line, flush=True)
+
+
 def print_json(value: Any) -> None:
     """A result on stdout, as JSON."""
     # In ASCII, which every terminal and pipe can take, whatever file names hold.

@@ -32,6 +32,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",
     "prepare dicom": "camseg prepare dicom archive --window -160,240 --out images",
     "prepare frames": "camseg prepare frames videos --fps 2 --out frames",
+    "doctor": "camseg doctor",
     "demo": "camseg demo --out demo",
 }
 """A call of each command that says what most want of it."""
