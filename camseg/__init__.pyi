@@ -129,9 +129,14 @@ from .refinement.trimaps import masks_to_trimap as masks_to_trimap
 from .refinement.trimaps import published_trimap as published_trimap
 from .refinement.trimaps import unusable as unusable
 from .runs.loop import FolderReport as FolderReport
+from .runs.merge import MergeReport as MergeReport
+from .runs.merge import merge_folders as merge_folders
 from .runs.output import read_manifest as read_manifest
 from .runs.record import Record as Record
 from .runs.settings import FolderOptions as FolderOptions
+from .runs.settings import Placement as Placement
+from .runs.settings import Shard as Shard
+from .runs.settings import parse_shard as parse_shard
 from .segment.checkpoint import load_segmenter as load_segmenter
 from .segment.segmenter import Segmenter as Segmenter
 from .segment.settings import ViewSettings as ViewSettings

@@ -37,6 +37,7 @@ COMMANDS: Final = (
     "choose",
     "label",
     "segment",
+    "merge",
     "export",
     "prepare",
     "doctor",

@@ -4,7 +4,7 @@ import camseg
 from camseg.cams.settings import CamSettings
 from camseg.cli import console, fields, options
 from camseg.label.settings import CamsOutput, ClassifierOptions
-from camseg.runs.settings import FolderOptions
+from camseg.runs.settings import FolderOptions, Placement
 
 
 @fields.command
@@ -15,6 +15,7 @@ def cams(
     settings: CamSettings,
     output: CamsOutput,
     folder: FolderOptions,
+    placement: Placement,
     json: options.Json = False,
 ) -> None:
     """Write class activation maps of images: OUT/<method>/<path>.png."""
@@ -28,5 +29,6 @@ def cams(
         batch_size=run.batch_size,
         save=output.save,
         options=console.attached(folder),
+        placement=placement,
     )
-    console.finish(report, out, json, folder.dry_run)
+    console.finish(report, out, json, folder.dry_run, placement.shard)

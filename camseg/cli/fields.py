@@ -60,6 +60,7 @@ _GROUPS: Mapping[str, str] = {
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",
     "FolderOptions": "Output",
+    "Placement": "Several calls or devices",
     "Training": "Data and network",
     "TrainSettings": "Training",
     "SegmenterTraining": "Data and network",

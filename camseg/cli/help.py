@@ -27,6 +27,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "choose": "camseg choose runs/a runs/b runs/c photos --limit 30",
     "label": "camseg label photos --classifier runs/cls --save overlays --out out",
     "segment": "camseg segment photos --segmenter runs/seg --save cams --out out",
+    "merge": "camseg merge out",
     "export": "camseg export out --format cvat --images none --out for_cvat",
     "prepare rois": "camseg prepare rois scans.csv --masks scan_masks --mirror --out rois",
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",
