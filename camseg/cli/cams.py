@@ -19,7 +19,7 @@ def cams(
     json: options.Json = False,
 ) -> None:
     """Write class activation maps of images: OUT/<method>/<path>.png."""
-    classifier, data = console.open_run(run, images)
+    classifier, data = console.open_run(run, images, placement.load_on(run.device))
     report = camseg.cams_folder(
         data,
         classifier,

@@ -191,12 +191,12 @@ def attached(options: "FolderOptions") -> "FolderOptions":
     return replace(options, progress=progress, say=say)
 
 
-def open_run(run: "ClassifierOptions", images: Path) -> tuple["AnyClassifier", "Dataset"]:
+def open_run(run: "ClassifierOptions", images: Path, device: str) -> tuple["AnyClassifier", "Dataset"]:
     """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
     from camseg.classify.checkpoint import load_classifier
     from camseg.data.datasets import load_images
 
-    classifier = load_classifier(run.classifier, run.device)
+    classifier = load_classifier(run.classifier, device)
     if run.output_stride is not None:
         classifier = classifier.with_output_stride(run.output_stride)
     if run.negative:
