@@ -128,6 +128,10 @@ from .refinement.trimaps import mask_to_trimap as mask_to_trimap
 from .refinement.trimaps import masks_to_trimap as masks_to_trimap
 from .refinement.trimaps import published_trimap as published_trimap
 from .refinement.trimaps import unusable as unusable
+from .review.findings import MaskRow as MaskRow
+from .review.findings import Report as Report
+from .review.report import report_folder as report_folder
+from .review.settings import ReportSettings as ReportSettings
 from .runs.loop import FolderReport as FolderReport
 from .runs.output import read_manifest as read_manifest
 from .runs.record import Record as Record

@@ -38,6 +38,7 @@ COMMANDS: Final = (
     "label",
     "segment",
     "export",
+    "report",
     "prepare",
     "demo",
 )

@@ -56,6 +56,7 @@ _GROUPS: Mapping[str, str] = {
     "CleaningSettings": "Masks, cleaned",
     "ExportInputs": "Input",
     "ExportSettings": "Export",
+    "ReportSettings": "Report",
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",
     "FolderOptions": "Output",

@@ -38,7 +38,8 @@ class QualityStage(Stage):
 
     def _of_object(self, item: Item, mask: Mask) -> Record:
         found = _agreements(item, shrink_mask(mask))
-        known = quality(found)
+        # Of a segmentation network it is the highest of a pixel, which tells of no mask.
+        known = quality(found, None if self.may_be_empty else item.record.score)
         return replace(
             item.record,
             agreements={name: round(value, 4) for name, value in found.items()},

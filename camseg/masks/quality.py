@@ -17,19 +17,15 @@ WORKING_SIZE: Final = 128
 """Longest side, in pixels, at which masks are compared."""
 VIEW_SHARE: Final = 0.7
 """Views' maps are cut at this share of their maximum."""
-LEVEL_STEP: Final = 0.2
-"""How far above and below the chosen level a map is cut, too, as a share of its maximum."""
+LEVEL_STEP: Final = 0.15
+"""How far above the chosen level a map is cut, too, as a share of its maximum: of levels below it the masks' agreement
+tells nothing on some sets."""
 AXES: Final = ("scales", "flips", "layers")
 """In what views differ, in the order of their axes."""
-WEIGHTS: Final[Mapping[str, float]] = {
-    "members": 1.0,
-    "scales": 1.0,
-    "flips": 1.0,
-    "layers": 1.0,
-    "levels": 1.0,
-    "refinement": 1.0,
-}
-"""How much each kind of agreement counts in the quality of a mask."""
+VIEWS: Final = "views"
+"""What the agreement of all single views is called."""
+COUNTED: Final = ("members", VIEWS, "levels", "refinement")
+"""Agreements whose mean, with the class's probability, is the quality of a mask; chosen on training images."""
 LOW: Final = 0.6
 """An agreement below it is a reason."""
 LOW_SCORE: Final = 0.7
@@ -74,13 +70,17 @@ def shrink_mask(mask: Mask) -> Mask:
 
 
 def view_agreements(views: Sequence[NDArray[np.float32]]) -> dict[str, float]:
-    """How far maps agree that differ in one thing, by the name of that in ``AXES``: ``agreement`` of their masks.
+    """``agreement`` of the masks of all views, as ``VIEWS``, and of those that differ in one thing, by its name in
+    ``AXES``, where the others are averaged.
 
     ``views``: of each network float32 (scales, flips, layers, h, w); each map is scaled to [0, 1] and cut at
     ``VIEW_SHARE`` of its maximum. Of several networks it is the mean. What does not vary is left out.
     """
     found: dict[str, list[float]] = {}
     for maps in views:
+        single = maps.reshape(-1, *maps.shape[-2:])
+        if len(single) > 1:
+            found.setdefault(VIEWS, []).append(agreement([_cut(one) for one in single]))
         for axis, name in enumerate(AXES):
             if maps.shape[axis] > 1:
                 others = tuple(other for other in range(len(AXES)) if other != axis)
@@ -89,23 +89,27 @@ def view_agreements(views: Sequence[NDArray[np.float32]]) -> dict[str, float]:
 
 
 def level_agreement(cam: Cam, mask: Mask) -> float:
-    """``agreement`` of the mask (H, W) with what the map (H, W) gives ``LEVEL_STEP`` above and below the mask's level.
+    """Dice of the mask (H, W) with what the map (H, W) gives ``LEVEL_STEP`` above the mask's level: how much of the
+    mask is its core.
 
     That level is the lowest value of the map in the mask. 0 for an empty mask.
     """
     if not mask.any():
         return 0.0
-    level, step = float(cam[mask].min()), LEVEL_STEP * float(cam.max())
-    return agreement([mask, cam > level - step, cam >= min(level + step, float(cam.max()))])
+    top = float(cam.max())
+    return agreement([mask, cam >= min(float(cam[mask].min()) + LEVEL_STEP * top, top)])
 
 
-def quality(agreements: Mapping[str, float]) -> float | None:
-    """How far a mask can be trusted, in [0, 1]: the mean of its agreements, by ``WEIGHTS``; None for none at all."""
-    known = {name: value for name, value in agreements.items() if WEIGHTS.get(name)}
+def quality(agreements: Mapping[str, float], score: float | None = None) -> float | None:
+    """How far a mask can be trusted, in [0, 1]: the mean of what is ``COUNTED``; None where no mask was compared.
+
+    ``score``: the class's probability, where a classifier gave one.
+    """
+    known = [agreements[name] for name in COUNTED if name in agreements]
     if not known:
         return None
-    total = sum(WEIGHTS[name] for name in known)
-    return sum(WEIGHTS[name] * value for name, value in known.items()) / total
+    known += [] if score is None else [score]
+    return sum(known) / len(known)
 
 
 def reasons(mask: Mask, agreements: Mapping[str, float], score: float | None, fallback: str | None) -> tuple[str, ...]:

@@ -75,13 +75,14 @@ class Record:
     area: int | None = None
     """Pixels of the mask."""
     quality: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    """How far the mask can be trusted: the mean of its agreements, or once camseg quality has calibrated it the
-    probability that it is right; null where nothing tells."""
+    """How far the mask can be trusted: the mean of its agreements and its score, or once camseg quality has calibrated
+    it the probability that it is right; null where nothing tells."""
     quality_reasons: tuple[str, ...] = ()
     """What speaks against the mask, in words."""
     agreements: dict[str, float] = field(default_factory=dict)
     """The mean Dice among what the mask becomes where something is varied, in [0, 1], by what that is: members of an
-    ensemble, scales, flips, layers, levels around the chosen one, refinement on and off."""
+    ensemble, views, of these scales, flips and layers alone, the chosen level and a higher one, refinement on and
+    off."""
     source: Source | None = None
     """Of images that prepare wrote: where they were taken from."""
     status: Literal["ok", "failed"] = "ok"

@@ -47,6 +47,7 @@ COMMANDS = (
     "label",
     "segment",
     "export",
+    "report",
     "demo",
     "prepare rois",
     "prepare slices",

@@ -34,8 +34,8 @@ def test_views_that_agree_in_all_but_one_thing():
     views = np.stack([square(4), square(12)])[None, :, None]  # (1 scale, 2 flips, 1 layer, h, w)
     same = np.broadcast_to(views, (3, 2, 1, 40, 40))
     found = view_agreements([same])
-    assert found == {"scales": pytest.approx(1.0), "flips": pytest.approx(0.5)}
-    assert view_agreements([views, views[:, ::-1]]) == {"flips": pytest.approx(0.5)}
+    assert found == {"scales": pytest.approx(1), "flips": pytest.approx(0.5), "views": pytest.approx(0.7)}
+    assert view_agreements([views, views[:, ::-1]]) == {"flips": pytest.approx(0.5), "views": pytest.approx(0.5)}
     assert view_agreements([views[:, :1]]) == view_agreements([]) == {}
 
 
@@ -62,7 +62,9 @@ def test_small_masks_do_not_vanish():
 def test_quality_is_a_mean_and_reasons_are_named():
     assert quality({}) is None
     assert quality({"unheard of": 0.2}) is None
-    assert quality({"flips": 0.5, "scales": 0.5}) == pytest.approx(0.5)
+    assert quality({"views": 0.5, "levels": 0.7, "flips": 0.1}) == pytest.approx(0.6)
+    assert quality({"views": 0.5, "levels": 0.7}, 0.9) == pytest.approx(0.7)
+    assert quality({}, 0.9) is None
     inner, whole = square(4) > 0, np.ones((40, 40), bool)
     assert reasons(inner, {"flips": 0.9}, 0.9, None) == ()
     assert border_share(whole) == 1
