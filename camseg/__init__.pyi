@@ -130,6 +130,8 @@ from .refinement.trimaps import published_trimap as published_trimap
 from .refinement.trimaps import unusable as unusable
 from .review.findings import MaskRow as MaskRow
 from .review.findings import Report as Report
+from .review.items import MaskItem as MaskItem
+from .review.items import MaskItems as MaskItems
 from .review.report import report_folder as report_folder
 from .review.settings import ReportSettings as ReportSettings
 from .runs.loop import FolderReport as FolderReport

@@ -26,25 +26,22 @@ VIEWS: Final = "views"
 """What the agreement of all single views is called."""
 COUNTED: Final = ("members", VIEWS, "levels", "refinement")
 """Agreements whose mean, with the class's probability, is the quality of a mask; chosen on training images."""
-LOW: Final = 0.6
-"""An agreement below it is a reason."""
+LOW: Final[Mapping[str, tuple[float, str]]] = {
+    "members": (0.5, "the ensemble's members disagree"),
+    "scales": (0.3, "other input sizes give another mask"),
+    "flips": (0.4, "the mirrored image gives another mask"),
+    "levels": (0.35, "another level gives another mask"),
+    "refinement": (0.8, "refinement changed much"),
+}
+"""Agreements below which a reason is said, and that: about the lowest quarter of training images have one."""
 LOW_SCORE: Final = 0.7
-"""So is a class's probability below it."""
+"""A class's probability below it is a reason, too."""
 BORDER_SHARE: Final = 0.1
 """So is a mask that takes up more of the image's border."""
 OUTLYING: Final = 3.0
 """So is an area whose logarithm lies further from the set's median, in robust standard deviations."""
 FEWEST: Final = 10
 """Masks of a class that tell which areas are usual."""
-WORDS: Final[Mapping[str, str]] = {
-    "members": "the ensemble's members disagree",
-    "scales": "other input sizes give another mask",
-    "flips": "the mirrored image gives another mask",
-    "layers": "the layers disagree",
-    "levels": "another level gives another mask",
-    "refinement": "refinement changed much",
-}
-"""What is said of low agreements."""
 UNUSUAL_AREA: Final = "an unusual area"
 """What is said of an area out of line with the others of its class."""
 
@@ -117,7 +114,7 @@ def reasons(mask: Mask, agreements: Mapping[str, float], score: float | None, fa
 
     ``score``: the class's probability, where one decided; ``fallback``: why no refiner did, where one was to.
     """
-    found = [words for name, words in WORDS.items() if agreements.get(name, 1.0) < LOW]
+    found = [words for name, (least, words) in LOW.items() if agreements.get(name, 1.0) < least]
     if score is not None and score < LOW_SCORE:
         found.append("a low class score")
     if fallback is not None:

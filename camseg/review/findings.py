@@ -30,6 +30,7 @@ class MaskRow:
     """One mask in the report."""
 
     item: MaskItem
+    """What is known of it without opening it."""
     share: float | None
     """Of the image that it covers; None where it cannot be read."""
     dice: float | None
@@ -62,6 +63,7 @@ class Report:
     """What is told of a folder."""
 
     items: MaskItems
+    """The folder's masks."""
     rows: tuple[MaskRow, ...]
     """All masks, in the order of the manifest."""
     shown: Mapping[str, str]
@@ -79,6 +81,7 @@ class Report:
     pictures: Mapping[str, str]
     """Its plots, as data URIs by title."""
     remarks: tuple[str, ...] = ()
+    """What a reader should know: files that cannot be read, images that were not found."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON values."""

@@ -70,6 +70,7 @@ class MaskItems:
     folder: Path
     """The output folder."""
     items: tuple[MaskItem, ...]
+    """The masks."""
     remarks: tuple[str, ...] = ()
     """What a caller should know: images that were not found, corrections that do not count."""
 

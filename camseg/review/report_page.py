@@ -172,12 +172,12 @@ def _card(row: MaskRow, picture: str, at_random: bool) -> str:
     numbers += [("area", "-" if row.share is None else f"{100 * row.share:.1f} %")]
     numbers += [] if row.dice is None else [("Dice", _number(row.dice))]
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in numbers)
-    marks = [decision] if item.decision else []
+    marks: list[str] = [item.decision] if item.decision else []
     marks += ["drawn at random"] if at_random else []
     marks += [record.empty] if record.empty else []
     told = "".join(f"<li>{escape(one)}</li>" for one in dict.fromkeys([*marks, *item.reasons]))
     return (
-        f'<li class="card" {data}><img loading="lazy" src="{picture}" alt="{escape(described)}">'
+        f'<li class="card" {data}><img decoding="async" src="{picture}" alt="{escape(described)}">'
         f'<h3>{escape(record.input)}</h3><p class="class">{escape(class_name)}</p><dl>{facts}</dl>'
         f"<ul>{told}</ul></li>"
     )
@@ -244,7 +244,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(one)}</td>" for one in rest)}</tr>'
         for first, *rest in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _text(value: object) -> str:
