@@ -56,6 +56,7 @@ _GROUPS: Mapping[str, str] = {
     "CleaningSettings": "Masks, cleaned",
     "ExportInputs": "Input",
     "ExportSettings": "Export",
+    "ImportSettings": "Import",
     "ReportSettings": "Report",
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from camseg.base.errors import InputError
 from camseg.data.datasets import load_images
-from camseg.exchange.annotation import Decision
-from camseg.exchange.record import Correction
 from camseg.masks.quality import UNUSUAL_AREA, unusual_areas
+from camseg.runs.corrections import Correction, Corrections, Decision, corrected_place, stale_line
 from camseg.runs.output import group_records, image_root, prediction_root, read_manifest
 from camseg.runs.record import Record
 
@@ -45,7 +44,7 @@ class MaskItem:
     @property
     def place(self) -> str:
         """The mask's path without suffix, below the folder of masks: ``[<class>/]<path>``."""
-        return self.record.files["mask"].removeprefix("masks/").removesuffix(".png")
+        return corrected_place(self.record.files["mask"])
 
     def file(self, kind: str) -> Path | None:
         """A file of another kind, such as ``cam``; None where it was not written."""
@@ -106,17 +105,28 @@ def list_items(folder: Path | str, images: Path | str | None = None) -> MaskItem
         raise InputError(f"{folder} has no manifest of masks; camseg label, segment and refine write such folders")
     found = _images(folder, images)
     unusual = _unusual(records)
-    items = [
-        MaskItem(
-            id=item_id(record),
-            record=record,
-            folder=folder,
-            image=found.get(record.input),
-            reasons=(*record.quality_reasons, *([UNUSUAL_AREA] if place in unusual else [])),
+    corrections = Corrections(folder)
+    items, spoken = [], []
+    for place, record in enumerate(records):
+        file = record.files["mask"]
+        said = corrections.decide(
+            input=record.input, class_name=record.class_name, file=file, place=corrected_place(file)
         )
-        for place, record in enumerate(records)
-    ]
-    remarks = []
+        spoken.append(said)
+        items.append(
+            MaskItem(
+                id=item_id(record),
+                record=record,
+                folder=folder,
+                image=found.get(record.input),
+                reasons=(*record.quality_reasons, *([UNUSUAL_AREA] if place in unusual else [])),
+                decision=said.decision,
+                corrected=said.file if said.drawn else None,
+                line=None if said.stale else said.correction,
+            )
+        )
+    stale = stale_line(spoken, folder)
+    remarks = [stale] if stale else []
     if lost := sum(item.image is None for item in items):
         remarks.append(f"the images of {lost} masks were not found; name their folder with --images")
     return MaskItems(folder=folder, items=tuple(items), remarks=tuple(remarks))

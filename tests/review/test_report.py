@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import InputError, OutputError
-from camseg.data.images import write_mask
+from camseg.data.images import read_mask, write_mask
+from camseg.exchange.corrections import Corrector
 from camseg.review.report import report_folder
 from camseg.review.settings import ReportSettings
 
@@ -100,3 +101,24 @@ def test_what_is_no_report_or_no_folder_of_masks(make_out, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         report_folder(out, tmp_path / "file/report.html")
+
+
+def test_what_people_corrected_is_told(make_out, tmp_path):
+    out = make_out()
+    taker = Corrector(out)
+    taker.correct("a.png", "accepted", tool="test")
+    taker.correct("b.png", "rejected", tool="test")
+    taker.correct("d.png", "empty", tool="test")
+    taker.correct("e.png", mask=read_mask(tmp_path / "truth/e.png"), tool="test")
+    found = report_folder(out, tmp_path / "report.html")
+    told = {row.item.record.name: (row.item.decision, row.dice, row.dice_from) for row in found.rows}
+    assert told["a"] == ("accepted", 1.0, "correction")
+    assert told["b"] == ("rejected", 0.0, "correction")
+    assert told["d"][1] == 0
+    assert told["e"] == ("edited", pytest.approx(0.75), "correction")
+    assert told["f"] == (None, None, None)
+    assert found.risk is None
+    write_mask(out / "masks/a.png", np.ones((32, 40), bool))
+    found = report_folder(out, tmp_path / "report.html")
+    assert found.rows[0].item.decision is None
+    assert "other masks" in found.remarks[0]
