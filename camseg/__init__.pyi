@@ -142,11 +142,14 @@ from .refinement.trimaps import mask_to_trimap as mask_to_trimap
 from .refinement.trimaps import masks_to_trimap as masks_to_trimap
 from .refinement.trimaps import published_trimap as published_trimap
 from .refinement.trimaps import unusable as unusable
+from .review.calibrate import QualityReport as QualityReport
+from .review.calibrate import quality_folder as quality_folder
 from .review.findings import MaskRow as MaskRow
 from .review.findings import Report as Report
 from .review.items import MaskItem as MaskItem
 from .review.items import MaskItems as MaskItems
 from .review.report import report_folder as report_folder
+from .review.settings import QualitySettings as QualitySettings
 from .review.settings import ReportSettings as ReportSettings
 from .runs.corrections import Correction as Correction
 from .runs.corrections import CorrectionSummary as CorrectionSummary

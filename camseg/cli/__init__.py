@@ -40,6 +40,7 @@ COMMANDS: Final = (
     "segment",
     "export",
     "import",
+    "quality",
     "report",
     "prepare",
     "demo",

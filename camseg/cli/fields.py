@@ -57,6 +57,7 @@ _GROUPS: Mapping[str, str] = {
     "ExportInputs": "Input",
     "ExportSettings": "Export",
     "ImportSettings": "Import",
+    "QualitySettings": "Quality",
     "ReportSettings": "Report",
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",

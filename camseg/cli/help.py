@@ -29,6 +29,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "segment": "camseg segment photos --segmenter runs/seg --save cams --out out",
     "export": "camseg export out --format cvat --images none --out for_cvat",
     "import": "camseg import out cvat_export.zip --format cvat",
+    "quality": "camseg quality out --calibrate",
     "report": "camseg report out --masks true_masks --out report.html",
     "prepare rois": "camseg prepare rois scans.csv --masks scan_masks --mirror --out rois",
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",

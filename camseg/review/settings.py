@@ -19,3 +19,14 @@ class ReportSettings:
     """Their longest side in pixels."""
     seed: int = 0
     """Of the random choice."""
+
+
+@settings
+class QualitySettings:
+    """What is made of corrections."""
+
+    calibrate: bool = False
+    """Fit qualities to what people said of masks: a quality then is the probability that a mask's Dice is at least that
+    of --least-dice."""
+    least_dice: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
+    """From which Dice on, with what a person let stand, a mask counts as right."""
