@@ -41,6 +41,7 @@ COMMANDS: Final = (
     "export",
     "import",
     "quality",
+    "review",
     "report",
     "prepare",
     "demo",

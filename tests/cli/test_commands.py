@@ -49,6 +49,7 @@ COMMANDS = (
     "export",
     "import",
     "quality",
+    "review",
     "report",
     "demo",
     "prepare rois",
@@ -112,7 +113,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert words[0] in out
     code, out, _ = call(*words, "--help")
     assert code == 0
-    assert "--out " in out or command in ("layers", "methods", "evaluate", "quality", "import")
+    assert "--out " in out or command in ("layers", "methods", "evaluate", "quality", "review", "import")
     assert "--json" in out
 
 
