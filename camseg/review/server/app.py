@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from camseg.base.errors import CamsegError, StaleMaskError
 from camseg.review.items import MaskItem
-from camseg.review.server.desk import ConflictError, Desk, Verdict, encode_labels, encode_mask, encode_picture
+from camseg.review.server.desk import ConflictError, Desk, PageVerdict, encode_labels, encode_mask, encode_picture
 from camseg.review.server.guard import Doors, Guard
 from camseg.review.solving import Solver
 
@@ -33,7 +33,7 @@ STATIC: Final[Mapping[str, str]] = {
     "icon.svg": "image/svg+xml",
 }
 """The page's own files, and what they are; no other is given out."""
-_VERDICT: Final = TypeAdapter(Verdict)
+_VERDICT: Final = TypeAdapter(PageVerdict)
 
 
 def make_app(desk: Desk, doors: Doors) -> ASGIApp:

@@ -37,7 +37,7 @@ class ConflictError(CamsegError):
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Verdict:
+class PageVerdict:
     """What a page sends of a mask."""
 
     decision: Decision
@@ -165,7 +165,9 @@ class Desk:
         layers = decode_png(painted, *image.shape[:2])
         return solve_strokes(image, layers[..., 0] > 127, layers[..., 1] > 127, layers[..., 2] > 127, solver)
 
-    def take(self, item: MaskItem, verdict: Verdict, etag: str, reviewer: str, painted: bytes | None = None) -> Taken:
+    def take(
+        self, item: MaskItem, verdict: PageVerdict, etag: str, reviewer: str, painted: bytes | None = None
+    ) -> Taken:
         """Take a decision in; it is on the disk when this returns.
 
         etag: of the mask that was shown; painted: a PNG of the edited mask. Raises ConflictError where another was
@@ -202,7 +204,7 @@ class Desk:
             self._queue.decide(item.id)
             return Taken(line=line, etag=self._etag(after, self._before(after)))
 
-    def _extra(self, item: MaskItem, verdict: Verdict) -> dict[str, Any]:
+    def _extra(self, item: MaskItem, verdict: PageVerdict) -> dict[str, Any]:
         known: dict[str, Any] = {"order": self.settings.order, "drawn_at_random": is_drawn(item)}
         known |= {"quality": item.record.quality}
         known |= {"actions": dict(verdict.actions)} if verdict.actions else {}
