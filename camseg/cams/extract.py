@@ -1,7 +1,7 @@
 """One batch through the network at every scale and mirrored: its maps for every method, fused."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from camseg.base.arrays import Image
 from camseg.base.progress import Say, unheard
 from camseg.cams.capture import Forward
 from camseg.cams.fusion import Fusion, Targets
-from camseg.cams.placing import Grids
+from camseg.cams.placing import Grids, ViewMaps
 from camseg.cams.plan import MemberPlan, Plan
 
 Choose: TypeAlias = Callable[[int, NDArray[np.float32]], Sequence[int]]
@@ -32,6 +32,8 @@ class BatchCams:
     """(N, classes) at scale 1."""
     guides: NDArray[np.float32] | None
     """What the guiding layer gave (N, C, h, w); None without one."""
+    views: list[list[ViewMaps]] = field(default_factory=list)
+    """Where they were asked for, per image and target: what each view gave of the only method."""
 
 
 class BatchLimit:
@@ -55,8 +57,10 @@ def stack_inputs(inputs: Sequence[Sequence[Image]]) -> list[Tensor]:
     return [torch.from_numpy(np.stack(squares)) for squares in zip(*inputs, strict=True)]
 
 
-def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchLimit | None = None) -> BatchCams:
-    """Maps of one batch for every method, fused over scales, mirror images and layers.
+def extract(
+    plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchLimit | None = None, *, apart: bool = False
+) -> BatchCams:
+    """Maps of one batch for every method, fused over scales, mirror images and layers; ``apart``: by view too.
 
     ``squares``: as ``stack_inputs`` gives them. Every view's maps are divided by
     their own maximum before they are averaged, so that each view has one voice (``scale_weights`` decides otherwise
@@ -70,7 +74,7 @@ def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchL
         size = min(limit.size or count, count - start)
         rows = slice(start, start + size)
         try:
-            parts.append(_extract([square[rows] for square in squares], plan, _from(choose, start)))
+            parts.append(_extract([square[rows] for square in squares], plan, _from(choose, start), apart))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -83,6 +87,7 @@ def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchL
         targets=[row for part in parts for row in part.targets],
         probabilities=np.concatenate([part.probabilities for part in parts]),
         guides=np.concatenate(guides) if (guides := [one.guides for one in parts if one.guides is not None]) else None,
+        views=[image for part in parts for image in part.views],
     )
 
 
@@ -90,7 +95,7 @@ def _from(choose: Choose, start: int) -> Choose:
     return lambda n, probabilities: choose(start + n, probabilities)
 
 
-def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams:
+def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose, apart: bool) -> BatchCams:
     rest = iter(squares)
     own = [[next(rest) for _ in member.input_scales] for member in plan.members]
     firsts = [
@@ -105,33 +110,44 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams
     votes = plan.classifier.vote([first.logits for first in firsts], [first.features for first in firsts])
     probabilities = votes.cpu().numpy()
     targets = [list(choose(n, row)) for n, row in enumerate(probabilities)]
-    maps = []
+    maps, single = [], []
     for member, views, first in zip(plan.members, own, firsts, strict=True):
         # Members may have the same classes in another order.
         index = [member.network.classifier.class_index(name) for name in plan.classifier.classes]
-        maps.append(_member_maps(views, member, first, [[index[target] for target in row] for row in targets]))
-    fused = {
-        name: [list(zip(*rows, strict=True)) for rows in zip(*(found[name] for found in maps), strict=True)]
-        for name in plan.settings.methods
-    }
+        own_targets = [[index[target] for target in row] for row in targets]
+        fused_maps, view_maps = _member_maps(views, member, first, own_targets, apart)
+        maps.append(fused_maps)
+        single.append(view_maps)
+    fused = {name: _by_image([found[name] for found in maps]) for name in plan.settings.methods}
     guide = firsts[0].guide
     return BatchCams(
         maps=fused,
         targets=targets,
         probabilities=probabilities,
         guides=None if guide is None else guide.cpu().numpy(),
+        views=_by_image(single) if apart else [],
     )
 
 
+Maps: TypeAlias = list[list[NDArray[np.float32]]]
+"""By image and target."""
+
+
+def _by_image(maps: Sequence[Maps]) -> list[list[tuple[NDArray[np.float32], ...]]]:
+    """Each member's maps -> by image and target those of all members."""
+    return [list(zip(*rows, strict=True)) for rows in zip(*maps, strict=True)]
+
+
 def _member_maps(
-    squares: Sequence[Tensor], plan: MemberPlan, first: Forward, targets: Targets
-) -> dict[str, list[list[NDArray[np.float32]]]]:
-    """One network's maps by method, image and target; ``first``: its pass over the squares of scale 1."""
+    squares: Sequence[Tensor], plan: MemberPlan, first: Forward, targets: Targets, apart: bool
+) -> tuple[dict[str, Maps], Maps]:
+    """One network's maps by method, image and target, and ``apart`` the first method's by view; ``first``: its pass
+    over the squares of scale 1."""
     settings, classifier = plan.settings, plan.network.classifier
     gated = {classifier.class_index(name) for name in classifier.negative} if settings.gate else set()
     live = [n for n, row in enumerate(targets) if set(row) - gated]
     depth = max((len(targets[n]) for n in live), default=0)
-    fused = Fusion(plan, live, depth)
+    fused = Fusion(plan, live, depth, apart=apart)
     for scale, square in zip(plan.input_scales, squares, strict=True):
         if scale not in plan.scales:
             continue
@@ -154,4 +170,11 @@ def _member_maps(
             [zero if target in gated or grids is None else grids[fused.place[n], k] for k, target in enumerate(row)]
             for n, row in enumerate(targets)
         ]
-    return maps
+    if not apart:
+        return maps, []
+    views = fused.views(settings.methods[0]).cpu().numpy() if live else None
+    none = np.zeros((0, 0, 0, 1, 1), np.float32)
+    return maps, [
+        [none if target in gated or views is None else views[fused.place[n], k] for k, target in enumerate(row)]
+        for n, row in enumerate(targets)
+    ]

@@ -232,7 +232,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
         ('{"settings": 3}', "was not written by camseg"),
         ('{"settings": {}}', "another version"),
         ('{"schema_version": 99, "settings": {}}', "another version"),
-        ('{"schema_version": 2, "command": "masks", "settings": {}, "identity": {}}', "holds outputs of camseg masks"),
+        ('{"schema_version": 3, "command": "masks", "settings": {}, "identity": {}}', "holds outputs of camseg masks"),
     ],
 )
 def test_another_run_json_is_refused(tmp_path, content, message):
