@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "layers",
     "kernels",
     "methods",
+    "models",
     "cams",
     "propagate",
     "masks",

@@ -35,6 +35,7 @@ COMMANDS = (
     "layers",
     "kernels",
     "methods",
+    "models",
     "cams",
     "propagate",
     "masks",
@@ -109,7 +110,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert words[0] in out
     code, out, _ = call(*words, "--help")
     assert code == 0
-    assert "--out " in out or command in ("layers", "methods", "evaluate")
+    assert "--out " in out or command in ("layers", "methods", "models", "evaluate")
     assert "--json" in out
 
 
