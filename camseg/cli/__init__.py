@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "layers",
     "kernels",
     "methods",
+    "models",
     "cams",
     "propagate",
     "masks",

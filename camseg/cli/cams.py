@@ -3,7 +3,8 @@
 import camseg
 from camseg.cams.settings import CamSettings
 from camseg.cli import console, fields, options
-from camseg.label.settings import CamsOutput, ClassifierOptions
+from camseg.data.mask_settings import MaskReading
+from camseg.label.settings import CamsOutput, LookedIntoOptions
 from camseg.runs.settings import FolderOptions
 
 
@@ -11,22 +12,24 @@ from camseg.runs.settings import FolderOptions
 def cams(
     images: options.ImagesArgument,
     out: options.Out,
-    run: ClassifierOptions,
+    run: LookedIntoOptions,
     settings: CamSettings,
+    reading: MaskReading,
     output: CamsOutput,
     folder: FolderOptions,
     json: options.Json = False,
 ) -> None:
     """Write class activation maps of images: OUT/<method>/<path>.png."""
-    classifier, data = console.open_run(run, images)
     report = camseg.cams_folder(
-        data,
-        classifier,
+        images,
+        console.open_network(run),
         out,
         settings,
         targets=run.targets,
         batch_size=run.batch_size,
         save=output.save,
+        masks=run.masks,
+        reading=reading,
         options=console.attached(folder),
     )
     console.finish(report, out, json, folder.dry_run)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 if TYPE_CHECKING:
+    from camseg.cams.scores import Decider
     from camseg.classify.checkpoint import AnyClassifier
     from camseg.data.datasets import Dataset
-    from camseg.label.settings import ClassifierOptions
+    from camseg.label.settings import ClassifierOptions, LookedIntoOptions
     from camseg.runs.loop import FolderReport
     from camseg.runs.settings import FolderOptions
     from camseg.train.plan import Prepared
@@ -186,12 +187,26 @@ def attached(options: "FolderOptions") -> "FolderOptions":
 
 def open_run(run: "ClassifierOptions", images: Path) -> tuple["AnyClassifier", "Dataset"]:
     """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
-    from camseg.classify.checkpoint import load_classifier
     from camseg.data.datasets import load_images
+
+    classifier = _open_classifier(run)
+    return classifier, load_images(images, classifier.classes)
+
+
+def open_network(run: "LookedIntoOptions") -> "Decider":
+    """The classifier or segmenter of a run, with what is said here instead of its own."""
+    from camseg.segment.checkpoint import load_segmenter
+
+    if run.segmenter is None:
+        return _open_classifier(run)
+    segmenter = load_segmenter(run.segmenter, run.device)
+    return segmenter.with_negative(run.negative) if run.negative else segmenter
+
+
+def _open_classifier(run: "ClassifierOptions") -> "AnyClassifier":
+    from camseg.classify.checkpoint import load_classifier
 
     classifier = load_classifier(run.classifier, run.device)
     if run.output_stride is not None:
         classifier = classifier.with_output_stride(run.output_stride)
-    if run.negative:
-        classifier = classifier.with_negative(run.negative)
-    return classifier, load_images(images, classifier.classes)
+    return classifier.with_negative(run.negative) if run.negative else classifier

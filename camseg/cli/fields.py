@@ -48,6 +48,7 @@ class Spelled:
 
 _GROUPS: Mapping[str, str] = {
     "ClassifierOptions": "Classifier",
+    "LookedIntoOptions": "Network",
     "CamSettings": "Maps",
     "PropagateSettings": "Propagation",
     "MaskSettings": "Masks",

@@ -16,6 +16,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "layers": "camseg layers runs/cls",
     "kernels": "camseg kernels runs/med_ic photos/scratch/1.png --out kernels.png",
     "methods": "camseg methods --json",
+    "models": "camseg models",
     "cams": "camseg cams photos --classifier runs/cls --method layercam --target predicted --out out/cams",
     "propagate": "camseg propagate photos --cams out/cams --method par --out out/spread",
     "masks": "camseg masks out/cams --threshold max:0.7 --out out/masks",

@@ -35,6 +35,7 @@ COMMANDS = (
     "layers",
     "kernels",
     "methods",
+    "models",
     "cams",
     "propagate",
     "masks",
@@ -112,7 +113,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert words[0] in out
     code, out, _ = call(*words, "--help")
     assert code == 0
-    assert "--out " in out or command in ("layers", "methods", "evaluate", "quality", "import")
+    assert "--out " in out or command in ("layers", "methods", "models", "evaluate", "quality", "import")
     assert "--json" in out
 
 
@@ -160,6 +161,7 @@ def test_shared_options_mean_the_same_everywhere():
         ("prepare slices", "negative"),
         ("kernels", "out"),
         ("choose", "out"),
+        ("report", "out"),
         ("propagate", "classifier"),
     }
     own |= {
