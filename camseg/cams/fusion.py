@@ -87,6 +87,8 @@ class Fusion:
     def _maps(self, name: str, capture: Capture, coarsest: int, mirrored: bool) -> Tensor:
         settings = self.plan.settings
         maps: Tensor = METHODS[name].load()(replace(capture, score_channels=settings.score_channels)).clamp_min(0)
+        if METHODS[name].at == "layer":
+            maps = capture.network.over_input(maps, capture.inputs.shape[-1])
         maps = maps.flip(2) if mirrored else maps
         if settings.raw:
             return maps

@@ -16,6 +16,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "layers": "camseg layers runs/cls",
     "kernels": "camseg kernels runs/med_ic photos/scratch/1.png --out kernels.png",
     "methods": "camseg methods --json",
+    "models": "camseg models",
     "cams": "camseg cams photos --classifier runs/cls --method layercam --target predicted --out out/cams",
     "propagate": "camseg propagate photos --cams out/cams --method par --out out/spread",
     "masks": "camseg masks out/cams --threshold max:0.7 --out out/masks",
@@ -27,6 +28,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "choose": "camseg choose runs/a runs/b runs/c photos --limit 30",
     "label": "camseg label photos --classifier runs/cls --save overlays --out out",
     "segment": "camseg segment photos --segmenter runs/seg --save cams --out out",
+    "merge": "camseg merge out",
     "export": "camseg export out --format cvat --images none --out for_cvat",
     "import": "camseg import out cvat_export.zip --format cvat",
     "quality": "camseg quality out --calibrate",
@@ -36,6 +38,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",
     "prepare dicom": "camseg prepare dicom archive --window -160,240 --out images",
     "prepare frames": "camseg prepare frames videos --fps 2 --out frames",
+    "doctor": "camseg doctor",
     "demo": "camseg demo --out demo",
 }
 """A call of each command that says what most want of it."""

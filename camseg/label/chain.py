@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from camseg.base.arrays import Alpha, Cam, Image, Mask, Trimap, check_image
 from camseg.base.progress import Say, unheard
 from camseg.data.datasets import Sample
+from camseg.data.truth import MaskSource
 from camseg.label.quality_stage import QualityStage
 from camseg.label.settings import LabelSettings, SegmentSettings
 from camseg.label.stages import CleanStage, FuseStage, PropagateStage, RefineStage, ThresholdStage, TrimapStage
@@ -53,13 +54,14 @@ def map_stages(
     *,
     apart: bool = False,
     views: bool = False,
+    masks: MaskSource | None = None,
 ) -> list[Stage]:
     """Images -> maps at the images' size, an item for each image and class; ``apart``: by member of an ensemble too,
-    ``views``: by view too, small."""
+    ``views``: by view too, small; ``masks``: over which a segmenter's score is."""
     from camseg.label.network_stages import CamStage, LoadStage, PlaceStage
 
     return [
-        LoadStage(plan=plan),
+        LoadStage(plan=plan, masks=masks),
         CamStage(plan=plan, rule=rule, batch_size=batch_size, say=say, views=views),
         PlaceStage(plan=plan, apart=apart and len(plan.members) > 1),
     ]

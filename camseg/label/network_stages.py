@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.base.arrays import Cam, dequantise, quantise
-from camseg.base.errors import InputError
+from camseg.base.arrays import Cam, Mask, dequantise, quantise
+from camseg.base.errors import ImageError, InputError
 from camseg.base.progress import Say, unheard
 from camseg.base.settings import to_json
 from camseg.cams.capture import Network
@@ -20,6 +20,7 @@ from camseg.classify.checkpoint import AnyClassifier
 from camseg.classify.targets import TargetRule
 from camseg.data.datasets import Sample
 from camseg.data.images import read_image
+from camseg.data.truth import MaskSource, class_regions
 from camseg.masks.quality import working_size
 from camseg.runs.stage import Item, Place, Stage, failed_item
 
@@ -34,10 +35,16 @@ class LoadStage(Stage):
     name: ClassVar[str] = "images"
     plan: Plan
     """Says of which sizes, in which windows."""
+    masks: MaskSource | None = None
+    """For the score ``mask`` of a segmenter: over which pixels it is."""
 
     def files(self, item: Item) -> tuple[Path, ...]:
-        """The image."""
-        return (item.sample.path,)
+        """The image and its masks."""
+        return (item.sample.path, *(() if self.masks is None else self.masks.files(item.sample)))
+
+    def identity(self) -> dict[str, Any]:
+        """The masks, where there are any."""
+        return {} if self.masks is None else {"masks": str(self.masks.root), **self.masks.facts()}
 
     def each(self, item: Item) -> Item:
         """The item with its inputs, and with its pixels unless they are too many to wait."""
@@ -48,7 +55,15 @@ class LoadStage(Stage):
         image = views[self.plan.classifier.window]
         height, width = image.shape[:2]
         kept = image if item.pixels is not None or height * width <= _KEPT_PIXELS else None
-        return replace(item, squares=tuple(self.plan.inputs(views)), size=(height, width), pixels=kept)
+        squares = self.plan.inputs(views, self._regions(item.sample, height, width))
+        return replace(item, squares=tuple(squares), size=(height, width), pixels=kept)
+
+    def _regions(self, sample: Sample, height: int, width: int) -> list[Mask] | None:
+        if self.masks is None:
+            return None
+        if not self.masks.knows(sample):
+            raise ImageError(f"{sample.path}: no mask of it in {self.masks.root}; add one, or leave the image out")
+        return class_regions(self.masks, self.masks.read(sample, height, width), self.plan.classifier.classes)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -131,7 +146,8 @@ class CamStage(Stage):
                         record,
                         class_name=name,
                         score=score,
-                        empty=self._why_empty(item.sample, name),
+                        empty=self._why_empty(item.sample, name)
+                        or (self._without_pixels(name) if target in found.without_pixels[n] else None),
                         quality=self._sure_of_nothing(item.sample, name, score),
                     ),
                     grids={} if empty else {method: maps[n][k] for method, maps in found.maps.items()},
@@ -140,7 +156,7 @@ class CamStage(Stage):
             )
         # Without a folder per class an image without any class has a mask too, an empty one.
         known = self.rule.word != "predicted" and item.sample.labels is not None
-        reason = "labelled with none of the classes" if known else "none of the classes predicted"
+        reason = (known and self._why_labelled(item.sample)) or "none of the classes predicted"
         sure = 1.0 if known else round(1.0 - float(probabilities.max()), 6)
         record = replace(record, empty=reason, quality=sure)
         return items or [replace(base, record=record, done=self.rule.per_class)]
@@ -148,8 +164,8 @@ class CamStage(Stage):
     def _why_empty(self, sample: Sample, target: str) -> str | None:
         """Why the map of a class is all zero whatever the network sees, in words; None where it is not."""
         negative, labels = self.plan.classifier.negative, sample.labels
-        if labels is not None and self.rule.is_empty(self.plan.classifier, sample):
-            return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+        if self.rule.is_empty(self.plan.classifier, sample):
+            return self._why_labelled(sample)
         if target not in negative or not self.plan.settings.gate:
             return None
         chosen = self.rule.word in ("predicted", "likeliest") or (self.rule.word == "auto" and labels is None)
@@ -161,6 +177,14 @@ class CamStage(Stage):
         if self._why_empty(sample, target) is None:
             return None
         return 1.0 if sample.labels is not None else score
+
+    def _why_labelled(self, sample: Sample) -> str:
+        labels = sample.labels
+        return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+
+    def _without_pixels(self, target: str) -> str:
+        masked = self.plan.members[0].network.score == "mask"
+        return f"the given mask of {target} is empty" if masked else f"no pixel is predicted as {target}"
 
 
 @dataclass(kw_only=True, eq=False)

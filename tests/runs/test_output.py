@@ -54,7 +54,7 @@ def test_a_fresh_folder_says_what_it_was_written_with(tmp_path):
     out = Output(tmp_path / "deep/out", RUN_A)
     out.close([], SECONDS)
     run = json.loads((out.folder / RUN).read_text())
-    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds"]
+    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds", "agreement"]
     assert run["command"] == "cams"
     assert run["settings"] == {"methods": ["layercam"]}
     assert run["identity"] == {"scales": [1.0, 1.5], "classifier": "a" * 64}

@@ -29,6 +29,7 @@ class LibrarySegmenter(SegmentationNetwork):
 
     bottleneck = "deepest"
     last_decoder = "decoded"
+    classifying = "network.segmentation_head"
 
     def __init__(
         self, decoder: str, encoder: str, *, inputs: int, outputs: int, arguments: ModelArgs, pretrained: bool

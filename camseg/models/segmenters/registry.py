@@ -93,16 +93,20 @@ DECODERS: Final[dict[str, str]] = {
 timm that gives maps at strides 2 or 4 to 32."""
 
 
+def names_segmenter(name: str) -> bool:
+    """Whether a name is that of a segmentation network, or begins as one; else it can only be a classifier's."""
+    own, decoder, _, _ = _parts(name)
+    return own in SEGMENTERS or decoder in DECODERS
+
+
 def canonical_segmenter(name: str) -> str:
     """A segmentation network's name as runs store it: ``UNet+MobileNetV2`` -> ``unet+mobilenetv2_100``.
 
     Raises InputError, with the choices, for a name that is none.
     """
-    words = name.strip().lower().replace("_", "-") if "+" not in name else name.strip()
-    if words in SEGMENTERS:
-        return words
-    decoder, plus, encoder = words.partition("+")
-    decoder = decoder.strip().lower().replace("-", "").replace("_", "")
+    own, decoder, plus, encoder = _parts(name)
+    if own in SEGMENTERS:
+        return own
     if not plus or decoder not in DECODERS:
         known = f"{', '.join(SEGMENTERS)}, or DECODER+ENCODER with a decoder of {', '.join(DECODERS)}"
         raise InputError(f"unknown segmentation network {name!r}; choose among {known} and an encoder of timm")
@@ -110,3 +114,10 @@ def canonical_segmenter(name: str) -> str:
     if heads:
         raise InputError(f"expected one decoder and one encoder, such as {decoder}+{backbone}; got {name!r}")
     return f"{decoder}+{backbone}"
+
+
+def _parts(name: str) -> tuple[str, str, str, str]:
+    """A name as the networks of here are called, then what stands before ``+``, it, and what stands behind it."""
+    decoder, plus, encoder = name.strip().partition("+")
+    own = "" if plus else decoder.lower().replace("_", "-")
+    return own, decoder.strip().lower().replace("-", "").replace("_", ""), plus, encoder
