@@ -290,7 +290,5 @@ def test_a_folder_without_masks_or_a_taken_port(tmp_path):
 
     with pytest.raises(InputError, match="no manifest of masks"):
         Desk(tmp_path, ReviewSettings())
-    with _listen(0) as taken:
-        taken.listen()
-        with pytest.raises(InputError, match="another --port"):
-            _listen(taken.getsockname()[1])
+    with _listen(0) as taken, pytest.raises(InputError, match="another --port"):
+        _listen(taken.getsockname()[1])

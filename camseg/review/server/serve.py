@@ -66,6 +66,7 @@ def _listen(port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((HOST, port))
+        made.listen()  # from now on: who opens the address before the server runs waits, and is not refused
     except OSError as error:
         made.close()
         raise InputError(f"port {port} cannot be listened at ({error.strerror}); choose another --port") from None
