@@ -148,6 +148,8 @@ from .review.findings import MaskRow as MaskRow
 from .review.findings import Report as Report
 from .review.items import MaskItem as MaskItem
 from .review.items import MaskItems as MaskItems
+from .review.progress import Standing as Standing
+from .review.progress import loop_folder as loop_folder
 from .review.report import report_folder as report_folder
 from .review.settings import QualitySettings as QualitySettings
 from .review.settings import ReportSettings as ReportSettings

@@ -44,6 +44,7 @@ COMMANDS: Final = (
     "import",
     "quality",
     "review",
+    "loop",
     "report",
     "prepare",
     "doctor",

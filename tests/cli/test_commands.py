@@ -52,6 +52,7 @@ COMMANDS = (
     "import",
     "quality",
     "review",
+    "loop",
     "report",
     "doctor",
     "demo",
@@ -116,7 +117,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert words[0] in out
     code, out, _ = call(*words, "--help")
     assert code == 0
-    without = ("layers", "methods", "models", "evaluate", "quality", "review", "import", "merge", "doctor")
+    without = ("layers", "methods", "models", "evaluate", "quality", "review", "loop", "import", "merge", "doctor")
     assert "--out " in out or command in without
     assert "--json" in out
 
