@@ -20,6 +20,7 @@ from camseg.classify.checkpoint import load_classifier
 from camseg.data.datasets import load_images
 from camseg.data.images import read_mask
 from camseg.label.folder import label_folder
+from camseg.label.settings import LabelSettings
 from camseg.measure.metrics import dice, mask_counts
 from camseg.measure.risk import risk_coverage
 from camseg.runs.output import read_manifest
@@ -52,7 +53,8 @@ def label(data: Path, run: Path, split: str, count: int, seed: int, out: Path) -
     if len(shown) > count:
         order = np.random.default_rng(seed).permutation(len(shown))[:count]
         shown = [shown[place] for place in sorted(order)]
-    label_folder(replace(images, samples=tuple(shown)), classifier, out, options=FolderOptions(workers=1))
+    settings = LabelSettings(save=("cams",))  # for review.py
+    label_folder(replace(images, samples=tuple(shown)), classifier, out, settings, options=FolderOptions(workers=1))
 
 
 def measure(out: Path, masks: Path) -> dict[str, object]:

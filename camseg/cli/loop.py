@@ -9,7 +9,7 @@ import camseg
 from camseg.cli import console, options
 
 if TYPE_CHECKING:
-    from camseg.review.progress import Estimate
+    from camseg.review.progress import MeanEstimate
 
 
 def loop(
@@ -43,5 +43,5 @@ def loop(
         console.say(f"level {level} reaches Dice {reached:.3f} on {found.threshold['masks']} corrected masks")
 
 
-def _text(estimate: "Estimate | None") -> str:
+def _text(estimate: "MeanEstimate | None") -> str:
     return "-" if estimate is None else f"{estimate.mean:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"

@@ -72,7 +72,7 @@ STEP: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class MeanEstimate:
     """A mean Dice with its interval of 95 %."""
 
     mean: float
@@ -94,11 +94,11 @@ class Standing:
     """How many of these were drawn at random, so that the others were not chosen by their quality alone."""
     rest: int
     """Masks with an object that nobody has looked at."""
-    rest_dice: Estimate | None
+    rest_dice: MeanEstimate | None
     """What their mean Dice would be found to be; None where too few masks were judged."""
-    now_dice: Estimate | None
+    now_dice: MeanEstimate | None
     """Of the whole folder as it is: masks that people accepted, drew or emptied count as right, rejected ones as 0."""
-    next_gain: Estimate | None
+    next_gain: MeanEstimate | None
     """By how much the next ``STEP`` reviews, the worst first, would raise that."""
     threshold: Mapping[str, Any] | None = None
     """The level that is best on corrected masks whose maps were saved, where it was asked for."""
@@ -135,7 +135,7 @@ def stand(items: Iterable[MaskItem]) -> Standing:
         table = np.array(found)
         low, high = np.quantile(table[1:], (0.025, 0.975), axis=0)
         rest_dice, now_dice, next_gain = (
-            Estimate(mean=float(table[0, n]), low=float(low[n]), high=float(high[n])) for n in range(3)
+            MeanEstimate(mean=float(table[0, n]), low=float(low[n]), high=float(high[n])) for n in range(3)
         )
     return Standing(
         times=decision_times(items),
