@@ -26,6 +26,8 @@ APART: Final = 8
 """Near-duplicates have at least so many others between them, as far as there are others."""
 NEAR: Final = 8
 """Images whose hashes of 64 bits differ in at most so many are near-duplicates."""
+FARTHEST: Final = 500
+"""So many masks are put into the order ``diverse`` by their distances, which takes a pass over all for each."""
 _LOOK_AHEAD: Final = 12
 
 
@@ -72,19 +74,24 @@ def _shuffled(items: Sequence[MaskItem], seed: int) -> list[MaskItem]:
 
 
 def _diverse(items: Sequence[MaskItem], _seed: int) -> list[MaskItem]:
-    """Each as far as can be from all before it, by what the manifest says; Gonzalez (1985)."""
+    """Each as far as can be from all before it, by what the manifest says; after ``FARTHEST`` the worst first.
+
+    Gonzalez, "Clustering to Minimize the Maximum Intercluster Distance" (1985).
+    """
     if not items:
         return []
     facts = _facts(items)
     chosen = [int(np.argmin([1.0 if item.record.quality is None else item.record.quality for item in items]))]
     away = ((facts - facts[chosen[0]]) ** 2).sum(axis=1)
-    away[chosen[0]] = -1.0
-    while len(chosen) < len(items):
+    away[chosen[0]] = -1.0  # less than any distance, so it stays
+    while len(chosen) < min(FARTHEST, len(items)):
         place = int(away.argmax())
         chosen.append(place)
+        away[place] = -1.0
         away = np.minimum(away, ((facts - facts[place]) ** 2).sum(axis=1))
-        away[chosen] = -1.0
-    return [items[place] for place in chosen]
+    taken = set(chosen)
+    others = [item for place, item in enumerate(items) if place not in taken]
+    return [*(items[place] for place in chosen), *_worst(others, 0)]
 
 
 def _facts(items: Sequence[MaskItem]) -> NDArray[np.float32]:
