@@ -223,8 +223,8 @@ def _provenance(report: Report) -> str:
         f'<section aria-label="Provenance"><h2>Where this comes from</h2><p>{escape(str(report.items.folder))}; '
         f'this page was written on {made}.</p><div class="side">'
         + _table(("setting", "value"), given)
-        + _table(("version of", ""), versions)
-        + (_table(("hash of", ""), hashes) if hashes else "")
+        + _table(("library", "version"), versions)
+        + (_table(("what", "SHA-256"), hashes) if hashes else "")
         + "</div></section>"
     )
 
