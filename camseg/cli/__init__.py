@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "export",
     "import",
     "quality",
+    "review",
     "report",
     "prepare",
     "doctor",

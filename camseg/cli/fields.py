@@ -60,6 +60,7 @@ _GROUPS: Mapping[str, str] = {
     "ExportSettings": "Export",
     "ImportSettings": "Import",
     "QualitySettings": "Quality",
+    "ReviewSettings": "Review",
     "ReportSettings": "Report",
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",

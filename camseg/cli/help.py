@@ -32,6 +32,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "export": "camseg export out --format cvat --images none --out for_cvat",
     "import": "camseg import out cvat_export.zip --format cvat",
     "quality": "camseg quality out --calibrate",
+    "review": "camseg review out --order worst",
     "report": "camseg report out --masks true_masks --out report.html",
     "prepare rois": "camseg prepare rois scans.csv --masks scan_masks --mirror --out rois",
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",

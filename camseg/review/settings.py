@@ -1,6 +1,6 @@
 """What is told of masks, and how."""
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -30,3 +30,26 @@ class QualitySettings:
     of --least-dice."""
     least_dice: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
     """From which Dice on, with what a person let stand, a mask counts as right."""
+
+
+Order: TypeAlias = Literal["worst", "uncertain", "random", "diverse"]
+"""In which order masks are shown."""
+
+
+@settings
+class ReviewSettings:
+    """How masks are shown to people."""
+
+    order: Order = "worst"
+    """worst: the least quality first; uncertain: near the middle of all qualities; random; diverse: each as unlike
+    those before as can be. One mask of twenty is drawn at random in every order."""
+    reviewers: Annotated[int, Field(ge=1, le=50)] = 1
+    """How many people look at once; each gets an address."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8765
+    """On this machine; 0 takes a free one."""
+    annotator: str | None = None
+    """Your name in corrections.jsonl; of several reviewers each says it on the page."""
+    browser: bool = True
+    """Open the page in a browser."""
+    seed: int = 0
+    """Of random orders."""

@@ -51,6 +51,7 @@ COMMANDS = (
     "export",
     "import",
     "quality",
+    "review",
     "report",
     "doctor",
     "demo",
@@ -115,7 +116,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert words[0] in out
     code, out, _ = call(*words, "--help")
     assert code == 0
-    without = ("layers", "methods", "models", "evaluate", "quality", "import", "merge", "doctor")
+    without = ("layers", "methods", "models", "evaluate", "quality", "review", "import", "merge", "doctor")
     assert "--out " in out or command in without
     assert "--json" in out
 
