@@ -163,7 +163,7 @@ def test_what_supervision_writes_comes_in(folder, machine):
     found, left_out = bring_in(machine, folder / "theirs.json", "coco", count=4)
     assert left_out == {"box without a mask": 1}
     for key in (("ring", "cat"), ("ring", "dog")):
-        assert np.count_nonzero(found[key] & EXPECTED[key]) > 0.9 * np.count_nonzero(EXPECTED[key])
+        assert np.count_nonzero(found[key] & EXPECTED[key]) > 0.85 * np.count_nonzero(EXPECTED[key])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("coco", "coco"), ("cvat", "cvat"), ("voc", "voc_segmentation")])
