@@ -88,6 +88,20 @@ class TrueMasks(MaskSource):
         """The same under other names."""
         return replace(self, classes=classes)
 
+    def replaced(self, files: Mapping[Path, Path | None]) -> "TrueMasks":
+        """The same with other files in the place of some, by their absolute paths; None: their images are unknown."""
+        unknown = {
+            name
+            for own in self.paths.values()
+            for name, path in own.items()
+            if files.get(path.absolute(), path) is None
+        }
+        paths = {
+            kind: {name: files.get(path.absolute()) or path for name, path in own.items() if name not in unknown}
+            for kind, own in self.paths.items()
+        }
+        return replace(self, paths=paths)
+
     def knows(self, sample: Sample) -> bool:
         """Whether there is a mask, or a label says that it would be empty."""
         return bool(self.files(sample)) or self._empty(sample)

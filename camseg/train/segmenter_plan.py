@@ -21,6 +21,7 @@ from camseg.data.remarks import unreadable
 from camseg.data.truth import MaskSource, find_true_masks
 from camseg.models.building import has_pretrained
 from camseg.models.segmenters.registry import canonical_segmenter
+from camseg.runs.corrections import Decided, decided_masks, stale_line
 from camseg.runs.loop import check_apart
 from camseg.runs.output import prediction_root
 from camseg.segment.segmenter import Segmenter
@@ -111,7 +112,10 @@ def prepare_segmenter_training(training: SegmenterTraining, out: Path | str) -> 
     def load(place: Path | str, _classes: Sequence[str] | None) -> Dataset:
         data = load_images(place)
         masks = training.val_masks if sources and training.val_masks is not None else training.masks
-        source = _find(training, masks, data)
+        decided = decided_masks(prediction_root(masks))
+        if line := stale_line(decided.values(), masks):
+            said.append(line)
+        source = _find(training, masks, data, decided)
         known = tuple(sample for sample in data.samples if source.knows(sample))
         if not known:
             raise DatasetError(f"none of the {len(data.samples)} images of {place} has a mask in {masks}")
@@ -172,7 +176,7 @@ def prepare_segmenter_training(training: SegmenterTraining, out: Path | str) -> 
     )
 
 
-def _find(training: SegmenterTraining, masks: Path | str, data: Dataset) -> MaskSource:
+def _find(training: SegmenterTraining, masks: Path | str, data: Dataset, decided: Mapping[Path, Decided]) -> MaskSource:
     student = training.settings.student
     if is_labelled_folder(masks):
         if training.mask_class is not None or training.mask_classes is not None:
@@ -181,7 +185,7 @@ def _find(training: SegmenterTraining, masks: Path | str, data: Dataset) -> Mask
     reading, numbers = MaskReading(), training.mask_classes
     if training.mask_class is not None:
         reading, numbers = MaskReading(mask_class=training.mask_class, mask_classes=numbers), None
-    return find_true_masks(
+    found = find_true_masks(
         prediction_root(masks),
         data.samples,
         name=training.object_name,
@@ -189,6 +193,10 @@ def _find(training: SegmenterTraining, masks: Path | str, data: Dataset) -> Mask
         numbers=numbers,
         negative=training.negative,
     )
+    if not decided or numbers is not None or reading.mask_class is not None:
+        return found
+    drawn = {path: one.file for path, one in decided.items() if one.drawn}
+    return found.replaced(drawn | {path: None for path, one in decided.items() if one.decision == "rejected"})
 
 
 def _remarks(segmenter: Segmenter, said: Sequence[str], train: Dataset) -> list[str]:
