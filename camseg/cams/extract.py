@@ -1,7 +1,7 @@
 """One batch through the network at every scale and mirrored: its maps for every method, fused."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from camseg.base.progress import Say, unheard
 from camseg.cams.capture import Forward
 from camseg.cams.fusion import Fusion, Targets
-from camseg.cams.placing import Grids
+from camseg.cams.placing import Grids, ViewMaps
 from camseg.cams.plan import MemberPlan, Plan
 
 Choose: TypeAlias = Callable[[int, NDArray[np.float32]], Sequence[int]]
@@ -33,6 +33,8 @@ class BatchCams:
     """What the guiding layer gave (N, C, h, w); None without one."""
     without_pixels: Sequence[set[int]]
     """Of each image's targets those that no pixel of a segmenter counts for: their maps are all zero."""
+    views: list[list[ViewMaps]] = field(default_factory=list)
+    """Where they were asked for, per image and target: what each view gave of the only method."""
 
 
 class BatchLimit:
@@ -57,8 +59,10 @@ def stack_inputs(inputs: Sequence[Sequence[NDArray[Any]]]) -> list[Tensor]:
     return [torch.from_numpy(np.stack(squares)) for squares in zip(*inputs, strict=True)]
 
 
-def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchLimit | None = None) -> BatchCams:
-    """Maps of one batch for every method, fused over scales, mirror images and layers.
+def extract(
+    plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchLimit | None = None, *, apart: bool = False
+) -> BatchCams:
+    """Maps of one batch for every method, fused over scales, mirror images and layers; ``apart``: by view too.
 
     ``squares``: as ``stack_inputs`` gives them. Every view's maps are divided by
     their own maximum before they are averaged, so that each view has one voice (``scale_weights`` decides otherwise
@@ -72,7 +76,7 @@ def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchL
         size = min(limit.size or count, count - start)
         rows = slice(start, start + size)
         try:
-            parts.append(_extract([square[rows] for square in squares], plan, _from(choose, start)))
+            parts.append(_extract([square[rows] for square in squares], plan, _from(choose, start), apart))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
@@ -86,6 +90,7 @@ def extract(plan: Plan, squares: Sequence[Tensor], choose: Choose, limit: BatchL
         probabilities=np.concatenate([part.probabilities for part in parts]),
         guides=np.concatenate(guides) if (guides := [one.guides for one in parts if one.guides is not None]) else None,
         without_pixels=[found for part in parts for found in part.without_pixels],
+        views=[image for part in parts for image in part.views],
     )
 
 
@@ -93,7 +98,7 @@ def _from(choose: Choose, start: int) -> Choose:
     return lambda n, probabilities: choose(start + n, probabilities)
 
 
-def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams:
+def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose, apart: bool) -> BatchCams:
     rest = iter(squares)
     own = [[next(rest) for _ in member.input_scales] for member in plan.members]
     regions = [[next(rest) if plan.regional else None for _ in member.input_scales] for member in plan.members]
@@ -110,17 +115,16 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams
     votes = plan.classifier.vote([first.logits for first in firsts], [first.features for first in firsts])
     probabilities = votes.cpu().numpy()
     targets = [list(choose(n, row)) for n, row in enumerate(probabilities)]
-    maps = []
+    maps, single = [], []
     silent = firsts[0].without_pixels(targets)  # of a segmenter, which is its own only member
     for member, views, counted, first in zip(plan.members, own, regions, firsts, strict=True):
         # Members may have the same classes in another order.
         index = [member.network.classifier.class_index(name) for name in plan.classifier.classes]
         wanted = [[index[target] for target in row] for row in targets]
-        maps.append(_member_maps(views, counted, member, first, wanted, silent))
-    fused = {
-        name: [list(zip(*rows, strict=True)) for rows in zip(*(found[name] for found in maps), strict=True)]
-        for name in plan.settings.methods
-    }
+        fused_maps, view_maps = _member_maps(views, counted, member, first, wanted, silent, apart)
+        maps.append(fused_maps)
+        single.append(view_maps)
+    fused = {name: _by_image([found[name] for found in maps]) for name in plan.settings.methods}
     guide = firsts[0].guide
     return BatchCams(
         maps=fused,
@@ -128,7 +132,17 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose) -> BatchCams
         probabilities=probabilities,
         guides=None if guide is None else guide.cpu().numpy(),
         without_pixels=silent,
+        views=_by_image(single) if apart else [],
     )
+
+
+Maps: TypeAlias = list[list[NDArray[np.float32]]]
+"""By image and target."""
+
+
+def _by_image(maps: Sequence[Maps]) -> list[list[tuple[NDArray[np.float32], ...]]]:
+    """Each member's maps -> by image and target those of all members."""
+    return [list(zip(*rows, strict=True)) for rows in zip(*maps, strict=True)]
 
 
 def _member_maps(
@@ -138,16 +152,17 @@ def _member_maps(
     first: Forward,
     targets: Targets,
     silent: Sequence[set[int]],
-) -> dict[str, list[list[NDArray[np.float32]]]]:
-    """One network's maps by method, image and target; ``first``: its pass over the squares of scale 1; ``silent``: the
-    targets whose maps are all zero."""
+    apart: bool,
+) -> tuple[dict[str, Maps], Maps]:
+    """One network's maps by method, image and target, and ``apart`` the first method's by view; ``first``: its pass
+    over the squares of scale 1; ``silent``: of each image the targets whose maps are all zero."""
     settings, classifier = plan.settings, plan.network.classifier
     known = [name for name in classifier.negative if name in classifier.classes]  # a segmenter's may be labels alone
     negative = {classifier.class_index(name) for name in known} if settings.gate else set()
     gated = [negative | own for own in silent]
     live = [n for n, row in enumerate(targets) if set(row) - gated[n]]
     depth = max((len(targets[n]) for n in live), default=0)
-    fused = Fusion(plan, live, depth)
+    fused = Fusion(plan, live, depth, apart=apart)
     for scale, square, region in zip(plan.input_scales, squares, regions, strict=True):
         if scale not in plan.scales:
             continue
@@ -172,7 +187,14 @@ def _member_maps(
             [zero if target in gated[n] or grids is None else grids[fused.place[n], k] for k, target in enumerate(row)]
             for n, row in enumerate(targets)
         ]
-    return maps
+    if not apart:
+        return maps, []
+    views = fused.views(settings.methods[0]).cpu().numpy() if live else None
+    none = np.zeros((0, 0, 0, 1, 1), np.float32)
+    return maps, [
+        [none if target in gated[n] or views is None else views[fused.place[n], k] for k, target in enumerate(row)]
+        for n, row in enumerate(targets)
+    ]
 
 
 def _moved(regions: Tensor | None, plan: MemberPlan, mirrored: bool = False) -> Tensor | None:

@@ -13,6 +13,9 @@ from camseg.classify.network import FedNetwork
 
 Grids: TypeAlias = tuple[NDArray[np.float32], ...]
 """Each member's fused map: float32 (S, S), >= 0, unnormalised, in the layout of that network's input."""
+ViewMaps: TypeAlias = tuple[NDArray[np.float32], ...]
+"""Each member's maps before they were fused: float32 (scales, flips, layers, s, s), >= 0, in the same layout; of no
+views where there was nothing to look for."""
 
 
 def to_image_size(classifier: Decider, grids: Grids, height: int, width: int, raw: bool) -> Cam:
@@ -36,6 +39,17 @@ def members_over_image(classifier: Decider, grids: Grids, height: int, width: in
     """Each member's map over the image, as ``to_image_size`` takes it into the mean."""
     for member, grid in zip(classifier.members, grids, strict=True):
         yield _over_image(member, grid, height, width, raw)
+
+
+def members_views(classifier: Decider, views: ViewMaps, height: int, width: int) -> ViewMaps:
+    """Each member's views as maps over the image, (scales, flips, layers, height, width) in [0, 1] each, scaled as
+    ``to_image_size`` does; () for none. ``height`` and ``width`` may be less than the image's, for views are coarse.
+    """
+    placed = []
+    for member, one in zip(classifier.members, views, strict=bool(views)):
+        flat = [_over_image(member, grid, height, width, False) for grid in one.reshape(-1, *one.shape[-2:])]
+        placed.append(np.array(flat, np.float32).reshape(*one.shape[:-2], height, width))
+    return tuple(placed)
 
 
 def features_over_image(classifier: Decider, maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

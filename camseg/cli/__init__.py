@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ COMMANDS: Final = (
     "label",
     "segment",
     "export",
+    "import",
+    "quality",
+    "report",
     "prepare",
     "demo",
 )
@@ -47,9 +51,15 @@ COMMANDS: Final = (
 
 def load_command(name: str) -> Callable[..., None] | typer.Typer:
     """The function of a command, or the group of its commands."""
-    word = name.replace("-", "_")
+    word = _word(name)
     found: Callable[..., None] | typer.Typer = getattr(importlib.import_module(f"camseg.cli.{word}"), word)
     return found
+
+
+def _word(name: str) -> str:
+    """What Python calls a command's module and function."""
+    word = name.replace("-", "_")
+    return f"{word}_" if iskeyword(word) else word
 
 
 def commands() -> Iterator[tuple[str, Callable[..., None]]]:
@@ -100,7 +110,7 @@ def _made(name: str) -> Any:
 
 def _summary(name: str) -> str:
     """What a command does, without loading it: its docstring's, or of a group the module's, first line."""
-    word = name.replace("-", "_")
+    word = _word(name)
     spec = find_spec(f"camseg.cli.{word}")
     assert spec is not None
     assert spec.origin is not None
@@ -145,6 +155,7 @@ _CONTINUED: Final = (
     "compare",
     "label",
     "segment",
+    "import",
     "prepare",
 )
 """Commands that keep what is finished, and go on from there."""

@@ -68,7 +68,7 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> N
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out)}
         counts = {"done": report.done, "kept": report.kept, "failed": failed}
-        counts |= {"empty": report.empty, "fallbacks": report.fallbacks}
+        counts |= {"empty": report.empty, "fallbacks": report.fallbacks, "agreement": report.agreement}
         print_json({**facts, **counts, "seconds": report.seconds})
     elif dry_run:
         fail = f", {len(failed)} would fail" if failed else ""
@@ -79,6 +79,8 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> N
             say(f"{count} without an object: {reason}")
         for reason, count in report.fallbacks.items():
             say(f"{count} not refined: {reason}")
+        if report.agreement is not None:
+            say(f"agreement of the members' masks, mean over all maps: {report.agreement:.3f}")
     if failed and dry_run:
         raise typer.Exit(1)
     if failed:

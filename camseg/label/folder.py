@@ -13,6 +13,7 @@ from camseg.data.mask_settings import MaskReading
 from camseg.data.remarks import data_remarks
 from camseg.data.truth import find_true_masks
 from camseg.label.chain import map_stages, mask_stages
+from camseg.label.quality_stage import QualityStage
 from camseg.label.settings import CamsOutput, ClassifierOptions, LabelSettings
 from camseg.label.stages import (
     CleanStage,
@@ -146,7 +147,8 @@ def _network_folder(
     source = None
     if masks is not None:
         source = find_true_masks(prediction_root(masks), data.samples, reading=reading, negative=classifier.negative)
-    stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart, masks=source), *behind]
+    views = any(isinstance(stage, QualityStage) for stage in behind)
+    stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart, views=views, masks=source), *behind]
     run = {classifier.members[0].KIND: classifier.run, "negative": list(classifier.negative)}
     stride = classifier.members[0].model_args.get("output_stride")
     return run_folder(
@@ -292,6 +294,7 @@ def refine_folder(
         ),
         RefineStage(settings=settings, colors="foregrounds" in save),
         CleanStage(settings=cleaning),
+        QualityStage(),
         WriteStage(folder=Path(out), kinds=kinds),
     ]
     asked = {**to_json(settings), **to_json(cleaning), "masks": _absolute(masks), **to_json(reading), "window": window}
@@ -341,7 +344,9 @@ def _file_folder(
         before = next((known[place] for known, place in places if place in known), unknown)
         sample = Sample(path=path, name=name, labels=before.labels)
         # What an earlier stage was told of the file stays known.
-        record = replace(before, name=name, files={}, fallback=None, area=None)
+        record = replace(before, name=name, files={}, fallback=None, area=None, quality_reasons=(), agreements={})
+        if before.empty is None:
+            record = replace(record, quality=None)  # of a mask that will be another one
         image = None if partner is None else partner.path
         items.append(Item(sample=sample, record=record, name=name, source=image, window=window))
     data = Dataset(

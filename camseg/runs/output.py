@@ -10,6 +10,7 @@ import json
 import platform
 import re
 import shutil
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ MANIFEST = "manifest.jsonl"
 RUN = "run.json"
 _NETWORK = ("cams", "label", "segment")
 """Commands whose inputs are images, not files of another command."""
+_AGREEMENT = re.compile(r'"agreement": [0-9]')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ class Output:
         self.write_run(seconds)
 
     def write_run(self, seconds: Mapping[str, float]) -> None:
-        """Write ``run.json``."""
+        """Write ``run.json``: the run, its seconds, and over all images the agreement of an ensemble's members."""
         write_json(
             self.folder / RUN,
             {
@@ -162,8 +164,16 @@ class Output:
                 "identity": self.run.identity,
                 "versions": versions(),
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+                "agreement": self.agreement(),
             },
         )
+
+    def agreement(self) -> float | None:
+        """The mean ``agreement`` of all lines that have one, those of earlier runs too; None where none has."""
+        # Lines without a number there, all of one network's, need not be read again.
+        told = (name for name, lines in self._lines.items() if _AGREEMENT.search(lines))
+        found = [one.agreement for name in told for one in self._records(name) if one.agreement is not None]
+        return round(statistics.fmean(found), 4) if found else None
 
     def _records(self, name: str) -> list[Record]:
         return [from_line(line) for line in self._lines.get(name, "").split("\n") if line]

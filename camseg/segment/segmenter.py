@@ -136,18 +136,22 @@ class Segmenter(FedNetwork):
 
         ``flip``: the mean with those of the mirrored squares.
         """
+        return mean_of_views(self.views(squares, flip))
+
+    def views(self, squares: Tensor, flip: bool = ViewSettings.flip) -> tuple[Tensor, ...]:
+        """As ``grids``, each view by itself: the squares, with ``flip`` also what their mirror images give, mirrored
+        back."""
         was = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
                 inputs = self.normalise(squares)
-                found = self.probabilities(self.model(inputs).float())
-                if flip:
-                    mirrored = self.probabilities(self.model(inputs.flip(3)).float())
-                    found = (found + mirrored.flip(3)) / 2
+                plain = self.probabilities(self.model(inputs).float())
+                if not flip:
+                    return (plain,)
+                return plain, self.probabilities(self.model(inputs.flip(3)).float()).flip(3)
         finally:
             self.model.train(was)
-        return found
 
     def tiling(self, height: int, width: int, tile: int | None = None) -> Tiling:
         """Into which parts an image is cut: none of it, but for one with a side above ``tile`` pixels."""
@@ -178,6 +182,12 @@ class Segmenter(FedNetwork):
         height, width = image.shape[:2]
         found = self.place(np.concatenate(parts), height, width, settings.tile)
         return found if self.multi_label else found[1:]
+
+
+def mean_of_views(views: Sequence[Tensor]) -> Tensor:
+    """The mean of what views gave, all of one shape."""
+    first, *others = views
+    return sum(others, first) / len(views)
 
 
 def _channels(classes: int, multi_label: bool) -> int:

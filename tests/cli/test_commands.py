@@ -48,6 +48,9 @@ COMMANDS = (
     "label",
     "segment",
     "export",
+    "import",
+    "quality",
+    "report",
     "demo",
     "prepare rois",
     "prepare slices",
@@ -110,7 +113,7 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert words[0] in out
     code, out, _ = call(*words, "--help")
     assert code == 0
-    assert "--out " in out or command in ("layers", "methods", "models", "evaluate")
+    assert "--out " in out or command in ("layers", "methods", "models", "evaluate", "quality", "import")
     assert "--json" in out
 
 
