@@ -43,12 +43,14 @@ from camseg.train.settings import MemberSettings, StudentSettings
 from camseg.train.student import find_pseudo_masks
 
 PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "naive": {"student": {"teach": "masks", "agreement": False}},
-    "levels": {"student": {"agreement": False}},
-    "levels, agreement": {},
-    "levels, consistency": {"student": {"agreement": False, "consistency": 1.0}},
-    "levels, trusted first": {"student": {"agreement": False, "trusted_epochs": 5}},
-    "all parts": {"student": {"consistency": 1.0, "trusted_epochs": 5}},
+    "naive": {"student": {"teach": "masks", "weigh_by": "none"}},
+    "levels": {"student": {"weigh_by": "none"}},
+    "levels, per class": {"per_class": True, "student": {"weigh_by": "none"}},
+    "levels, agreement": {"student": {"weigh_by": "agreement"}},
+    "levels, quality": {"student": {"weigh_by": "quality"}},
+    "levels, consistency": {"student": {"weigh_by": "none", "consistency": 1.0}},
+    "levels, trusted first": {"student": {"weigh_by": "none", "trusted_epochs": 5}},
+    "all parts": {"student": {"weigh_by": "quality", "consistency": 1.0, "trusted_epochs": 5}},
 }
 """Students of the pseudo masks by name: what differs from the defaults of ``train-seg``. Agreement is known of
 ensembles (--folds) only."""
@@ -163,10 +165,27 @@ def measure(job: Job, row: str) -> dict[str, Any]:
         seconds = {"seconds": report.seconds["total"] / report.done}
         metrics = read_json(run / "metrics.json", InputError)
         trained = {key: metrics[key] for key in ("best_epoch", "epochs", "mean_dice_per_image")}
-    cut = evaluate_folder(folder / "masks", job.data / "masks" / "test").overall.thresholds[0]
+    cut = evaluate_folder(masks_in(job, folder), job.data / "masks" / "test").overall.thresholds[0]
     facts |= {"dice": cut.dice, "iou": cut.iou, "images": cut.images, **seconds, **trained}
     print(f"{time.perf_counter() - start:.0f} s: {json.dumps(facts)}", flush=True)
     return facts
+
+
+def masks_in(job: Job, folder: Path) -> Path:
+    """A mask for each test image: where there is one for each class, that of its label."""
+    samples = load_images(job.data / "images" / "test").samples
+    made = [folder / "masks" / (sample.labels or ("",))[0] / f"{sample.name}.png" for sample in samples]
+    if not any(path.exists() for path in made):
+        return folder / "masks"
+    flat = folder / "of_label"
+    shutil.rmtree(flat, ignore_errors=True)
+    other = next(path.name for path in (folder / "masks").iterdir())
+    for sample, path in zip(samples, made, strict=True):
+        target = flat / f"{sample.name}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Of a negative label there is none: all are empty then.
+        target.symlink_to((path if path.exists() else folder / "masks" / other / f"{sample.name}.png").absolute())
+    return flat
 
 
 def labelled(job: Job, half: str) -> Path:

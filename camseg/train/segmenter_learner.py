@@ -21,7 +21,7 @@ from camseg.train.mask_batches import LoadedMasks, TrustedSampler, mask_loader
 from camseg.train.processes import Processes
 from camseg.train.registry import loss_terms
 from camseg.train.settings import SegmenterSettings
-from camseg.train.student import PseudoMasks, better_part, ramp
+from camseg.train.student import better_part, ramp
 
 _LOGITS = 256
 """Pixels of each validation image that calibration looks at, at most."""
@@ -163,11 +163,10 @@ def pixel_weights(train: LoadedMasks, multi_label: bool) -> NDArray[np.float32]:
 def _sampler(train: LoadedMasks, settings: SegmenterSettings, processes: Processes) -> EpochSampler:
     samples, masks, how = train.images.data.samples, train.images.masks, settings.student
     shares = sampling_shares(train.shown > 0) if settings.balance == "sampling" else None
-    if not (how.trusted_epochs and isinstance(masks, PseudoMasks)):
+    certain = [masks.certain(sample) for sample in samples]
+    if not how.trusted_epochs or all(certain):
         return EpochSampler(len(samples), settings.seed, processes, shares)
-    chosen = better_part(
-        [masks.trust(sample) for sample in samples], [masks.certain(sample) for sample in samples], how.trusted_share
-    )
+    chosen = better_part([masks.trust(sample) for sample in samples], certain, how.trusted_share)
     if len(chosen) > settings.batch_size and len(chosen) % settings.batch_size == 1:
         chosen = chosen[:-1]  # a last batch of one image would leave batch norm without a spread
     return TrustedSampler(len(samples), settings.seed, processes, shares, chosen, how.trusted_epochs)

@@ -262,3 +262,26 @@ def test_groups_stay_on_one_side_of_a_split(masked_folder, tmp_path):
     groups = [{sample.group for sample in part.data.samples} for part in parts]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 4
     assert sum(len(part.data.samples) for part in parts) == 16
+
+
+def test_a_channel_for_each_label(masked_folder, tmp_path):
+    images, masks = masked_folder
+    for place, root in (("images", images), ("masks", masks)):
+        for number, path in enumerate(sorted((root / "shape").glob("*.png"))):
+            target = tmp_path / place / ("square", "box")[number % 2] / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    joined = prepare_segmenter_training(plan((tmp_path / "images", tmp_path / "masks"), negative=()), tmp_path / "run")
+    assert "masks of box, square are learned as one class, object; --per-class tells them apart" in joined.remarks
+    metrics = train((tmp_path / "images", tmp_path / "masks"), tmp_path / "run", per_class=True, negative=(), epochs=1)
+    assert list(metrics["classes"]) == ["box", "square"]
+    assert json.loads((tmp_path / "run/segmenter.json").read_text())["training"]["per_class"] is True
+    teacher = camseg.load_segmenter(tmp_path / "run")
+    assert (teacher.classes, teacher.multi_label) == (("box", "square"), True)
+    # What it makes lies in a folder for each class, from which a student needs no labels to tell them apart.
+    camseg.segment_folder(tmp_path / "images", teacher, tmp_path / "taught", camseg.SegmentSettings(save=("cams",)))
+    with pytest.raises(DatasetError, match="holds masks of box, square already"):
+        prepare_segmenter_training(plan((tmp_path / "images", tmp_path / "taught"), per_class=True), tmp_path / "a")
+    assert prepare_segmenter_training(
+        plan((tmp_path / "images", tmp_path / "taught"), negative=()), tmp_path / "a"
+    ).segmenter.classes == ("box", "square")
