@@ -116,16 +116,20 @@ def prepare_segmenter_training(training: SegmenterTraining, out: Path | str) -> 
             source = masks_by_label(source, data.samples, sources[0].classes if sources else None)
         elif len(source.classes) == 1 and not sources and (kinds := _kinds(source, data)):
             said.append(
-                f"masks of {', '.join(kinds)} are learned as one class, {source.classes[0]}; --per-class tells them apart"
+                f"masks of {', '.join(kinds)} are learned as one class, {source.classes[0]}; "
+                "--per-class tells them apart"
             )
         known = tuple(sample for sample in data.samples if source.knows(sample))
         if not known:
             raise DatasetError(f"none of the {len(data.samples)} images of {place} has a mask in {masks}")
         if missing := [sample for sample in data.samples if not source.knows(sample)]:
             lacking = f"no mask in {masks}{', or no label that says of what' if training.per_class else ''}"
+            stopped = (
+                "; where its command was stopped, the same command finishes it" if is_labelled_folder(masks) else ""
+            )
             said.append(
                 f"{len(missing)} of {len(data.samples)} images of {place} have {lacking} and are left out, such as "
-                f"{missing[0].path}"
+                f"{missing[0].path}{stopped}"
             )
         sources.append(source)
         return replace(data, samples=known)
