@@ -30,6 +30,8 @@ class Truth:
     numbers from 1, and ``IGNORED``."""
     weights: NDArray[np.float32]
     """(channels of the target,) in [0, 1]: how much each channel counts."""
+    certain: NDArray[np.bool_]
+    """(channels of the target,): whether it comes from people, as a mask or by a label."""
 
 
 class MaskSource(ABC):
@@ -119,7 +121,7 @@ class TrueMasks(MaskSource):
                 read = self._one(paths[sample.name])
                 check_mask_size(paths[sample.name], read, height, width)
                 target[..., place] = read
-        return Truth(target=target, weights=np.ones(channels, np.float32))
+        return Truth(target=target, weights=np.ones(channels, np.float32), certain=np.ones(channels, np.bool_))
 
     def trust(self, _sample: Sample) -> float:
         """1: they are true."""
@@ -210,14 +212,20 @@ class MasksByLabel(MaskSource):
         truth = self.source.read(sample, height, width)
         shown, weight = truth.target[..., 0], truth.weights[0]
         kinds = [name for name in self.source.kinds(sample) or () if name in self.classes]
-        if self.labels(sample) is None:
-            empty, sure = np.where(shown == IGNORED, np.uint8(IGNORED), np.uint8(0)), weight
-        else:
+        labelled = self.labels(sample) is not None
+        if labelled:
             empty, sure = np.zeros(shown.shape, np.uint8), np.float32(1.0)
+        else:
+            empty, sure = np.where(shown == IGNORED, np.uint8(IGNORED), np.uint8(0)), weight
         own = np.where(shown == 1, np.uint8(IGNORED), shown) if len(kinds) > 1 else shown
         channels = [own if name in kinds else empty for name in self.classes]
         weights = [weight if name in kinds else sure for name in self.classes]
-        return Truth(target=np.stack(channels, axis=2), weights=np.array(weights, np.float32))
+        certain = [bool(truth.certain[0]) if name in kinds else labelled for name in self.classes]
+        return Truth(
+            target=np.stack(channels, axis=2),
+            weights=np.array(weights, np.float32),
+            certain=np.array(certain, np.bool_),
+        )
 
     def trust(self, sample: Sample) -> float:
         """As the masks'."""

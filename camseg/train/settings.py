@@ -146,6 +146,13 @@ class StudentSettings:
     weights says of them as they are; 0: none."""
     consistency_epochs: Annotated[int, Field(ge=1)] = 10
     """Epochs over which that weight rises to its full height."""
+    correct_after: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Correct masks by the average of the weights once the fit to them, class by class, has lost this share of its
+    first slope, such as 0.9: what is right in masks is learned first, their faults later; 0: never."""
+    correct_above: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
+    """The least probability at which a pixel of a mask is corrected."""
+    crf: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the CRF loss, such as 0.1: neighbours of like colour should be of the same class; 0: none."""
     trusted_epochs: Annotated[int, Field(ge=0)] = 0
     """First epochs in which only the better-trusted part is learned from."""
     trusted_share: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -119,12 +119,13 @@ class PseudoMasks(MaskSource):
     def read(self, sample: Sample, height: int, width: int) -> Truth:
         """What each of its pixels teaches."""
         target = np.full((height, width, len(self.classes)), IGNORED, np.uint8)
-        weights = np.zeros(len(self.classes), np.float32)
+        weights, certain = np.zeros(len(self.classes), np.float32), np.zeros(len(self.classes), np.bool_)
         for channel, (folder, correction) in enumerate(zip(self._folders, self._corrections(sample), strict=True)):
             record = self.records.get(sample.name, {}).get(folder)
             labels = self.labels(sample)
             # A class that the network was not asked for, of an image whose labels are not known, is not there.
-            empty = self._empty(sample, self.classes[channel] if folder else None) or (record is None and not labels)
+            class_name = self.classes[channel] if folder else None
+            empty = self._empty(sample, class_name) or (record is None and not labels)
             drawn = void = cam = mask = None
             if correction.is_file():
                 drawn, void = read_mask_and_void(correction)
@@ -141,10 +142,10 @@ class PseudoMasks(MaskSource):
                 check_mask_size(self.root / record.files["cam"], cam, height, width)
             trust = 1.0 if record is None else self._trust(record)
             taught, counts = pixel_lessons(cam, self.settings, mask=mask, corrected=drawn, empty=empty, trust=trust)
-            weights[channel] = counts.max()
+            weights[channel], certain[channel] = counts.max(), drawn is not None or self._empty(sample, class_name)
             known = counts > 0 if void is None else (counts > 0) & ~void
             target[..., channel] = np.where(known, taught.astype(np.uint8), np.uint8(IGNORED))
-        return Truth(target=target, weights=weights)
+        return Truth(target=target, weights=weights, certain=certain)
 
     def trust(self, sample: Sample) -> float:
         """The least of its masks': 1 for what is certain, else their quality, their agreement or the score of their

@@ -103,7 +103,7 @@ def test_colours_need_their_class_named(images, tmp_path):
     assert (targets["3"][24:, :, 0] == 2).all()
     alone, _, _ = loaded(images, tmp_path / "masks", mask_classes=names, mask_class="dent")
     assert np.array_equal(alone["3"][..., 0] == 1, (painted == (0, 255, 0)).all(axis=2))
-    with pytest.raises(DatasetError, match="none of . images and masks can be read.*#FF0000"):
+    with pytest.raises(DatasetError, match=r"none of . images and masks can be read.*#FF0000"):
         loaded(images, tmp_path / "masks")
 
 
