@@ -89,8 +89,8 @@ def extract(
         targets=[row for part in parts for row in part.targets],
         probabilities=np.concatenate([part.probabilities for part in parts]),
         guides=np.concatenate(guides) if (guides := [one.guides for one in parts if one.guides is not None]) else None,
-        without_pixels=[found for part in parts for found in part.without_pixels],
         views=[image for part in parts for image in part.views],
+        without_pixels=[found for part in parts for found in part.without_pixels],
     )
 
 
@@ -131,8 +131,8 @@ def _extract(squares: Sequence[Tensor], plan: Plan, choose: Choose, apart: bool)
         targets=targets,
         probabilities=probabilities,
         guides=None if guide is None else guide.cpu().numpy(),
-        without_pixels=silent,
         views=_by_image(single) if apart else [],
+        without_pixels=silent,
     )
 
 

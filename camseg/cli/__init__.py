@@ -39,11 +39,13 @@ COMMANDS: Final = (
     "choose",
     "label",
     "segment",
+    "merge",
     "export",
     "import",
     "quality",
     "report",
     "prepare",
+    "doctor",
     "demo",
 )
 """Each is a function in a module of that name here, or a group of functions."""

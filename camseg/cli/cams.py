@@ -5,7 +5,7 @@ from camseg.cams.settings import CamSettings
 from camseg.cli import console, fields, options
 from camseg.data.mask_settings import MaskReading
 from camseg.label.settings import CamsOutput, LookedIntoOptions
-from camseg.runs.settings import FolderOptions
+from camseg.runs.settings import FolderOptions, Placement
 
 
 @fields.command
@@ -17,6 +17,7 @@ def cams(
     reading: MaskReading,
     output: CamsOutput,
     folder: FolderOptions,
+    placement: Placement,
     json: options.Json = False,
 ) -> None:
     """Write class activation maps of images: OUT/<method>/<path>.png."""
@@ -31,5 +32,6 @@ def cams(
         masks=run.masks,
         reading=reading,
         options=console.attached(folder),
+        placement=placement,
     )
-    console.finish(report, out, json, folder.dry_run)
+    console.finish(report, out, json, folder.dry_run, placement.shard)

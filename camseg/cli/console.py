@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from camseg.data.datasets import Dataset
     from camseg.label.settings import ClassifierOptions, LookedIntoOptions
     from camseg.runs.loop import FolderReport
-    from camseg.runs.settings import FolderOptions
+    from camseg.runs.settings import FolderOptions, Shard
     from camseg.train.plan import Prepared
     from camseg.train.segmenter_plan import PreparedSegmenter
 
@@ -36,6 +36,11 @@ def progress(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
     from tqdm import tqdm
 
     return iter(tqdm(items, total=total, desc=title, unit="", file=sys.stderr, disable=not sys.stderr.isatty()))
+
+
+def print_line(line: str) -> None:
+    """One line of a result on stdout, at once."""
+    print(line, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -61,8 +66,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     console.print(table)
 
 
-def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> None:
-    """Say what became of a folder; exit with 1 when inputs failed."""
+def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool, shard: "Shard | None" = None) -> None:
+    """Say what became of a folder, or of a shard of it; exit with 1 when inputs failed."""
     failed = [record.error for record in report.failed]
     kept = f", {report.kept} were there already" if report.kept else ""
     if as_json:
@@ -84,7 +89,11 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> N
     if failed and dry_run:
         raise typer.Exit(1)
     if failed:
-        say(f"the {len(failed)} failed inputs are listed in {out / 'manifest.jsonl'}")
+        from camseg.runs.output import MANIFEST
+        from camseg.runs.shards import shard_file
+
+        listed = MANIFEST if shard is None else shard_file(MANIFEST, shard)
+        say(f"the {len(failed)} failed inputs are listed in {out / listed}")
         raise typer.Exit(1)
 
 

@@ -28,6 +28,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "choose": "camseg choose runs/a runs/b runs/c photos --limit 30",
     "label": "camseg label photos --classifier runs/cls --save overlays --out out",
     "segment": "camseg segment photos --segmenter runs/seg --save cams --out out",
+    "merge": "camseg merge out",
     "export": "camseg export out --format cvat --images none --out for_cvat",
     "import": "camseg import out cvat_export.zip --format cvat",
     "quality": "camseg quality out --calibrate",
@@ -36,6 +37,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "prepare slices": "camseg prepare slices volumes --labels label_volumes --class tumour=1,4 --out slices",
     "prepare dicom": "camseg prepare dicom archive --window -160,240 --out images",
     "prepare frames": "camseg prepare frames videos --fps 2 --out frames",
+    "doctor": "camseg doctor",
     "demo": "camseg demo --out demo",
 }
 """A call of each command that says what most want of it."""

@@ -33,7 +33,7 @@ from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs.loop import FolderReport, run_folder
 from camseg.runs.output import prediction_root, records_by_file
 from camseg.runs.record import Record
-from camseg.runs.settings import FolderOptions
+from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Item, Stage, new_item
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def label_folder(
     targets: Sequence[str] = (),
     batch_size: int = ClassifierOptions.batch_size,
     options: FolderOptions | None = None,
+    placement: Placement | None = None,
 ) -> FolderReport:
     """Label every image of a folder or CSV into ``out/masks``, and on request ``cams``, ``trimaps``, ...
 
-    ``images`` is read by ``datasets.load_images`` where it is no Dataset yet.
+    ``images`` is read by ``datasets.load_images`` where it is no Dataset yet; ``placement`` says where that is done.
     Continues an interrupted run with equal settings. An image that fails is reported and listed in the
     manifest; the others are finished. Raises OutputError or InputError before any work starts.
     """
@@ -66,8 +67,9 @@ def label_folder(
     behind = [*mask_stages(settings, classifier.shares), WriteStage(folder=Path(out), kinds=kinds)]
     guided = settings.propagation.needs_features
     open_refiner(settings.refinement, str(classifier.device))
+    asked, cams = to_json(settings), settings.cams
     return _network_folder(
-        "label", images, classifier, out, settings.cams, behind, to_json(settings), targets, batch_size, options, guided
+        "label", images, classifier, out, cams, behind, asked, targets, batch_size, options, placement, guided
     )
 
 
@@ -88,6 +90,7 @@ def cams_folder(
     masks: Path | str | None = None,
     reading: MaskReading | None = None,
     options: FolderOptions | None = None,
+    placement: Placement | None = None,
 ) -> FolderReport:
     """Write the maps of every image into ``out/<method>/...``, on request drawn over it (``save``: ``overlays``) too.
 
@@ -108,7 +111,20 @@ def cams_folder(
     asked = {**to_json(settings), **to_json(output)}
     asked |= {} if masks is None else {"masks": _absolute(masks), **to_json(reading)}
     return _network_folder(
-        "cams", images, classifier, out, settings, behind, asked, targets, batch_size, options, False, masks, reading
+        "cams",
+        images,
+        classifier,
+        out,
+        settings,
+        behind,
+        asked,
+        targets,
+        batch_size,
+        options,
+        placement,
+        False,
+        masks,
+        reading,
     )
 
 
@@ -123,6 +139,7 @@ def _network_folder(
     targets: Sequence[str],
     batch_size: int,
     options: FolderOptions | None,
+    placement: Placement | None,
     guided: bool,
     masks: Path | str | None = None,
     reading: MaskReading | None = None,
@@ -144,10 +161,10 @@ def _network_folder(
         options.say(line)
     apart = any(isinstance(stage, FuseStage) for stage in behind)
     ready = plan(classifier, cams, guided=guided)
+    views = any(isinstance(stage, QualityStage) for stage in behind)
     source = None
     if masks is not None:
         source = find_true_masks(prediction_root(masks), data.samples, reading=reading, negative=classifier.negative)
-    views = any(isinstance(stage, QualityStage) for stage in behind)
     stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart, views=views, masks=source), *behind]
     run = {classifier.members[0].KIND: classifier.run, "negative": list(classifier.negative)}
     stride = classifier.members[0].model_args.get("output_stride")
@@ -168,6 +185,7 @@ def _network_folder(
         device=str(classifier.device),
         batch_size=batch_size,
         options=options,
+        placement=placement,
     )
 
 

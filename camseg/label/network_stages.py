@@ -171,6 +171,13 @@ class CamStage(Stage):
         chosen = self.rule.word in ("predicted", "likeliest") or (self.rule.word == "auto" and labels is None)
         return f"predicted {target}, a negative class" if chosen else f"{target} is a negative class"
 
+    def _sure_of_nothing(self, sample: Sample, target: str, score: float) -> float | None:
+        """How sure it is that there is nothing to find: 1 where a label says so, the probability of a negative class;
+        None where something is looked for."""
+        if self._why_empty(sample, target) is None:
+            return None
+        return 1.0 if sample.labels is not None else score
+
     def _why_labelled(self, sample: Sample) -> str:
         labels = sample.labels
         return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
@@ -178,13 +185,6 @@ class CamStage(Stage):
     def _without_pixels(self, target: str) -> str:
         masked = self.plan.members[0].network.score == "mask"
         return f"the given mask of {target} is empty" if masked else f"no pixel is predicted as {target}"
-
-    def _sure_of_nothing(self, sample: Sample, target: str, score: float) -> float | None:
-        """How sure it is that there is nothing to find: 1 where a label says so, the probability of a negative class;
-        None where something is looked for."""
-        if self._why_empty(sample, target) is None:
-            return None
-        return 1.0 if sample.labels is not None else score
 
 
 @dataclass(kw_only=True, eq=False)

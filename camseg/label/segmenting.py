@@ -14,7 +14,7 @@ from camseg.label.settings import SegmenterOptions, SegmentSettings
 from camseg.label.stages import ThresholdStage, WriteStage
 from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.runs.loop import FolderReport, run_folder
-from camseg.runs.settings import FolderOptions
+from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Stage, new_item
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def segment_folder(
     *,
     batch_size: int = SegmenterOptions.batch_size,
     options: FolderOptions | None = None,
+    placement: Placement | None = None,
 ) -> FolderReport:
     """Segment every image of a folder or CSV into ``out/masks``, and on request ``cams`` (probabilities), ...
 
@@ -67,6 +68,7 @@ def segment_folder(
         device=device,
         batch_size=batch_size,
         options=options,
+        placement=placement,
     )
 
 

@@ -18,7 +18,7 @@ class ReportSettings:
     picture: Annotated[int, Field(ge=48, le=1024)] = 192
     """Their longest side in pixels."""
     seed: int = 0
-    """Of the random choice."""
+    """Start of all random choices."""
 
 
 @settings

@@ -140,7 +140,7 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
         assert record.empty == reason
         assert record.fallback in (reason, *FLAWS)
     run = json.loads((out / RUN).read_text())
-    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds"]
+    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds", "agreement"]
     assert (run["schema_version"], run["command"]) == (SCHEMA_VERSION, "label")
     assert run["identity"]["cams.classifier"] == tiny_classifier.fingerprint()
     assert run["identity"]["inputs"] == str(images)
