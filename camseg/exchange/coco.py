@@ -13,7 +13,17 @@ import numpy as np
 from camseg.base.errors import ExchangeError
 from camseg.base.files import writing
 from camseg.exchange.annotation import AnnotatedImage, Annotation
-from camseg.exchange.incoming import Frame, Incoming, Shapes, objects, opened, plain_name, read_json_bytes, text
+from camseg.exchange.incoming import (
+    Frame,
+    Incoming,
+    Shapes,
+    objects,
+    opened,
+    plain_name,
+    read_json_bytes,
+    text,
+    without_prefix,
+)
 from camseg.exchange.output import ExportReport, Numbers, PolygonLoss, finish_report, place_image, write_zip
 from camseg.exchange.rle import decode_coco, encode_coco
 from camseg.exchange.settings import ExportSettings, ImportSettings
@@ -102,8 +112,10 @@ def _incoming(name: str, content: Any, settings: ImportSettings) -> list[Incomin
 
     def one_image(image: Mapping[str, Any]) -> Incoming:
         own = by_image[image.get("id")]
+        name = plain_name(text(image.get("file_name"), "the file name of an image"))
         return Incoming(
-            name=plain_name(text(image.get("file_name"), "the file name of an image")),
+            name=name,
+            others=without_prefix(name),
             read=lambda frame: _read_image(frame, image, own, classes, settings),
         )
 

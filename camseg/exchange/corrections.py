@@ -78,8 +78,8 @@ class Corrector:
         height, width = self._read(image.masks[0]).shape
         return height, width
 
-    def before(self, image: ListedImage, class_name: str | None) -> Before:
-        """What there is of a class in an image; None stands for the class of its only mask.
+    def before(self, image: ListedImage, class_name: str | None, size: tuple[int, int] | None = None) -> Before:
+        """What there is of a class in an image; None stands for the class of its only mask. ``size``, if it is known.
 
         Raises CorrectionError where the class is missing, or its name or place cannot be a folder's; ImageError for
         masks that cannot be read.
@@ -100,7 +100,7 @@ class Corrector:
                     f"{image.name}: the mask of {class_name!r} would lie where that of {self._stems[place]} does; give "
                     "the class another name"
                 )
-        size = self.size(image)
+        size = size or self.size(image)
         machine = counted = np.zeros(size, np.bool_)
         if listed is not None and listed.file is not None:
             machine = counted = self._read(replace(listed, corrected=None), size)

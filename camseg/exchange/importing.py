@@ -184,7 +184,8 @@ class _Import:
             known = name in arrived.hashes or name in exported
             told = arrived.hashes.get(name, exported[name].mask_sha256 if name in exported else None)
             one = drawn.get(name)
-            before = self.corrector.before(self.corrector.images[image.name], name or None)
+            size = arrived.height, arrived.width
+            before = self.corrector.before(self.corrector.images[image.name], name or None, size)
             mask = np.zeros_like(before.machine) if one is None else one.mask
             if one is None and before.listed is None:
                 continue

@@ -6,6 +6,7 @@ No name in a file of another tool is ever opened: names are looked up among the 
 import base64
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ LARGEST: Final = 4 << 30
 _MEMBERS: Final = 1_000_000
 _RATIO, _SMALL = 200, 64 << 20
 """A member of a zip that unfolds to more than so many times its size is refused, unless it stays small."""
+_PREFIX: Final = re.compile("[0-9a-f]{8}(?:-|__)(?=.)")
 _FAR: Final = 1e7
 """No point of a shape lies so many pixels away."""
 
@@ -182,6 +184,12 @@ def plain_name(name: str) -> str:
     """A name as files call images: ``/`` between, none at the start."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     return PurePosixPath(*parts).as_posix() if parts else ""
+
+
+def without_prefix(name: str) -> tuple[str, ...]:
+    """A file's name without the eight letters that Label Studio puts in front of it; () where there are none."""
+    last = name.rpartition("/")[2]
+    return (last[found.end() :],) if (found := _PREFIX.match(last)) else ()
 
 
 def read_json_bytes(data: bytes, name: str) -> Any:

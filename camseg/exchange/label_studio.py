@@ -29,6 +29,7 @@ from camseg.exchange.incoming import (
     read_json_bytes,
     text,
     turned,
+    without_prefix,
 )
 from camseg.exchange.output import ExportReport, Numbers, finish_report, place_image, voc_palette
 from camseg.exchange.rle import decode_label_studio, encode_label_studio
@@ -169,8 +170,7 @@ def _incoming(task: Mapping[str, Any], annotation: Mapping[str, Any], settings: 
     own = _mapping(data.get("camseg"))
     address = data.get(IMAGE) or next((one for one in data.values() if isinstance(one, str)), "")
     names = [name for name in (own.get("image"), _address_name(address)) if isinstance(name, str) and name]
-    # Uploads get eight letters of their own in front.
-    names += [name.partition("-")[2] for name in names[-1:] if len(name.partition("-")[0]) == 8 and "-" in name]
+    names += [short for name in names[-1:] for short in without_prefix(name)]
     hashes = _mapping(own.get("hashes"))
     return Incoming(
         name=plain_name(names[0]) if names else f"task {task.get('id')}",

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from camseg.base.errors import InputError
+from camseg.base.progress import Say
 from camseg.base.settings import from_json, to_json
 from camseg.data.datasets import Dataset, Sample, load_images, with_known_labels
-from camseg.data.images import Window, check_window, find_images, relative_name
+from camseg.data.images import Window, check_window, relative_name
 from camseg.data.mask_settings import MaskReading
 from camseg.data.remarks import data_remarks
 from camseg.data.truth import find_true_masks
@@ -30,6 +31,7 @@ from camseg.masks.settings import CleaningSettings, MaskSettings
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.refine import open_network
 from camseg.refinement.settings import RefineSettings, TrimapSettings
+from camseg.runs.corrections import decided_masks, find_machine_masks, stale_line
 from camseg.runs.loop import FolderReport, run_folder
 from camseg.runs.output import prediction_root, records_by_file
 from camseg.runs.record import Record
@@ -259,13 +261,16 @@ def trimap_folder(
     of the masks counts, where they hold several. What they give no class is unknown.
     """
     settings, reading = settings or TrimapSettings(), reading or MaskReading()
+    options = options or FolderOptions()
     if settings.from_map and reading.mask_class is not None:
         raise InputError("two thresholds cut a trimap from a map, which has no mask class; leave that out, or those")
     beside = _beside("cam", cams)
     stages = [
         ReadStage(kind="cam", root=Path(source))
         if settings.from_map
-        else ReadStage(kind="mask", root=Path(source), beside=beside, reading=reading),
+        else ReadStage(
+            kind="mask", root=Path(source), beside=beside, reading=reading, drawn=_drawn(source, options.say)
+        ),
         TrimapStage(settings=settings),
         WriteStage(folder=Path(out), kinds={"trimap": ""}),
     ]
@@ -292,7 +297,7 @@ def refine_folder(
     ``masks``: the folder of what an unusable trimap or a worse mask falls back to; ``reading``: which class of those
     counts, where they hold several; ``device``: for a trained network; ``window`` as in ``propagate_folder``.
     """
-    reading = reading or MaskReading()
+    reading, options = reading or MaskReading(), options or FolderOptions()
     if masks is None and reading.mask_class is not None:
         raise InputError("a mask class, but no masks that hold it; give masks to fall back to, or leave it out")
     settings, cleaning = settings or RefineSettings(), cleaning or CleaningSettings()
@@ -309,6 +314,7 @@ def refine_folder(
             images=data.root,
             window=window,
             reading=reading,
+            drawn={} if masks is None else _drawn(masks, options.say),
         ),
         RefineStage(settings=settings, colors="foregrounds" in save),
         CleanStage(settings=cleaning),
@@ -347,7 +353,7 @@ def _file_folder(
 ) -> FolderReport:
     """The folder loop over files that an earlier command wrote; ``images``: those that they belong to."""
     check_window(window)
-    found = find_images(source)
+    found = find_machine_masks(source)
     # What is known of a file: by its own folder's manifest, else by that of what lies beside it.
     folders = [found.root, *(folder for stage in stages for folder in getattr(stage, "beside", {}).values())]
     earlier = [(folder, records_by_file(folder)) for folder in folders]
@@ -391,6 +397,14 @@ def open_refiner(settings: RefineSettings, device: str) -> None:
     """Read a refiner's weights before any work is begun; raises CheckpointError."""
     if settings.weights is not None:
         open_network(settings.method, settings.weights, device)
+
+
+def _drawn(masks: Path | str, say: Say) -> dict[Path, Path]:
+    """The masks that people drew in the place of some of a folder, by the absolute paths of those."""
+    decided = decided_masks(masks)
+    if line := stale_line(decided.values(), masks):
+        say(f"note: {line}")
+    return {path: one.file for path, one in decided.items() if one.drawn and one.file is not None}
 
 
 def _absolute(folder: Path | str | None) -> str | None:

@@ -76,7 +76,10 @@ SEGMENTERS: Final[dict[str, SegmenterEntry]] = {
 }
 """By name, in the order of the lists."""
 
+LINEAR: Final = "linear"
+"""The decoder that is none, built here."""
 DECODERS: Final[dict[str, str]] = {
+    LINEAR: "Alain, Bengio: Understanding intermediate layers using linear classifier probes, arXiv 1610.01644",
     "unet": "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015",
     "unetplusplus": "Zhou et al.: UNet++: A Nested U-Net Architecture for Medical Image Segmentation, DLMIA 2018",
     "manet": "Fan et al.: MA-Net: A Multi-Scale Attention Network for Liver and Tumor Segmentation, IEEE Access 2020",
@@ -89,8 +92,9 @@ DECODERS: Final[dict[str, str]] = {
     "upernet": "Xiao et al.: Unified Perceptual Parsing for Scene Understanding, ECCV 2018",
     "segformer": "Xie et al.: SegFormer, NeurIPS 2021",
 }
-"""What stands before ``+`` in ``DECODER+ENCODER``, by segmentation_models_pytorch's names; an encoder is any network of
-timm that gives maps at strides 2 or 4 to 32."""
+"""What stands before ``+`` in ``DECODER+ENCODER``: ``linear`` for one linear layer on the encoder's last maps or
+tokens, else by segmentation_models_pytorch's names; an encoder is any network of timm that gives maps at strides 2 or 4
+to 32, and for ``linear`` any transformer."""
 
 
 def names_segmenter(name: str) -> bool:
