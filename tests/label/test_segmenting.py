@@ -55,6 +55,23 @@ def test_masks_without_maps_are_no_maps(photos, make_segmenter, tmp_path):
         map_root(tmp_path / "out")
 
 
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_a_mask_that_its_mirror_image_confirms_is_trusted(photos, make_segmenter, tmp_path, multi_label):
+    classes = ["spot", "scratch"]
+    segmenter, out = make_segmenter(classes=classes, multi_label=multi_label), tmp_path / "out"
+    camseg.segment_folder(photos, segmenter, out, SegmentSettings(views=ViewSettings(flip=True)), options=ONE)
+    camseg.segment_folder(photos, segmenter, tmp_path / "once", options=ONE)
+    told = 0
+    for record, once in zip(read_manifest(out), read_manifest(tmp_path / "once"), strict=True):
+        assert 0 <= record.quality <= 1
+        assert "flips" not in once.agreements
+        if record.area:
+            told += 0 < record.agreements["flips"] <= 1 and record.agreements["levels"] < 1
+        elif not record.empty.startswith("labelled"):
+            assert record.quality == pytest.approx(1 - record.score, abs=1e-3)
+    assert told
+
+
 def test_a_killed_run_goes_on_with_the_same_bytes(photos, make_segmenter, tmp_path):
     segmenter = make_segmenter()
     settings = SegmentSettings(views=ViewSettings(flip=True, tile=32), save=("cams",))
