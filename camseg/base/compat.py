@@ -30,3 +30,8 @@ def import_torchvision() -> None:
         if not hasattr(torch.ops.torchvision, name):
             library.define(schema)
     import torchvision  # noqa: F401
+
+
+def declares_operators() -> bool:
+    """Whether ``import_torchvision`` had to declare schemas: torchvision's compiled operators are not usable here."""
+    return bool(_declared)

@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "layers",
     "kernels",
     "methods",
+    "models",
     "cams",
     "propagate",
     "masks",
@@ -38,9 +39,14 @@ COMMANDS: Final = (
     "choose",
     "label",
     "segment",
+    "merge",
     "export",
     "import",
+    "quality",
+    "review",
+    "report",
     "prepare",
+    "doctor",
     "demo",
 )
 """Each is a function in a module of that name here, or a group of functions."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 if TYPE_CHECKING:
+    from camseg.cams.scores import Decider
     from camseg.classify.checkpoint import AnyClassifier
     from camseg.data.datasets import Dataset
-    from camseg.label.settings import ClassifierOptions
+    from camseg.label.settings import ClassifierOptions, LookedIntoOptions
     from camseg.runs.loop import FolderReport
-    from camseg.runs.settings import FolderOptions
+    from camseg.runs.settings import FolderOptions, Shard
     from camseg.train.plan import Prepared
     from camseg.train.segmenter_plan import PreparedSegmenter
 
@@ -35,6 +36,11 @@ def progress(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
     from tqdm import tqdm
 
     return iter(tqdm(items, total=total, desc=title, unit="", file=sys.stderr, disable=not sys.stderr.isatty()))
+
+
+def print_line(line: str) -> None:
+    """One line of a result on stdout, at once."""
+    print(line, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -60,14 +66,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     console.print(table)
 
 
-def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> None:
-    """Say what became of a folder; exit with 1 when inputs failed."""
+def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool, shard: "Shard | None" = None) -> None:
+    """Say what became of a folder, or of a shard of it; exit with 1 when inputs failed."""
     failed = [record.error for record in report.failed]
     kept = f", {report.kept} were there already" if report.kept else ""
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out)}
         counts = {"done": report.done, "kept": report.kept, "failed": failed}
-        counts |= {"empty": report.empty, "fallbacks": report.fallbacks}
+        counts |= {"empty": report.empty, "fallbacks": report.fallbacks, "agreement": report.agreement}
         print_json({**facts, **counts, "seconds": report.seconds})
     elif dry_run:
         fail = f", {len(failed)} would fail" if failed else ""
@@ -78,10 +84,16 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool) -> N
             say(f"{count} without an object: {reason}")
         for reason, count in report.fallbacks.items():
             say(f"{count} not refined: {reason}")
+        if report.agreement is not None:
+            say(f"agreement of the members' masks, mean over all maps: {report.agreement:.3f}")
     if failed and dry_run:
         raise typer.Exit(1)
     if failed:
-        say(f"the {len(failed)} failed inputs are listed in {out / 'manifest.jsonl'}")
+        from camseg.runs.output import MANIFEST
+        from camseg.runs.shards import shard_file
+
+        listed = MANIFEST if shard is None else shard_file(MANIFEST, shard)
+        say(f"the {len(failed)} failed inputs are listed in {out / listed}")
         raise typer.Exit(1)
 
 
@@ -184,12 +196,26 @@ def attached(options: "FolderOptions") -> "FolderOptions":
 
 def open_run(run: "ClassifierOptions", images: Path) -> tuple["AnyClassifier", "Dataset"]:
     """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
-    from camseg.classify.checkpoint import load_classifier
     from camseg.data.datasets import load_images
+
+    classifier = _open_classifier(run)
+    return classifier, load_images(images, classifier.classes)
+
+
+def open_network(run: "LookedIntoOptions") -> "Decider":
+    """The classifier or segmenter of a run, with what is said here instead of its own."""
+    from camseg.segment.checkpoint import load_segmenter
+
+    if run.segmenter is None:
+        return _open_classifier(run)
+    segmenter = load_segmenter(run.segmenter, run.device)
+    return segmenter.with_negative(run.negative) if run.negative else segmenter
+
+
+def _open_classifier(run: "ClassifierOptions") -> "AnyClassifier":
+    from camseg.classify.checkpoint import load_classifier
 
     classifier = load_classifier(run.classifier, run.device)
     if run.output_stride is not None:
         classifier = classifier.with_output_stride(run.output_stride)
-    if run.negative:
-        classifier = classifier.with_negative(run.negative)
-    return classifier, load_images(images, classifier.classes)
+    return classifier.with_negative(run.negative) if run.negative else classifier

@@ -18,6 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from camseg.base.allocation import keep_freed_memory
 from camseg.base.errors import InputError, OtherSettingsError, OutputError
 from camseg.base.settings import Option, field_words, from_json, to_json
 
@@ -48,6 +49,7 @@ class Spelled:
 
 _GROUPS: Mapping[str, str] = {
     "ClassifierOptions": "Classifier",
+    "LookedIntoOptions": "Network",
     "CamSettings": "Maps",
     "PropagateSettings": "Propagation",
     "MaskSettings": "Masks",
@@ -57,9 +59,13 @@ _GROUPS: Mapping[str, str] = {
     "ExportInputs": "Input",
     "ExportSettings": "Export",
     "ImportSettings": "Import",
+    "QualitySettings": "Quality",
+    "ReviewSettings": "Review",
+    "ReportSettings": "Report",
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",
     "FolderOptions": "Output",
+    "Placement": "Several calls or devices",
     "Training": "Data and network",
     "TrainSettings": "Training",
     "SegmenterTraining": "Data and network",
@@ -140,6 +146,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise InputError(
                 f"the --config file has {unknown[0]!r}, which is no option here; there are {_known(leaves)}"
             )
+        keep_freed_memory()
         try:
             function(**values, **made)
         except OtherSettingsError as error:

@@ -5,7 +5,7 @@ from typing import Annotated
 import camseg
 from camseg.cli import console, fields, options
 from camseg.label.settings import ClassifierOptions, LabelSettings
-from camseg.runs.settings import FolderOptions
+from camseg.runs.settings import FolderOptions, Placement
 
 SPELLED = fields.Spelled(
     {
@@ -27,6 +27,7 @@ def label(
     run: ClassifierOptions,
     settings: Annotated[LabelSettings, SPELLED],
     folder: FolderOptions,
+    placement: Placement,
     json: options.Json = False,
 ) -> None:
     """Label a folder: the whole chain from image to mask, OUT/masks/<path>.png; continues where it was stopped."""
@@ -39,5 +40,6 @@ def label(
         targets=run.targets,
         batch_size=run.batch_size,
         options=console.attached(folder),
+        placement=placement,
     )
-    console.finish(report, out, json, folder.dry_run)
+    console.finish(report, out, json, folder.dry_run, placement.shard)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from camseg.base.arrays import Mask
 from camseg.base.errors import DatasetError, ImageError
 from camseg.data.datasets import Sample
 from camseg.data.images import by_relative_name, find_images, read_mask_and_void
@@ -34,6 +35,8 @@ class Truth:
 class MaskSource(ABC):
     """Where the masks of images come from."""
 
+    root: Path
+    """Their folder."""
     classes: tuple[str, ...]
     """In the order of the channels, or from 1 of the numbers."""
     multi_label: bool
@@ -149,6 +152,20 @@ class TrueMasks(MaskSource):
                 f"{', '.join(str(value[0] if len(value) == 1 else value) for value in values)}; name those too"
             )
         return found
+
+
+def class_regions(masks: MaskSource, truth: Truth, classes: Sequence[str]) -> list[Mask]:
+    """Which pixels are known to be of each of some classes, bool (H, W) each: by masks of one class, which nobody told
+    apart, the same for all of them; none of a class that the masks do not have."""
+    regions = []
+    for name in classes:
+        known = masks.classes[0] if len(masks.classes) == 1 and name not in masks.classes else name
+        if known not in masks.classes:
+            regions.append(np.zeros(truth.target.shape[:2], np.bool_))
+            continue
+        place = masks.classes.index(known)
+        regions.append(truth.target[..., place] == 1 if masks.multi_label else truth.target[..., 0] == place + 1)
+    return regions
 
 
 def check_mask_size(path: Path, mask: NDArray[Any], height: int, width: int) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from camseg.base.errors import InputError
 from camseg.base.progress import Say
 from camseg.base.settings import from_json, to_json
-from camseg.data.datasets import Dataset, Sample, load_images
+from camseg.data.datasets import Dataset, Sample, load_images, with_known_labels
 from camseg.data.images import Window, check_window, relative_name
 from camseg.data.mask_settings import MaskReading
 from camseg.data.remarks import data_remarks
+from camseg.data.truth import find_true_masks
 from camseg.label.chain import map_stages, mask_stages
+from camseg.label.quality_stage import QualityStage
 from camseg.label.settings import CamsOutput, ClassifierOptions, LabelSettings
 from camseg.label.stages import (
     CleanStage,
@@ -31,12 +33,13 @@ from camseg.refinement.refine import open_network
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs.corrections import decided_masks, find_machine_masks, stale_line
 from camseg.runs.loop import FolderReport, run_folder
-from camseg.runs.output import records_by_file
+from camseg.runs.output import prediction_root, records_by_file
 from camseg.runs.record import Record
-from camseg.runs.settings import FolderOptions
+from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Item, Stage, new_item
 
 if TYPE_CHECKING:
+    from camseg.cams.scores import Decider
     from camseg.cams.settings import CamSettings
     from camseg.classify.checkpoint import AnyClassifier
     from camseg.classify.targets import TargetRule
@@ -53,10 +56,11 @@ def label_folder(
     targets: Sequence[str] = (),
     batch_size: int = ClassifierOptions.batch_size,
     options: FolderOptions | None = None,
+    placement: Placement | None = None,
 ) -> FolderReport:
     """Label every image of a folder or CSV into ``out/masks``, and on request ``cams``, ``trimaps``, ...
 
-    ``images`` is read by ``datasets.load_images`` where it is no Dataset yet.
+    ``images`` is read by ``datasets.load_images`` where it is no Dataset yet; ``placement`` says where that is done.
     Continues an interrupted run with equal settings. An image that fails is reported and listed in the
     manifest; the others are finished. Raises OutputError or InputError before any work starts.
     """
@@ -65,8 +69,9 @@ def label_folder(
     behind = [*mask_stages(settings, classifier.shares), WriteStage(folder=Path(out), kinds=kinds)]
     guided = settings.propagation.needs_features
     open_refiner(settings.refinement, str(classifier.device))
+    asked, cams = to_json(settings), settings.cams
     return _network_folder(
-        "label", images, classifier, out, settings.cams, behind, to_json(settings), targets, batch_size, options, guided
+        "label", images, classifier, out, cams, behind, asked, targets, batch_size, options, placement, guided
     )
 
 
@@ -77,34 +82,58 @@ def saved_kinds(save: Sequence[str]) -> dict[str, str]:
 
 def cams_folder(
     images: Dataset | Path | str,
-    classifier: "AnyClassifier",
+    classifier: "Decider",
     out: Path | str,
     settings: "CamSettings",
     *,
     targets: Sequence[str] = (),
     batch_size: int = ClassifierOptions.batch_size,
     save: Sequence[str] = CamsOutput.save,
+    masks: Path | str | None = None,
+    reading: MaskReading | None = None,
     options: FolderOptions | None = None,
+    placement: Placement | None = None,
 ) -> FolderReport:
     """Write the maps of every image into ``out/<method>/...``, on request drawn over it (``save``: ``overlays``) too.
 
-    Otherwise as ``label_folder``.
+    ``classifier``: or a segmenter; then labels count as far as it knows them. ``masks``: for its score ``mask``, a
+    folder of masks, ``<path>.png`` or ``<class>/<path>.png``; ``reading``: which class of them counts, where they hold
+    several. Otherwise as ``label_folder``.
     """
     output = from_json(CamsOutput, {"save": list(save)})
     if settings.raw and output.save:
         raise InputError("overlays are drawn of maps in [0, 1]; leave raw or overlays out")
     overlays = settings.methods if "overlays" in output.save else ()
     behind = [WriteCamsStage(folder=Path(out), raw=settings.raw, overlays=overlays)]
+    if (masks is not None) != (settings.score == "mask"):
+        raise InputError("masks and the score mask go together: give both, or neither")
+    reading = reading or MaskReading()
+    if masks is None and reading.mask_class is not None:
+        raise InputError("a mask class, but no masks that hold it; give masks, or leave it out")
     asked = {**to_json(settings), **to_json(output)}
+    asked |= {} if masks is None else {"masks": _absolute(masks), **to_json(reading)}
     return _network_folder(
-        "cams", images, classifier, out, settings, behind, asked, targets, batch_size, options, False
+        "cams",
+        images,
+        classifier,
+        out,
+        settings,
+        behind,
+        asked,
+        targets,
+        batch_size,
+        options,
+        placement,
+        False,
+        masks,
+        reading,
     )
 
 
 def _network_folder(
     command: str,
     images: Dataset | Path | str,
-    classifier: "AnyClassifier",
+    classifier: "Decider",
     out: Path | str,
     cams: "CamSettings",
     behind: Sequence[Stage],
@@ -112,13 +141,21 @@ def _network_folder(
     targets: Sequence[str],
     batch_size: int,
     options: FolderOptions | None,
+    placement: Placement | None,
     guided: bool,
+    masks: Path | str | None = None,
+    reading: MaskReading | None = None,
 ) -> FolderReport:
     from camseg.cams.plan import plan
     from camseg.classify.targets import target_rule
+    from camseg.segment.segmenter import Segmenter
 
     options = options or FolderOptions()
-    data = images if isinstance(images, Dataset) else load_images(images, classifier.classes)
+    if isinstance(classifier, Segmenter):
+        data = images if isinstance(images, Dataset) else load_images(images)
+        data = with_known_labels(data, [*classifier.classes, *classifier.negative])
+    else:
+        data = images if isinstance(images, Dataset) else load_images(images, classifier.classes)
     rule = target_rule(targets, classifier, data.samples)
     for remark in data_remarks(data, classifier.window):
         options.say(f"note: {remark}")
@@ -126,8 +163,12 @@ def _network_folder(
         options.say(line)
     apart = any(isinstance(stage, FuseStage) for stage in behind)
     ready = plan(classifier, cams, guided=guided)
-    stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart), *behind]
-    run = {"classifier": classifier.run, "negative": list(classifier.negative)}
+    views = any(isinstance(stage, QualityStage) for stage in behind)
+    source = None
+    if masks is not None:
+        source = find_true_masks(prediction_root(masks), data.samples, reading=reading, negative=classifier.negative)
+    stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart, views=views, masks=source), *behind]
+    run = {classifier.members[0].KIND: classifier.run, "negative": list(classifier.negative)}
     stride = classifier.members[0].model_args.get("output_stride")
     return run_folder(
         command,
@@ -146,6 +187,7 @@ def _network_folder(
         device=str(classifier.device),
         batch_size=batch_size,
         options=options,
+        placement=placement,
     )
 
 
@@ -276,6 +318,7 @@ def refine_folder(
         ),
         RefineStage(settings=settings, colors="foregrounds" in save),
         CleanStage(settings=cleaning),
+        QualityStage(),
         WriteStage(folder=Path(out), kinds=kinds),
     ]
     asked = {**to_json(settings), **to_json(cleaning), "masks": _absolute(masks), **to_json(reading), "window": window}
@@ -283,7 +326,7 @@ def refine_folder(
     return _file_folder("refine", trimaps, out, stages, asked, options, data, window, device)
 
 
-def _labels_line(data: Dataset, rule: "TargetRule", classifier: "AnyClassifier") -> str | None:
+def _labels_line(data: Dataset, rule: "TargetRule", classifier: "Decider") -> str | None:
     """That labels decide, and where they stand; None where they do not."""
     labelled = [sample for sample in data.samples if sample.labels is not None]
     named = rule.word in (None, "all")
@@ -293,7 +336,7 @@ def _labels_line(data: Dataset, rule: "TargetRule", classifier: "AnyClassifier")
     decided = "which images hold no object" if named else "for which class each gets its map"
     return (
         f"{len(labelled)} of {len(data.samples)} images are labelled, {place}: the labels decide {decided}, not the "
-        "classifier; --target predicted asks that"
+        f"{classifier.members[0].KIND}; --target predicted asks that"
     )
 
 
@@ -325,7 +368,9 @@ def _file_folder(
         before = next((known[place] for known, place in places if place in known), unknown)
         sample = Sample(path=path, name=name, labels=before.labels)
         # What an earlier stage was told of the file stays known.
-        record = replace(before, name=name, files={}, fallback=None, area=None)
+        record = replace(before, name=name, files={}, fallback=None, area=None, quality_reasons=(), agreements={})
+        if before.empty is None:
+            record = replace(record, quality=None)  # of a mask that will be another one
         image = None if partner is None else partner.path
         items.append(Item(sample=sample, record=record, name=name, source=image, window=window))
     data = Dataset(

@@ -272,7 +272,9 @@ class RefineStage(Stage):
         # Where the trimap is to blame, what it lacks tells more.
         fallback = refined.fallback and (_lacks(item.record, trimap) or refined.fallback)
         record = replace(item.record, refiner=refined.method or method, fallback=fallback)
-        return replace(item, record=record, alpha=alpha, mask=alpha > 0.5, foreground=refined.foreground)
+        return replace(
+            item, record=record, alpha=alpha, mask=alpha > 0.5, before=item.mask, foreground=refined.foreground
+        )
 
 
 @dataclass(kw_only=True, eq=False)

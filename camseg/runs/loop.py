@@ -17,6 +17,7 @@ from camseg.data.datasets import Dataset
 from camseg.data.remarks import unreadable
 from camseg.runs.executors.local import run_local
 from camseg.runs.output import (
+    MANIFEST,
     Output,
     Run,
     check_names,
@@ -28,7 +29,8 @@ from camseg.runs.output import (
     read_manifest,
 )
 from camseg.runs.record import Record
-from camseg.runs.settings import FolderOptions
+from camseg.runs.settings import FolderOptions, Placement
+from camseg.runs.shards import cut_portion, shard_file
 from camseg.runs.stage import Item, Stage, files_read
 
 
@@ -48,6 +50,8 @@ class FolderReport:
     """How many maps are all zero, or masks empty, by the reason."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     """How many outputs fell back, by the reason; without those of ``empty``."""
+    agreement: float | None = None
+    """Of an ensemble, in [0, 1]: the mean of all maps' ``agreement`` in the manifest; None for one network."""
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "network": 0.0, "write": 0.0, "total": 0.0})
     """Time spent in each part, summed over threads, and from start to end."""
 
@@ -63,14 +67,15 @@ def run_folder(
     device: str = "cpu",
     batch_size: int = 16,
     options: FolderOptions | None = None,
+    placement: Placement | None = None,
 ) -> FolderReport:
     """Check names and folders, open the output, and take the items through the stages, the last of which writes.
 
-    ``settings``: what ``run.json`` says of the call, from which ``--config`` repeats it; what decides whether a folder
-    may be continued is the stages' own identity. Raises InputError when inputs and outputs would mix or two inputs
-    write one file; OutputError.
+    ``placement``: where that is done, and whether for a part of the items only. ``settings``: what ``run.json`` says of
+    the call, from which ``--config`` repeats it; what decides whether a folder may be continued is the stages' own
+    identity. Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError.
     """
-    options = options or FolderOptions()
+    options, placement = options or FolderOptions(), placement or Placement()
     out = Path(out)
     if batch_size < 1:
         raise InputError(f"expected a batch size of at least 1, got {batch_size}")
@@ -83,11 +88,18 @@ def run_folder(
         for key, value in stage.identity().items()
     }
     run = Run(command=command, settings=settings, identity=identity)
-    samples = inputs.samples
+    shard, failures = placement.shard, inputs.failures
+    portion = None if shard is None else cut_portion(shard, [item.sample.name for item in items], batch_size)
+    if portion is not None:
+        own = set(portion.names)
+        items = [item for item in items if item.sample.name in own]
+        failures = failures if portion.shard.number == 1 else ()
     kinds = frozenset(kind for stage in stages for kind in stage.kinds_written())
     if options.dry_run:
-        check_output(out, run, overwrite=options.overwrite)
+        check_output(out, run, overwrite=options.overwrite, sharded=portion is not None)
         there = {} if options.overwrite else group_records(read_manifest(out))
+        if shard is not None:
+            there |= group_records(read_manifest(out, name=shard_file(MANIFEST, shard)))
         todo = [
             item
             for item in items
@@ -96,15 +108,15 @@ def run_folder(
             or lacking(lines, kinds)
             or has_changed(out, lines, files_read(stages, item))
         ]
-        failed = _would_fail(inputs, todo, stages)
+        failed = _would_fail(failures, todo, stages)
         for record in failed:
             options.say(f"would fail: {record.error}")
-        planned = len(todo) - len(failed) + len(inputs.failures)
+        planned = len(todo) - len(failed) + len(failures)
         return FolderReport(planned=planned, kept=len(items) - len(todo), failed=failed)
-    output = Output(out, run, overwrite=options.overwrite)
+    output = Output(out, run, overwrite=options.overwrite, portion=portion)
     report = FolderReport()
     started = time.perf_counter()
-    names = [sample.name for sample in samples]
+    names = [sample.name for sample in inputs.samples]
 
     def note(records: Sequence[Record]) -> None:
         output.add(records, keep=records[0].name in extended)
@@ -121,7 +133,7 @@ def run_folder(
         report.seconds[part] += seconds
 
     extended: set[str] = set()
-    for path, reason in inputs.failures:
+    for path, reason in failures:
         names.append(str(path))
         note([Record(input=str(path), name=str(path), status="failed", error=f"{path}: {reason}")])
     done = [item for item in items if output.finished(item.sample.name, item.sample.labels)]
@@ -153,14 +165,14 @@ def run_folder(
     finally:
         report.seconds["total"] = time.perf_counter() - started
         output.close(names, report.seconds)
+        report.agreement = output.agreement()
     return report
 
 
-def _would_fail(inputs: Dataset, items: Sequence[Item], stages: Sequence[Stage]) -> list[Record]:
+def _would_fail(failures: Sequence[tuple[Path, str]], items: Sequence[Item], stages: Sequence[Stage]) -> list[Record]:
     """The lines of folders that cannot be listed, and of inputs whose files are missing, empty or no images."""
     lines = [
-        Record(input=str(path), name=str(path), status="failed", error=f"{path}: {reason}")
-        for path, reason in inputs.failures
+        Record(input=str(path), name=str(path), status="failed", error=f"{path}: {reason}") for path, reason in failures
     ]
     for item in items:
         if reasons := unreadable(files_read(stages, item)):

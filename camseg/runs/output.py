@@ -10,7 +10,9 @@ import json
 import platform
 import re
 import shutil
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ from typing import Any
 from camseg.base.errors import CamsegError, InputError, OtherSettingsError, OutputError
 from camseg.base.files import append_text, check_can_write, contents_sha256, read_json, write_json, write_text
 from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
+from camseg.runs.shards import Portion, find_shard_files, shard_file
 
 MANIFEST = "manifest.jsonl"
 RUN = "run.json"
 _NETWORK = ("cams", "label", "segment")
 """Commands whose inputs are images, not files of another command."""
+_AGREEMENT = re.compile(r'"agreement": [0-9]')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,51 +63,88 @@ def check_empty(folder: Path, *, overwrite: bool = False) -> None:
         raise OutputError(f"{folder} holds other files; choose an empty --out, or --overwrite to write there")
 
 
-def check_output(folder: Path, run: Run, *, overwrite: bool = False) -> None:
+def check_output(folder: Path, run: Run, *, overwrite: bool = False, sharded: bool = False) -> None:
     """Raise OutputError when ``folder`` holds another run, files that camseg did not write, or cannot be written to.
 
-    Leaves nothing behind.
+    ``sharded``: it may hold shards of the same run, and other calls may fill it just now. Leaves nothing behind.
     """
     check_can_write(folder)
-    if overwrite or not (folder / RUN).exists():
+    if sharded and overwrite:
+        raise OutputError(f"{folder} is for all shards, of which none may remove what others wrote; empty it yourself")
+    others = folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
+    shards = find_shard_files(folder, RUN)  # looked for last: a shard's run file comes before its other files
+    runs = [path.name for path in (folder / RUN, *shards.values()) if path.exists()]
+    if overwrite or not (runs or sharded):
         check_empty(folder, overwrite=overwrite)
         return
-    earlier = read_run(folder)
+    if not sharded:
+        _check_merged(folder)
+    if others and not runs:
+        raise OutputError(f"{folder} holds other files; choose an empty --out for all shards")
+    for name in runs:
+        check_same_run(folder, run, read_run(folder, name))
+
+
+def check_same_run(folder: Path, run: Run, earlier: Mapping[str, Any]) -> None:
+    """Raise OutputError when what ``run.json`` of a folder says is another run."""
     if earlier.get("schema_version") != SCHEMA_VERSION:
         raise OutputError(f"{folder} was written by another version of camseg; choose another --out, or --overwrite")
     if earlier.get("command") != run.command:
         raise OutputError(f"{folder} holds outputs of camseg {earlier.get('command')}; choose another --out")
-    # Compared as JSON has them: tuples are lists there.
-    mine, theirs = json.loads(json.dumps(run.identity)), earlier["identity"]
-    changed = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-    if changed:
-        raise OtherSettingsError(folder, {key: (theirs.get(key), mine.get(key)) for key in changed})
+    if changes := changed_settings(earlier["identity"], run.identity):
+        raise OtherSettingsError(folder, changes)
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between the identities of two runs: the values in both, by key."""
+    new = json.loads(json.dumps(new))  # as JSON has them: tuples are lists there
+    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 
 
 class Output:
     """An output folder opened for a run: fresh, or continued where an equal run stopped."""
 
-    def __init__(self, folder: Path | str, run: Run, *, overwrite: bool = False, parts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        run: Run,
+        *,
+        overwrite: bool = False,
+        parts: Sequence[str] = (),
+        portion: Portion | None = None,
+    ) -> None:
         """Open ``folder``; with ``overwrite`` what an earlier run wrote there is removed first.
 
         ``parts``: subfolders that such a command fills without a manifest; they are removed whole, but only where
-        that command wrote the folder. Raises OutputError when the folder holds another run, or files that camseg did
-        not write.
+        that command wrote the folder. ``portion``: what this call takes, where several share the folder; it then has a
+        manifest and a run file of its own. Raises OutputError when the folder holds another run, or files that camseg
+        did not write.
         """
-        self.folder = Path(folder)
-        self.run = run
-        check_output(self.folder, run, overwrite=overwrite)
+        self.folder, self.run, self.portion = Path(folder), run, portion
+        if portion is not None:  # no other shard may find the folder gone that one of them made to look into it
+            with suppress(OSError):  # which the check below puts into words
+                self.folder.mkdir(parents=True, exist_ok=True)
+        check_output(self.folder, run, overwrite=overwrite, sharded=portion is not None)
         if overwrite:
             self._clear(parts)
+        self._manifest, self._run = (
+            name if portion is None else shard_file(name, portion.shard) for name in (MANIFEST, RUN)
+        )
         # As text, which takes a fraction of the memory of the records.
-        self._lines = {
-            name: "".join(map(to_line, records)) for name, records in group_records(read_manifest(self.folder)).items()
-        }
-        if not (self.folder / RUN).exists():
+        self._lines = self._read(self._manifest)
+        if not (self.folder / self._run).exists():
             self.write_run({})
         # A kill may have left half a line at the end; what follows must not be joined to it.
-        if (self.folder / MANIFEST).exists():
-            write_text(self.folder / MANIFEST, "".join(self._lines.values()))
+        if (self.folder / self._manifest).exists():
+            write_text(self.folder / self._manifest, "".join(self._lines.values()))
+        if portion is not None:  # what was merged before
+            own = set(portion.names)
+            merged = self._read(MANIFEST)
+            self._lines = {name: lines for name, lines in merged.items() if name in own} | self._lines
+
+    def _read(self, name: str) -> dict[str, str]:
+        groups = group_records(read_manifest(self.folder, name=name))
+        return {name: "".join(map(to_line, records)) for name, records in groups.items()}
 
     def finished(self, name: str, labels: Sequence[str] | None = None) -> bool:
         """Whether an input needs no more work: see ``is_finished``."""
@@ -138,32 +179,36 @@ class Output:
         for old in _files(self._records(name)) - _files(records):
             (self.folder / old).unlink(missing_ok=True)
         self._lines[name] = "".join(map(to_line, records))
-        append_text(self.folder / MANIFEST, self._lines[name])
+        append_text(self.folder / self._manifest, self._lines[name])
 
     def close(self, names: Sequence[str], seconds: Mapping[str, float]) -> None:
         """Put the manifest into the order of ``names``, and the seconds per stage into ``run.json``.
 
         Lines of other names follow if they tell of files; else, as those of a folder that now can be read, they go.
+        Of a shard, those that are not its own go too: they are another one's.
         """
         known = set(names)
+        own = known if self.portion is None else {*self.portion.names, *names[self.portion.facts["inputs"] :]}
         others = [name for name in self._lines if name not in known and _files(self._records(name))]
-        lines = (self._lines[name] for name in (*names, *others) if name in self._lines)
-        write_text(self.folder / MANIFEST, "".join(lines))
+        lines = (
+            self._lines[name] for name in (*(name for name in names if name in own), *others) if name in self._lines
+        )
+        write_text(self.folder / self._manifest, "".join(lines))
         self.write_run(seconds)
 
     def write_run(self, seconds: Mapping[str, float]) -> None:
-        """Write ``run.json``."""
-        write_json(
-            self.folder / RUN,
-            {
-                "schema_version": SCHEMA_VERSION,
-                "command": self.run.command,
-                "settings": self.run.settings,
-                "identity": self.run.identity,
-                "versions": versions(),
-                "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-            },
-        )
+        """Write ``run.json``, or a shard's like it."""
+        facts = run_facts(self.run, seconds, self.agreement())
+        if self.portion is not None:
+            complete = all(name in self._lines for name in self.portion.names)
+            facts["shard"] = {**self.portion.facts, "complete": bool(seconds) and complete}
+        write_json(self.folder / self._run, facts)
+
+    def agreement(self) -> float | None:
+        """The mean ``agreement`` of all lines that have one, those of earlier runs too; None where none has."""
+        # Lines without a number there, all of one network's, need not be read again.
+        told = (name for name, lines in self._lines.items() if _AGREEMENT.search(lines))
+        return mean_agreement(one.agreement for name in told for one in self._records(name))
 
     def _records(self, name: str) -> list[Record]:
         return [from_line(line) for line in self._lines.get(name, "").split("\n") if line]
@@ -175,17 +220,41 @@ class Output:
                 shutil.rmtree(self.folder / part, ignore_errors=True)
         for file in _files(read_manifest(self.folder, damaged_too=True)):
             (self.folder / file).unlink(missing_ok=True)
+        for shard, path in find_shard_files(self.folder, MANIFEST).items():
+            for file in _files(read_manifest(self.folder, damaged_too=True, name=path.name)):
+                (self.folder / file).unlink(missing_ok=True)
+            (self.folder / shard_file(RUN, shard)).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         for name in (MANIFEST, RUN):
             (self.folder / name).unlink(missing_ok=True)
 
 
-def read_manifest(folder: Path | str, *, damaged_too: bool = False) -> list[Record]:
-    """The lines of a folder's manifest, [] without one.
+def run_facts(run: Run, seconds: Mapping[str, float], agreement: float | None) -> dict[str, Any]:
+    """What ``run.json`` holds: the run, its seconds, and over all images the agreement of an ensemble's members."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": run.command,
+        "settings": run.settings,
+        "identity": run.identity,
+        "versions": versions(),
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "agreement": agreement,
+    }
+
+
+def mean_agreement(values: Iterable[float | None]) -> float | None:
+    """The mean of records' agreement, of those that have one; None where none has."""
+    found = [value for value in values if value is not None]
+    return round(statistics.fmean(found), 4) if found else None
+
+
+def read_manifest(folder: Path | str, *, damaged_too: bool = False, name: str = MANIFEST) -> list[Record]:
+    """The lines of a folder's manifest, [] without one; ``name``: of a shard's.
 
     A kill may have cut the last line short; then it and the other lines of the last input are left out.
     Raises OutputError for another line that is damaged. With ``damaged_too`` all that can be read is returned.
     """
-    path = Path(folder) / MANIFEST
+    path = Path(folder) / name
     if not path.is_file():
         return []
     records: list[Record] = []
@@ -353,11 +422,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What a folder's ``run.json`` says; OutputError where there is none, or none of ours."""
-    run = read_json(folder / RUN, OutputError)
+def read_run(folder: Path, name: str = RUN) -> dict[str, Any]:
+    """What a folder's ``run.json``, or a shard's, says; OutputError where there is none, or none of ours."""
+    if not (folder / name).exists():
+        _check_merged(folder)
+    run = read_json(folder / name, OutputError)
     if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
-        raise OutputError(f"{folder / RUN} was not written by camseg; choose another folder, or --overwrite")
+        raise OutputError(f"{folder / name} was not written by camseg; choose another folder, or --overwrite")
     return run
 
 
@@ -369,9 +440,21 @@ def _try_run(folder: Path) -> dict[str, Any] | None:
 
 
 def _nearest(folder: Path, name: str) -> Path | None:
-    """The folder itself or one of the two above it (a class, a kind of output), whichever holds ``name`` first."""
+    """The folder itself or one of the two above it (a class, a kind of output), whichever holds ``name`` first.
+
+    Raises OutputError where that is still in shards: what is known of the files would be missed.
+    """
     folder = folder.absolute()
-    return next((place for place in (folder, *folder.parents[:2]) if (place / name).is_file()), None)
+    for place in (folder, *folder.parents[:2]):
+        if (place / name).is_file():
+            return place
+        _check_merged(place)
+    return None
+
+
+def _check_merged(folder: Path) -> None:
+    if find_shard_files(folder, RUN):
+        raise OutputError(f"{folder} holds shards that are not merged yet; camseg merge {folder} joins them")
 
 
 def _files(records: Iterable[Record]) -> set[str]:

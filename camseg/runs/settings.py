@@ -1,12 +1,15 @@
 """How a folder is worked through."""
 
 import os
-from typing import Annotated
+import re
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
+from camseg.base.errors import InputError
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.base.settings import Option, settings
+from camseg.base.settings import Option, checked, settings
 
 
 @settings
@@ -25,3 +28,40 @@ class FolderOptions:
     """Shows how far the work is."""
     say: Annotated[Say, Option(hidden=True)] = unheard
     """Hears of every failed input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One of several calls that share a folder; ``str`` gives its text back."""
+
+    number: int
+    """Which, from 1."""
+    count: int
+    """Of how many."""
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def parse_shard(text: str | Shard) -> Shard:
+    """The shard that ``1/8`` to ``8/8`` stand for; InputError for another text."""
+    if isinstance(text, Shard):
+        return text
+    match = re.fullmatch(r"\s*(\d{1,6})/(\d{1,6})\s*", text, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"expected a shard I/N with I from 1 to N, such as 1/8 to 8/8; got {text!r}")
+    return Shard(number=int(match[1]), count=int(match[2]))
+
+
+ShardText: TypeAlias = Annotated[
+    Shard, BeforeValidator(checked(parse_shard)), PlainSerializer(str), Option(metavar="I/N")
+]
+"""A field of settings that takes a shard or its text."""
+
+
+@settings
+class Placement:
+    """Where a folder is worked through: in which of several calls; results do not depend on it."""
+
+    shard: ShardText | None = None
+    """Take part I of N of the images, as one of N calls that fill the same --out; camseg merge then joins them."""

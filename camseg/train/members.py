@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from camseg.base.allocation import keep_freed_memory
 from camseg.base.device import find_device, find_devices
 from camseg.base.errors import CheckpointError, InputError, LayerError, OutputError
 from camseg.base.files import check_can_write, write_json
@@ -133,6 +134,7 @@ def _train_side_by_side(waiting: Sequence[tuple[str, Prepared, Path]], devices: 
 
 def _run_alone(prepared: Prepared, run: Path, device: str) -> None:
     """``run_training`` in a worker process, which has nobody to talk to."""
+    keep_freed_memory()
     run_training(prepared, run, device=device)
 
 

@@ -1,7 +1,7 @@
 """A segmenter under training: what it learns from masks, and what validation images say of it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from camseg.data.settings import NONE
 from camseg.data.truth import IGNORED
 from camseg.measure.segmentation import SegmentationTally, headline
+from camseg.models.segmenters.encoder import EncoderSegmenter
 from camseg.segment.segmenter import Segmenter
 from camseg.train.balance import sampling_shares
 from camseg.train.batches import Batches, EpochSampler
@@ -141,10 +142,9 @@ class SegmenterLearner(Learner):
 
 def decoder_parameters(model: nn.Module) -> list[nn.Parameter]:
     """What of a network does not belong to an encoder of timm; nothing where there is no such encoder."""
-    encoder = getattr(getattr(model, "network", None), "encoder", None)
-    if encoder is None:
+    if not isinstance(model, EncoderSegmenter):
         return []
-    known = {id(parameter) for parameter in cast(nn.Module, encoder).parameters()}
+    known = {id(parameter) for parameter in model.backbone.parameters()}
     return [parameter for parameter in model.parameters() if id(parameter) not in known]
 
 

@@ -35,6 +35,7 @@ COMMANDS = (
     "layers",
     "kernels",
     "methods",
+    "models",
     "cams",
     "propagate",
     "masks",
@@ -46,8 +47,13 @@ COMMANDS = (
     "choose",
     "label",
     "segment",
+    "merge",
     "export",
     "import",
+    "quality",
+    "review",
+    "report",
+    "doctor",
     "demo",
     "prepare rois",
     "prepare slices",
@@ -110,7 +116,8 @@ def test_help_tells_of_every_command_and_option(call, command):
     assert words[0] in out
     code, out, _ = call(*words, "--help")
     assert code == 0
-    assert "--out " in out or command in ("layers", "methods", "evaluate", "import")
+    without = ("layers", "methods", "models", "evaluate", "quality", "review", "import", "merge", "doctor")
+    assert "--out " in out or command in without
     assert "--json" in out
 
 
@@ -158,6 +165,7 @@ def test_shared_options_mean_the_same_everywhere():
         ("prepare slices", "negative"),
         ("kernels", "out"),
         ("choose", "out"),
+        ("report", "out"),
         ("propagate", "classifier"),
     }
     own |= {
@@ -1238,6 +1246,27 @@ def test_the_demo_tells_how_good_every_stage_is(call, tmp_path, monkeypatch):
 
 
 # What the screen says of results
+
+
+def test_shards_of_a_folder_are_merged_into_what_one_call_writes(call, images, run_folder, tmp_path):
+    (images / "cat/c.png").write_text("rubbish")
+    said = ("label", images, "-c", run_folder, "--batch-size", "2", "--refiner", "none", *QUICK)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert call(*said, "-o", whole)[0] == 1
+    codes = []
+    for shard in ("2/3", "1/3", "3/3"):
+        code, _, err = call(*said, "-o", out, "--shard", shard)
+        codes.append(code)
+        assert code == 0 or f"listed in {out}/manifest.{shard.replace('/', '-of-')}.jsonl" in err
+    assert sorted(codes) == [0, 0, 1]
+    code, _, err = call("export", out, "--format", "coco", "--out", tmp_path / "coco")
+    assert (code, f"camseg merge {out}" in err) == (2, True)
+    code, out_text, _ = call("merge", out, "--json")
+    assert (code, json.loads(out_text)["inputs"]) == (1, 7)
+    assert masks_of(out) == masks_of(whole)
+    assert (out / MANIFEST).read_bytes() == (whole / MANIFEST).read_bytes()
+    code, _, err = call("merge", tmp_path / "joined", whole)
+    assert (code, "7 inputs, 6 files copied, 1 had failed" in err) == (1, True)
 
 
 def test_the_screen_says_that_labels_decided_and_why_there_is_nothing(call, images, run_folder, tmp_path):
