@@ -29,11 +29,13 @@ from camseg.base.files import read_json, write_json
 from camseg.base.settings import from_json
 from camseg.classify.checkpoint import load_classifier
 from camseg.data.datasets import load_images
-from camseg.label.folder import label_folder
+from camseg.label.folder import label_folder, masks_folder, propagate_folder
 from camseg.label.segmenting import segment_folder
-from camseg.label.settings import LabelSettings
+from camseg.label.settings import LabelSettings, SegmentSettings
+from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.measure.evaluate import evaluate_folder
-from camseg.runs.output import MANIFEST, RUN
+from camseg.propagation.settings import PropagateSettings
+from camseg.runs.output import MANIFEST, RUN, map_root
 from camseg.runs.settings import FolderOptions
 from camseg.segment.checkpoint import load_segmenter
 from camseg.train.members import plan_members, prepare_members, train_members
@@ -43,15 +45,25 @@ from camseg.train.settings import MemberSettings, StudentSettings
 from camseg.train.student import find_pseudo_masks
 
 PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "naive": {"student": {"teach": "masks", "agreement": False}},
-    "levels": {"student": {"agreement": False}},
-    "levels, agreement": {},
-    "levels, consistency": {"student": {"agreement": False, "consistency": 1.0}},
-    "levels, trusted first": {"student": {"agreement": False, "trusted_epochs": 5}},
-    "all parts": {"student": {"consistency": 1.0, "trusted_epochs": 5}},
+    "naive": {"student": {"teach": "masks", "weigh_by": "none"}},
+    "levels": {"student": {"weigh_by": "none"}},
+    "levels, per class": {"per_class": True, "student": {"weigh_by": "none"}},
+    "levels, agreement": {"student": {"weigh_by": "agreement"}},
+    "levels, quality": {"student": {"weigh_by": "quality"}},
+    "levels, consistency": {"student": {"weigh_by": "none", "consistency": 1.0}},
+    "levels, trusted first": {"student": {"weigh_by": "none", "trusted_epochs": 5}},
+    "levels, correction": {"student": {"weigh_by": "none", "correct_after": 0.9}},
+    "naive, correction": {"student": {"teach": "masks", "weigh_by": "none", "correct_after": 0.9}},
+    "levels, CRF loss": {"student": {"weigh_by": "none", "crf": 0.1}},
+    "all parts": {
+        "student": {"weigh_by": "quality", "consistency": 1.0, "trusted_epochs": 5, "correct_after": 0.9, "crf": 0.1}
+    },
 }
 """Students of the pseudo masks by name: what differs from the defaults of ``train-seg``. Agreement is known of
 ensembles (--folds) only."""
+SECOND: Final = {"second round, spread": "par", "second round, refined": None}
+"""Networks that learn from the masks of the student ``--second-of``: the propagator of its maps, or None for masks that
+were refined."""
 TEACHER: Final = "teacher"
 TRUE: Final = "true masks"
 ORDERS: Final = ("random", "worst first")
@@ -85,6 +97,8 @@ class Job:
 
     def part(self, row: str) -> Mapping[str, Any]:
         """What a row's network differs in from the defaults of ``train-seg``."""
+        if row in SECOND:
+            return {"student": {"teach": "masks", "weigh_by": "none"}}
         return {} if row == TRUE else PARTS.get(row, PARTS[self.args.few_with])
 
     def options(self, row: str) -> dict[str, Any]:
@@ -92,7 +106,9 @@ class Job:
         if row == TEACHER:
             return self.teacher_options
         kept = ("model", "epochs", "image_size", "changes")
-        return {**self.teacher_options, **{key: getattr(self.args, key) for key in kept}, "part": self.part(row)}
+        first = {"second_of": self.args.second_of} if row in SECOND else {}
+        options = {**self.teacher_options, **{key: getattr(self.args, key) for key in kept}, **first}
+        return {**options, "part": self.part(row)}
 
     @property
     def taught(self) -> Path:
@@ -120,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--change", dest="changes", action="append", default=[], metavar="KEY=JSON")
     parser.add_argument("--few", default="5,10,20,50", help="How many true masks a few are.")
     parser.add_argument("--few-with", default="levels", choices=PARTS, help="What learns from them beside the others.")
+    parser.add_argument("--second-of", default="levels", choices=PARTS, help="Whose masks a second round learns from.")
     parser.add_argument("--teachers", type=Path, help="Folder with NAME-SEED/classifier.")
     parser.add_argument("--teacher-epochs", type=int, default=20)
     parser.add_argument("--teacher-image-size", type=int, default=224)
@@ -130,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     few = [f"{count} true masks, {order}" for count in map(int, args.few.split(",")) for order in ORDERS]
-    known = [TEACHER, *PARTS, *few, TRUE]
+    known = [TEACHER, *PARTS, *SECOND, *few, TRUE]
     if unknown := [row for row in args.only or () if row not in known]:
         parser.error(f"there is no row {unknown[0]!r}; choose among {', '.join(known)}")
     rows = [row for row in known if row in (args.only or known)]
@@ -163,10 +180,27 @@ def measure(job: Job, row: str) -> dict[str, Any]:
         seconds = {"seconds": report.seconds["total"] / report.done}
         metrics = read_json(run / "metrics.json", InputError)
         trained = {key: metrics[key] for key in ("best_epoch", "epochs", "mean_dice_per_image")}
-    cut = evaluate_folder(folder / "masks", job.data / "masks" / "test").overall.thresholds[0]
+    cut = evaluate_folder(masks_in(job, folder), job.data / "masks" / "test").overall.thresholds[0]
     facts |= {"dice": cut.dice, "iou": cut.iou, "images": cut.images, **seconds, **trained}
     print(f"{time.perf_counter() - start:.0f} s: {json.dumps(facts)}", flush=True)
     return facts
+
+
+def masks_in(job: Job, folder: Path) -> Path:
+    """A mask for each test image: where there is one for each class, that of its label."""
+    samples = load_images(job.data / "images" / "test").samples
+    made = [folder / "masks" / (sample.labels or ("",))[0] / f"{sample.name}.png" for sample in samples]
+    if not any(path.exists() for path in made):
+        return folder / "masks"
+    flat = folder / "of_label"
+    shutil.rmtree(flat, ignore_errors=True)
+    other = next(path.name for path in (folder / "masks").iterdir())
+    for sample, path in zip(samples, made, strict=True):
+        target = flat / f"{sample.name}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Of a negative label there is none: all are empty then.
+        target.symlink_to((path if path.exists() else folder / "masks" / other / f"{sample.name}.png").absolute())
+    return flat
 
 
 def labelled(job: Job, half: str) -> Path:
@@ -221,6 +255,8 @@ def masks_of(job: Job, row: str) -> Path:
     """What a row learns from: true masks, the teacher's, or the teacher's with a few true ones as corrections."""
     if row == TRUE:
         return job.data / "masks" / "train"
+    if row in SECOND:
+        return second_masks(job, row)
     made = labelled(job, "train")
     if row in PARTS:
         return made
@@ -238,6 +274,22 @@ def masks_of(job: Job, row: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to((job.data / "masks" / "train" / f"{name}.png").absolute())
     return folder
+
+
+def second_masks(job: Job, row: str) -> Path:
+    """The masks that a student makes of the training images, its maps spread or its masks refined."""
+    images, out = job.data / "images" / "train", job.place(row)
+    segmenter = load_segmenter(trained_student(job, job.args.second_of), job.args.device)
+    refiner = "none" if SECOND[row] else "auto"
+    settings = from_json(
+        SegmentSettings, {"save": ["cams"], "views": {"flip": True}, "refinement": {"method": refiner}}
+    )
+    segment_folder(images, segmenter, out / "first", settings)
+    if not SECOND[row]:
+        return out / "first"
+    propagate_folder(images, map_root(out / "first"), out / "spread", PropagateSettings(method=SECOND[row]))
+    masks_folder(map_root(out / "spread"), out / "masks", MaskSettings(threshold=parse_threshold(0.5)))
+    return out / "masks"
 
 
 def corrected_names(job: Job, made: Path, order: str) -> list[str]:

@@ -91,7 +91,15 @@ def test_rows_of_students_are_measured_once(make_classifier, make_images, tmp_pa
     arguments = [str(tmp_path / "data"), "--weights", "none", "--out", str(tmp_path / "out"), "--set", "set=none"]
     arguments += ["--seeds", "0", "--model", "linknet+test_resnet", "--image-size", "32", "--few", "1"]
     arguments += ["--teachers", str(tmp_path / "teachers"), "--threads", str(torch.get_num_threads())]
-    names = ["teacher", "naive", "levels", "1 true masks, random", "1 true masks, worst first", "true masks"]
+    names = [
+        "teacher",
+        "naive",
+        "levels",
+        *student.SECOND,
+        "1 true masks, random",
+        "1 true masks, worst first",
+        "true masks",
+    ]
     student.main([*arguments, "--epochs", "1", "--only", "teacher", "--only", "true masks"])
     student.main([*arguments, "--epochs", "1"])
     rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]

@@ -4,29 +4,25 @@ Gradients run from the score back to the chosen layers and no further: the first
 a leaf of the graph, and no parameter takes part in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camseg.base.arrays import Image
 from camseg.base.errors import InputError, LayerError
 from camseg.cams.hooks import hooked, inference
 from camseg.cams.layers import find_layers, layout_at
 from camseg.cams.layout import Layout
-from camseg.cams.scores import AnyNetwork, Decider, pixel_regions, pixel_scores, score_of, target_scores
+from camseg.cams.scores import AnyNetwork, pixel_regions, pixel_scores, score_of, target_scores
 from camseg.cams.settings import PixelScore, Precision, Score
+from camseg.cams.taps import Taps, keep
 from camseg.classify.classifier import Classifier
 from camseg.models.segmenters.network import SegmentationNetwork
 from camseg.segment.segmenter import Segmenter
 
-Views: TypeAlias = Image | Mapping[str, Image]
-"""An image, uint8 (H, W, 3); or the same by window, for an ensemble whose members read 16-bit pixels in several."""
 PRECISIONS: Final[dict[str, torch.dtype]] = {
     "float32": torch.float32,
     "bf16": torch.bfloat16,
@@ -145,12 +141,12 @@ class Network:
         Raises LayerError when a layer is unknown, runs more than once or gives no map, or no one layer classifies.
         """
         model = self.classifier.model
-        taps = _Taps(self)
+        taps = Taps(self.classifier, self.layers)
         hooks = {name: taps.hook(name) for name in self.layers}
         read: list[Tensor] = []
         guides: list[Tensor] = []
         if guide is not None and guide not in hooks:
-            hooks[guide] = _keep(guides)
+            hooks[guide] = keep(guides)
         if features:
             assert isinstance(self.classifier, Classifier)  # segmenters have no features to vote by
             hooks[_classifying_layer(self.classifier)] = lambda _module, given, _output: read.append(given[0])
@@ -360,31 +356,6 @@ def capture(
     return network(classifier, layers=layer, score=score).forward(inputs).toward(targets)[0]
 
 
-def predict(classifier: Decider, images: Sequence[Views]) -> NDArray[np.float32]:
-    """Probabilities float32 (N, classes) of images of any sizes, which go through in one batch.
-
-    Raises InputError for no images, or one that lacks a member's window.
-    """
-    passes = [
-        Network(classifier=member, layers=()).forward(
-            member.preprocess([view(image, member.window) for image in images]),
-            gradients=False,
-            features=classifier.reads_features,
-        )
-        for member in classifier.members
-    ]
-    return classifier.vote([one.logits for one in passes], [one.features for one in passes]).cpu().numpy()
-
-
-def view(image: Views, window: str) -> Image:
-    """What a network with this window sees of an image; InputError where the image is not there in it."""
-    if not isinstance(image, Mapping):
-        return image
-    if window not in image:
-        raise InputError(f"expected the image in the window {window}; got it in {', '.join(image) or 'none'}")
-    return image[window]
-
-
 def _classifying_layer(classifier: Classifier) -> str:
     names = classifier.head_layers
     if len(names) != 1:
@@ -393,43 +364,3 @@ def _classifying_layer(classifier: Classifier) -> str:
             "choose other members, or soft voting"
         )
     return names[0]
-
-
-def _keep(outputs: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    return lambda _module, _inputs, output: outputs.append(output)
-
-
-class _Taps:
-    """What the chosen layers gave in one pass: leaves of the graph, or links of it behind an earlier leaf."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.seen: dict[str, list[object]] = {name: [] for name in network.layers}
-
-    def hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], object], object]:
-        def tap(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> object:
-            if not isinstance(output, Tensor):
-                self.seen[name].append(output)
-                return output
-            # From here on in float32; what encloses the pass puts autocast back.
-            torch.set_autocast_enabled(output.device.type, False)
-            if output.dtype in (torch.bfloat16, torch.float16):
-                output = output.float()
-            if not output.requires_grad:
-                output = output.detach().requires_grad_(torch.is_grad_enabled())
-            self.seen[name].append(output)
-            # A clone goes on, so that an in-place activation behind the layer changes the copy, not the leaf.
-            return output.clone()
-
-        return tap
-
-    def once(self) -> tuple[tuple[Tensor, ...], tuple[Layout, ...]]:
-        """Each layer's one output and its layout; LayerError where there are more, or it holds no map."""
-        leaves, layouts = [], []
-        for name, outputs in self.seen.items():
-            if len(outputs) != 1:
-                raise LayerError(f"layer {name} ran {len(outputs)} times in one pass; choose a layer that runs once")
-            layouts.append(layout_at(outputs[0], self.network.classifier, name))
-            assert isinstance(outputs[0], Tensor)
-            leaves.append(outputs[0])
-        return tuple(leaves), tuple(layouts)

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import Image, Mask
 from camseg.base.errors import InputError
-from camseg.cams.capture import Network, Views, view
+from camseg.cams.capture import Network
 from camseg.cams.extract import BatchLimit, Choose, extract, stack_inputs
 from camseg.cams.placing import features_over_image, to_image_size
 from camseg.cams.plan import guiding_layer, plan
+from camseg.cams.predict import Views, view
 from camseg.cams.scores import Decider
 from camseg.cams.settings import CamSettings, PixelScore, Precision, Score
 

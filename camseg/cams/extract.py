@@ -155,7 +155,7 @@ def _member_maps(
     apart: bool,
 ) -> tuple[dict[str, Maps], Maps]:
     """One network's maps by method, image and target, and ``apart`` the first method's by view; ``first``: its pass
-    over the squares of scale 1; ``silent``: the targets whose maps are all zero."""
+    over the squares of scale 1; ``silent``: of each image the targets whose maps are all zero."""
     settings, classifier = plan.settings, plan.network.classifier
     known = [name for name in classifier.negative if name in classifier.classes]  # a segmenter's may be labels alone
     negative = {classifier.class_index(name) for name in known} if settings.gate else set()

@@ -154,7 +154,8 @@ class LookedIntoOptions(ClassifierOptions):
 
     def __post_init__(self) -> None:
         if (self.classifier is None) == (self.segmenter is None):
-            raise InputError("expected a run to look into, of a classifier or of a segmenter, one of the two")
+            got = "none" if self.classifier is None else "both"
+            raise InputError(f"expected one run to look into, a classifier's or a segmenter's; got {got}")
         if self.segmenter is not None and self.output_stride is not None:
             raise InputError("a segmenter is built for its decoder; leave the output stride out")
 

@@ -319,14 +319,19 @@ def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path])
 
 
 def map_root(folder: Path | str) -> Path:
-    """Where one method's maps lie: ``folder`` itself, or its only method's subfolder if ``cams`` wrote it.
+    """Where one method's maps lie: ``folder`` itself, its only method's subfolder if ``cams`` wrote it, or ``cams`` if
+    ``label`` or ``segment`` did.
 
-    Raises InputError when it holds the maps of several methods.
+    Raises InputError when it holds the maps of several methods, or masks without maps.
     """
     folder = Path(folder)
     if not (folder / RUN).is_file():
         return folder
     run = read_run(folder)
+    if run.get("command") in ("label", "segment"):
+        if not (folder / "cams").is_dir():
+            raise InputError(f"{folder} holds masks without their maps; repeat the command with --save cams")
+        return folder / "cams"
     settings = run["settings"]
     methods = settings.get("methods", [settings.get("method")])
     if run.get("command") not in ("cams", "propagate") or not isinstance(methods, list) or not methods:

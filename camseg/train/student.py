@@ -124,12 +124,13 @@ class PseudoMasks(MaskSource):
     def read(self, sample: Sample, height: int, width: int) -> Truth:
         """What each of its pixels teaches."""
         target = np.full((height, width, len(self.classes)), IGNORED, np.uint8)
-        weights = np.zeros(len(self.classes), np.float32)
+        weights, certain = np.zeros(len(self.classes), np.float32), np.zeros(len(self.classes), np.bool_)
         for channel, (folder, decided) in enumerate(zip(self._folders, self._decided(sample), strict=True)):
             record = self.records.get(sample.name, {}).get(folder)
-            labels = self._labels(sample)
+            labels = self.labels(sample)
             # A class that the network was not asked for, of an image whose labels are not known, is not there.
-            empty = self._empty(sample, self.classes[channel] if folder else None) or (record is None and not labels)
+            class_name = self.classes[channel] if folder else None
+            empty = self._empty(sample, class_name) or (record is None and not labels)
             drawn = void = cam = mask = None
             if decided.decision == "empty":
                 drawn = np.zeros((height, width), np.bool_)
@@ -148,17 +149,34 @@ class PseudoMasks(MaskSource):
                 check_mask_size(self.root / record.files["cam"], cam, height, width)
             trust = 1.0 if record is None else self._trust(record)
             taught, counts = pixel_lessons(cam, self.settings, mask=mask, corrected=drawn, empty=empty, trust=trust)
-            weights[channel] = counts.max()
+            weights[channel], certain[channel] = counts.max(), drawn is not None or self._empty(sample, class_name)
             known = counts > 0 if void is None else (counts > 0) & ~void
             target[..., channel] = np.where(known, taught.astype(np.uint8), np.uint8(IGNORED))
-        return Truth(target=target, weights=weights)
+        return Truth(target=target, weights=weights, certain=certain)
 
     def trust(self, sample: Sample) -> float:
-        """The least of its masks': 1 for what is certain, else their agreement, or the score of their class."""
+        """The least of its masks': 1 for what is certain, else their quality, their agreement or the score of their
+        class, the first of these that is known."""
         if self.certain(sample):
             return 1.0
-        records = self.records[sample.name].values()
-        return min(self._trust(one) if one.agreement is not None else one.score or 0.0 for one in records)
+        known = (
+            next((one for one in (record.quality, record.agreement, record.score) if one is not None), 0.0)
+            for record in self.records[sample.name].values()
+        )
+        return float(min(known))
+
+    def labels(self, sample: Sample) -> tuple[str, ...] | None:
+        """Those that the image has now, else those that it had when it was labelled."""
+        records = self.records.get(sample.name, {}).values()
+        return sample.labels if sample.labels is not None else next((one.labels for one in records), None)
+
+    def kinds(self, sample: Sample) -> tuple[str, ...] | None:
+        """Its labels, or where they are not known the classes that it was labelled as."""
+        labels = self.labels(sample)
+        if labels is not None:
+            return labels
+        found = (record.class_name for record in self.records.get(sample.name, {}).values())
+        return tuple(name for name in found if name is not None) or None
 
     def certain(self, sample: Sample) -> bool:
         """Whether a person's mask or label says all of it."""
@@ -185,20 +203,16 @@ class PseudoMasks(MaskSource):
             found.append(self.corrections.decide(input=image, class_name=class_name, file=file, place=place))
         return found
 
-    def _labels(self, sample: Sample) -> tuple[str, ...] | None:
-        records = self.records.get(sample.name, {}).values()
-        return sample.labels if sample.labels is not None else next((one.labels for one in records), None)
-
     def _empty(self, sample: Sample, class_name: str | None) -> bool:
         """Whether labels say that there is no object in an image, or none of a class."""
-        labels = self._labels(sample)
+        labels = self.labels(sample)
         if labels is None:
             return False
         return set(labels) <= set(self.negative) or (class_name is not None and class_name not in labels)
 
     def _trust(self, record: Record) -> float:
-        known = self.settings.agreement and record.agreement is not None
-        return float(record.agreement or 0.0) if known else 1.0
+        found = {"agreement": record.agreement, "quality": record.quality, "none": None}[self.settings.weigh_by]
+        return 1.0 if found is None else float(found)
 
 
 def is_labelled_folder(masks: Path | str) -> bool:

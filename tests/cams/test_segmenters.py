@@ -201,6 +201,7 @@ def test_calls_that_cannot_be_answered(make_segmenter, tiny_classifier, make_ima
         (segmenter, {"score": "mask", "masks": [mask, mask]}, "one mask per image"),
         (segmenter, {"score": "mask", "masks": [mask[:9]]}, "as their image is"),
         (segmenter, {"methods": ["finercam"]}, "finercam compares"),
+        (segmenter, {"methods": ["sess"]}, "other pixels"),
     ]:
         with pytest.raises(InputError, match=words):
             compute_cams(network_, images, **settings)

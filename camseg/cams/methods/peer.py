@@ -123,6 +123,8 @@ def sess(capture: Capture) -> Tensor:
 
     Tursun et al., SESS, ECCV 2022.
     """
+    if isinstance(capture.network.classifier, Segmenter):
+        raise InputError("sess shows the network windows of the image, with other pixels; choose another method")
     multi_label = capture.network.classifier.multi_label
     return _at_input(capture, "SESS", [capture.layer], use_softmax_scores=not multi_label)
 
