@@ -73,7 +73,7 @@ def main() -> None:
                 count, seconds, large = export(root, name, geometry, args.images, args.masks)
                 words = name if len(EXPORTERS[name].holds) == 1 else f"{name}, {geometry}s"
                 print(f"| {words} | {count / seconds:.0f} | {small:.0f} | {large:.0f} |", flush=True)
-        print("\n| import | masks per second | MiB at all |\n|---|---|---|")
+        print(f"\n| import | masks per second | MiB at {args.masks} |\n|---|---|---|")
         for name in IMPORTERS:
             count, seconds, large = import_back(root, name, args.masks)
             print(f"| {name} | {count / seconds:.0f} | {large:.0f} |", flush=True)

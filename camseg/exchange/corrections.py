@@ -11,7 +11,8 @@ from camseg.base.arrays import Mask, check_mask
 from camseg.base.errors import CorrectionError, InputError, StaleMaskError
 from camseg.data.images import read_header
 from camseg.data.mask_settings import MaskReading
-from camseg.exchange.loading import ListedImage, ListedMask, list_folder, read_shown, with_decision
+from camseg.exchange.listed import ListedImage, ListedMask, read_shown, with_decision
+from camseg.exchange.loading import list_folder
 from camseg.measure.metrics import iou, mask_counts
 from camseg.runs.corrections import CORRECTED, Correction, Corrections, Decided, Decision, corrected_place
 

@@ -18,7 +18,8 @@ from camseg.base.settings import to_json
 from camseg.data.mask_settings import MaskReading
 from camseg.exchange.annotation import AnnotatedImage
 from camseg.exchange.exported import Exported, add_exported
-from camseg.exchange.loading import ListedImage, ListedMask, Listing, list_folder, read_listed
+from camseg.exchange.listed import ListedImage, ListedMask, read_listed
+from camseg.exchange.loading import Listing, list_folder
 from camseg.exchange.output import ExportReport, safe_name, split_pieces
 from camseg.exchange.registry import EXPORTERS, IMPORTERS, Exporter
 from camseg.exchange.settings import ExportInputs, ExportSettings
@@ -181,7 +182,8 @@ def _images(
             hashes = {mask.class_name: None if mask.file is None else sha256(mask.file) for mask in one.masks}
             image = replace(image, hashes=hashes)
             for kind, found in hashes.items():
-                note(Exported(format=name, input=one.name, class_name=kind, mask_sha256=found, time=now))
+                line = Exported(format=name, input=one.name, class_name=kind, mask_sha256=found, time=now)
+                note(replace(line, tolerance=settings.tolerance))
         yield split_pieces(image) if settings.pieces else image
 
 

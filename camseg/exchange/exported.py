@@ -29,6 +29,8 @@ class Exported:
     """The class as it was exported."""
     mask_sha256: str | None
     """SHA-256 of the machine's file; null where the machine made no mask of the class."""
+    tolerance: float = 0.0
+    """How many pixels its polygons may lie off; 0 where nothing was lost."""
     time: str
     """When: ISO 8601, UTC."""
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from camseg.base.arrays import Mask
 from camseg.base.errors import CamsegError, ExchangeError, InputError, StaleMaskError, failure_line, first_line
 from camseg.base.files import check_can_write
 from camseg.base.progress import Progress, Say, silent, unheard
@@ -18,7 +19,8 @@ from camseg.exchange.annotation import AnnotatedImage
 from camseg.exchange.corrections import Before, Corrector
 from camseg.exchange.exported import Exported, read_exported
 from camseg.exchange.incoming import Frame, Incoming
-from camseg.exchange.loading import ListedImage
+from camseg.exchange.listed import ListedImage
+from camseg.exchange.polygons import At, mask_to_polygons, polygons_to_mask
 from camseg.exchange.registry import IMPORTERS
 from camseg.exchange.settings import ExportInputs, ImportSettings
 from camseg.runs.corrections import CorrectionSummary, Decided, summarise
@@ -197,8 +199,10 @@ class _Import:
             looked = self.settings.unchanged == "accepted" or (
                 self.settings.unchanged is None and bool(arrived.seen or (one is not None and one.decision))
             )
-            if np.array_equal(mask, before.counted) and not self._says_more(before, looked):
-                continue
+            if self._is_unchanged(before, mask, exported.get(name)):
+                mask = before.counted
+                if not self._says_more(before, looked):
+                    continue
             if self._changed_since(before, exported.get(name)):
                 continue
             self._take(before, mask, arrived, told, len(classes))
@@ -214,6 +218,16 @@ class _Import:
         if arrived.classes is not None and not arrived.hashes:
             expected &= set(arrived.classes)
         return expected - {label for _, label in arrived.skipped}
+
+    def _is_unchanged(self, before: Before, mask: Mask, exported: Exported | None) -> bool:
+        """Whether a mask came back as it was, or as the polygons were that stood for it."""
+        if np.array_equal(mask, before.counted):
+            return True
+        if exported is None or exported.tolerance == 0.0 or not before.counted.any():
+            return False
+        at: At = "centres" if self.name == "labelme" else "corners"
+        polygons = mask_to_polygons(before.counted, at, exported.tolerance)
+        return np.array_equal(mask, polygons_to_mask(polygons, mask.shape[0], mask.shape[1], at))
 
     def _says_more(self, before: Before, looked: bool) -> bool:
         """Whether a mask that came back as it was says something that is not written yet."""
@@ -236,7 +250,7 @@ class _Import:
         )
         return True
 
-    def _take(self, before: Before, mask: np.ndarray, arrived: AnnotatedImage, told: str | None, share: int) -> None:
+    def _take(self, before: Before, mask: Mask, arrived: AnnotatedImage, told: str | None, share: int) -> None:
         try:
             line = self.corrector.take(
                 before,

@@ -190,6 +190,21 @@ def test_what_nobody_looked_at_is_no_decision(tmp_path):
     assert (report.decisions, report.unseen) == ({"accepted": 1}, len(MADE) - 1)
 
 
+@pytest.mark.parametrize("name", ["cvat", "coco", "labelme"])
+def test_polygons_that_nobody_touched_stand_for_their_masks(tmp_path, name):
+    y, x = np.mgrid[:60, :80]
+    mask = np.hypot(y - 30, x - 40) < 22
+    out = make_run(tmp_path, {("round.png", "cat"): mask})
+    write_image(tmp_path / "images/round.png", np.zeros((60, 80, 3), np.uint8))
+    place = export(out, tmp_path / name, name, images="none", geometry="polygon", tolerance=2.0)
+    file = {"cvat": place / "annotations.xml", "coco": place / "annotations/instances_default.json"}.get(name, place)
+    report = import_corrections(out, file, name, ImportSettings(unchanged="accepted"))
+    assert report.decisions == {"accepted": 1}
+    check(out, {("round.png", "cat"): mask})
+    write_text(out / "exported.jsonl", "")
+    assert import_corrections(out, file, name).decisions == {"edited": 1}, "without a record they are masks like others"
+
+
 # One mask per image, whatever it shows
 
 
