@@ -112,6 +112,9 @@ def make_segmenter():
 class _Here:
     """Stands for a worker process without starting one, which takes a second."""
 
+    def __init__(self, single):
+        pass
+
     def call(self, function, arguments):
         try:
             return True, function(*arguments)

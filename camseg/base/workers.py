@@ -23,12 +23,13 @@ def call_here(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @contextmanager
-def worker_processes() -> Iterator[Call]:
+def worker_processes(*, single: bool = True) -> Iterator[Call]:
     """A ``Call`` for several threads: each that calls has a process to itself, which stays until the context ends.
 
-    A process starts when none is idle, imports nothing of the caller's script, calculates on one thread, and ends
-    with this process, however that ends, when the call that it works on is done; at once where an exception ends the
-    context. If one dies, say of too little memory, its call raises WorkerError and the next one finds a new process.
+    A process starts when none is idle, so that a single thread that calls has the same one every time. It imports
+    nothing of the caller's script, calculates on one thread unless ``single`` is off, and ends with this process,
+    however that ends, when the call that it works on is done; at once where an exception ends the context. If one
+    dies, say of too little memory, its call raises WorkerError and the next one finds a new process.
     """
     idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
     started: list[_Worker] = []
@@ -41,7 +42,7 @@ def worker_processes() -> Iterator[Call]:
             with lock:  # none may start behind the back of what ends them all
                 if ended.is_set():
                     raise WorkerError("the work was ended before it began") from None
-                worker = _Worker()
+                worker = _Worker(single)
                 started.append(worker)
         answer = worker.call(function, arguments)  # a worker that raises is not handed on
         idle.put(worker)
@@ -69,15 +70,15 @@ _START = "import sys; sys.path[:] = filter(None, sys.path); from camseg.base.wor
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, single: bool) -> None:
         # One thread each, also for libraries that read its number when they are loaded: the processes are the
         # parallelism, and sums are then taken in one order, whatever machine it is.
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS") if single else ()
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, **dict.fromkeys(threads, "1"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:

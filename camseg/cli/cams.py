@@ -23,7 +23,7 @@ def cams(
     """Write class activation maps of images: OUT/<method>/<path>.png."""
     report = camseg.cams_folder(
         images,
-        console.open_network(run),
+        console.open_network(run, placement.load_on(run.device)),
         out,
         settings,
         targets=run.targets,

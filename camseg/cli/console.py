@@ -194,28 +194,28 @@ def attached(options: "FolderOptions") -> "FolderOptions":
     return replace(options, progress=progress, say=say)
 
 
-def open_run(run: "ClassifierOptions", images: Path) -> tuple["AnyClassifier", "Dataset"]:
+def open_run(run: "ClassifierOptions", images: Path, device: str) -> tuple["AnyClassifier", "Dataset"]:
     """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
     from camseg.data.datasets import load_images
 
-    classifier = _open_classifier(run)
+    classifier = _open_classifier(run, device)
     return classifier, load_images(images, classifier.classes)
 
 
-def open_network(run: "LookedIntoOptions") -> "Decider":
+def open_network(run: "LookedIntoOptions", device: str) -> "Decider":
     """The classifier or segmenter of a run, with what is said here instead of its own."""
     from camseg.segment.checkpoint import load_segmenter
 
     if run.segmenter is None:
-        return _open_classifier(run)
-    segmenter = load_segmenter(run.segmenter, run.device)
+        return _open_classifier(run, device)
+    segmenter = load_segmenter(run.segmenter, device)
     return segmenter.with_negative(run.negative) if run.negative else segmenter
 
 
-def _open_classifier(run: "ClassifierOptions") -> "AnyClassifier":
+def _open_classifier(run: "ClassifierOptions", device: str) -> "AnyClassifier":
     from camseg.classify.checkpoint import load_classifier
 
-    classifier = load_classifier(run.classifier, run.device)
+    classifier = load_classifier(run.classifier, device)
     if run.output_stride is not None:
         classifier = classifier.with_output_stride(run.output_stride)
     return classifier.with_negative(run.negative) if run.negative else classifier

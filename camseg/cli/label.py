@@ -31,7 +31,7 @@ def label(
     json: options.Json = False,
 ) -> None:
     """Label a folder: the whole chain from image to mask, OUT/masks/<path>.png; continues where it was stopped."""
-    classifier, data = console.open_run(run, images)
+    classifier, data = console.open_run(run, images, placement.load_on(run.device))
     report = camseg.label_folder(
         data,
         classifier,

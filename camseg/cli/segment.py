@@ -22,7 +22,7 @@ def segment(
     json: options.Json = False,
 ) -> None:
     """Segment a folder by a segmentation network: OUT/masks/<path>.png; continues where it was stopped."""
-    segmenter = camseg.load_segmenter(run.segmenter, run.device)
+    segmenter = camseg.load_segmenter(run.segmenter, placement.load_on(run.device))
     if run.negative:
         segmenter = segmenter.with_negative(run.negative)
     report = camseg.segment_folder(

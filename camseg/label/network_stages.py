@@ -84,7 +84,14 @@ class CamStage(Stage):
     limit: BatchLimit = field(init=False)
 
     def __post_init__(self) -> None:
-        self.limit = BatchLimit(self.say)
+        self.hear(self.say)
+
+    def hear(self, say: Say) -> None:
+        """Tell ``say`` when memory is short, and that anew."""
+        self.say, self.limit = say, BatchLimit(say)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "say": unheard, "limit": BatchLimit()}
 
     @property
     def place(self) -> Place:

@@ -8,13 +8,16 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from camseg.base.errors import InputError
 from camseg.data.datasets import Dataset
 from camseg.data.remarks import unreadable
+from camseg.runs.executors.devices import find_places, run_devices
 from camseg.runs.executors.local import run_local
 from camseg.runs.output import (
     MANIFEST,
@@ -77,6 +80,9 @@ def run_folder(
     """
     options, placement = options or FolderOptions(), placement or Placement()
     out = Path(out)
+    places = find_places(placement.devices) if placement.devices else []
+    if places:
+        device, settings = places[0], {**settings, "device": places[0]}
     if batch_size < 1:
         raise InputError(f"expected a batch size of at least 1, got {batch_size}")
     check_apart(inputs, out)
@@ -155,13 +161,16 @@ def run_folder(
     waiting = [batch for batch in batches if any(item.sample.name not in finished for item in batch)]
     count = sum(item.sample.name not in finished for batch in waiting for item in batch)
     try:
-        if waiting:
-            for stage in stages:
+        if places:
+            completed = run_devices(stages, waiting, finished, options.workers, spent, options.say, places)
+        else:
+            for stage in stages if waiting else ():
                 stage.setup(device)
-        completed = run_local(stages, waiting, finished, options.workers, spent)
-        for records in options.progress(completed, count, command):
-            note(records)
-            report.done += not records[0].failed
+            completed = run_local(stages, partial(next, iter(waiting), None), finished, options.workers, spent)
+        with closing(completed):  # an interrupt ends what works on before the folder is closed
+            for records in options.progress(completed, count, command):
+                note(records)
+                report.done += not records[0].failed
     finally:
         report.seconds["total"] = time.perf_counter() - started
         output.close(names, report.seconds)

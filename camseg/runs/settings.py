@@ -61,7 +61,13 @@ ShardText: TypeAlias = Annotated[
 
 @settings
 class Placement:
-    """Where a folder is worked through: in which of several calls; results do not depend on it."""
+    """Where a folder is worked through: in which of several calls, on which devices; results do not depend on it."""
 
     shard: ShardText | None = None
     """Take part I of N of the images, as one of N calls that fill the same --out; camseg merge then joins them."""
+    devices: Annotated[str, Option(metavar="DEVICE,...")] | None = None
+    """Work side by side on these, a process on each: cuda:0,cuda:1, or cpu:2 for two processes on the CPU."""
+
+    def load_on(self, device: str) -> str:
+        """Where a network is loaded that else would be on ``device``: where processes have theirs, on the CPU."""
+        return device if self.devices is None else "cpu"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import Alpha, Cam, Colors, Image, Mask, Trimap
 from camseg.base.errors import ImageError, failure_line
+from camseg.base.progress import Say
 from camseg.base.settings import to_json
 from camseg.data.datasets import Sample
 from camseg.data.images import read_image
@@ -111,6 +112,9 @@ class Stage:
 
     def setup(self, device: str) -> None:
         """Load and compile what the stage needs, once in each process, before the first item."""
+
+    def hear(self, say: Say) -> None:
+        """From now on tell ``say`` what the person who waits should know; a stage that was pickled tells nobody."""
 
     def files(self, item: Item) -> tuple[Path, ...]:
         """The files that the stage reads for an item: where they have changed, a finished item is done again."""

@@ -1266,6 +1266,9 @@ def test_shards_of_a_folder_are_merged_into_what_one_call_writes(call, images, r
     assert (code, json.loads(out_text)["inputs"]) == (1, 7)
     assert masks_of(out) == masks_of(whole)
     assert (out / MANIFEST).read_bytes() == (whole / MANIFEST).read_bytes()
+    assert call(*said, "-o", tmp_path / "many", "--devices", "cpu:2")[0] == 1
+    assert masks_of(tmp_path / "many") == masks_of(whole)
+    assert (tmp_path / "many" / MANIFEST).read_bytes() == (whole / MANIFEST).read_bytes()
     code, _, err = call("merge", tmp_path / "joined", whole)
     assert (code, "7 inputs, 6 files copied, 1 had failed" in err) == (1, True)
 

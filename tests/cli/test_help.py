@@ -41,7 +41,7 @@ def test_every_command_has_an_example_that_can_be_called_so(call):
 def test_options_stand_in_the_groups_of_their_settings(call):
     text = call("label", "--help")[1]
     groups = ["Arguments", "Options", "Classifier", "Maps", "Propagation", "Masks", "Trimap", "Refinement"]
-    assert sections(text) == [*groups, "Masks, cleaned", "Output", "Example"]
+    assert sections(text) == [*groups, "Masks, cleaned", "Output", "Several calls or devices", "Example"]
     parts = text.split("\nRefinement:\n")
     assert "--refiner" in parts[1].split("\nMasks, cleaned:\n")[0]
     assert "--scales" in parts[0].split("\nMaps:\n")[1].split("\nPropagation:\n")[0]

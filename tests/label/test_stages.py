@@ -118,7 +118,9 @@ def load(world):
 
 def cams(world):
     (item,) = LoadStage(plan=world.plan)([fresh(world)])
-    return CamStage(plan=world.plan, rule=TargetRule(word="all", per_class=True), batch_size=1), item
+    return CamStage(
+        plan=world.plan, rule=TargetRule(word="all", per_class=True), batch_size=1, say=lambda line: None
+    ), item
 
 
 def cams_of_an_ensemble(world):

@@ -5,7 +5,7 @@ At most two batches are read ahead and two wait to be finished, so memory is bou
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -21,10 +21,14 @@ Note = Callable[[str, float], None]
 """Takes the seconds that a part (``read``, ``network``, ``write``) took."""
 
 
+Take = Callable[[], Sequence[Item] | None]
+"""Gives the next batch; None where there is none at the moment."""
+
+
 def run_local(
-    stages: Sequence[Stage], batches: Sequence[Sequence[Item]], finished: set[str], workers: int, note: Note
-) -> Iterator[list[Record]]:
-    """The manifest lines of every input that is not finished, in order.
+    stages: Sequence[Stage], take: Take, finished: Set[str], workers: int, note: Note
+) -> Generator[list[Record], None, None]:
+    """The manifest lines of every input that is not finished, in order, until no batch is left.
 
     An input that fails in a thread, whatever the error, gets a ``failed`` line. What is finished already takes part in
     batch stages, whose bytes depend on the batch, and goes no further. An error of a batch stage is a CamsegError.
@@ -38,7 +42,6 @@ def run_local(
     apart: AbstractContextManager[Call] = nullcontext(call_here)
     if any(stage.place == "process" for stage in after):
         apart = worker_processes()
-    waiting = deque(batches)
     reading: deque[list[Future[tuple[list[Item], float]]]] = deque()
     writing: deque[list[Future[tuple[list[Item], float]]]] = deque()
 
@@ -49,9 +52,9 @@ def run_local(
     with apart as call:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="camseg")
         try:
-            while waiting or reading or writing:
-                while waiting and len(reading) < 2:
-                    reading.append([pool.submit(_read, hashed, before, item) for item in waiting.popleft()])
+            while True:
+                while len(reading) < 2 and (batch := take()) is not None:
+                    reading.append([pool.submit(_read, hashed, before, item) for item in batch])
                 if reading and len(writing) < 2:
                     read = [_settle(future, "read", note) for future in reading.popleft()]
                     groups = _together(together, [item for items in read for item in items], note)
@@ -61,6 +64,8 @@ def run_local(
                 elif writing:
                     for future in writing.popleft():
                         yield [item.record for item in _settle(future, "write", note)]
+                else:
+                    return
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
