@@ -52,4 +52,4 @@ class ReviewSettings:
     browser: bool = True
     """Open the page in a browser."""
     seed: int = 0
-    """Of random orders."""
+    """Start of all random choices."""
