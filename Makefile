@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 CODE := camseg tests benchmarks docs
 
 .NOTPARALLEL:
-.PHONY: demo test test-slow lint bench docs site package samples clean
+.PHONY: demo test test-slow test-browser lint bench docs site package samples clean
 
 demo: $(VENV)/.installed
 	$(BIN)/camseg demo --out demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto -m "not slow"
+
+# The page in a real browser, Debian's.
+test-browser: $(VENV)/.installed-test $(VENV)/.installed-test-browser
+	command -v chromium || apt-get install --yes --no-install-recommends chromium
+	$(BIN)/python -m pytest -m slow tests/review
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow

@@ -1,13 +1,15 @@
-"""How fast masks are exported, and in how much memory: python benchmarks/exporting.py [--masks 10000]
+"""How fast masks are exported and imported, and in how much memory: python benchmarks/exporting.py [--masks 10000]
 
 Makes a folder of masks (one to three rings each) and of small images, exports it in every format, each in a process of
 its own, and prints a Markdown table: masks per second, and the peak memory of the process with a tenth of the masks and
-with all. Volumes and DICOM files are left out, as they need sources. Then what one mask of 11 megapixels takes.
+with all. Volumes and DICOM files are left out, as they need sources. Then the exports are brought in as corrections of
+other masks of the same images. Last what one mask of 11 megapixels takes.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ import cv2
 import numpy as np
 
 from camseg.data.images import write_image, write_mask
-from camseg.exchange.registry import EXPORTERS
+from camseg.exchange.registry import EXPORTERS, IMPORTERS
 
 CHILD = """
 import json, resource, sys, time
@@ -33,6 +35,22 @@ report = export_folder(Path(root, "masks"), out, name, settings, ExportInputs(im
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps([report.images, time.perf_counter() - started, peak]))
 """
+IMPORT = """
+import json, resource, sys, time
+from pathlib import Path
+from camseg.exchange.importing import import_corrections
+from camseg.exchange.settings import ExportInputs
+root, file, name = sys.argv[1:]
+started = time.perf_counter()
+report = import_corrections(Path(root, "machine"), file, name, None, ExportInputs(image_folder=Path(root, "images")))
+assert not report.failed and not report.stale
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([sum(report.decisions.values()), time.perf_counter() - started, peak]))
+"""
+FILES = {
+    "coco": "annotations/instances_default.json", "cvat": "annotations.xml", "label-studio": "tasks.json", "labelme": ""
+}  # fmt: skip
+"""What each tool gives back, in the folder of an export."""
 
 
 def main() -> None:
@@ -55,6 +73,10 @@ def main() -> None:
                 count, seconds, large = export(root, name, geometry, args.images, args.masks)
                 words = name if len(EXPORTERS[name].holds) == 1 else f"{name}, {geometry}s"
                 print(f"| {words} | {count / seconds:.0f} | {small:.0f} | {large:.0f} |", flush=True)
+        print(f"\n| import | masks per second | MiB at {args.masks} |\n|---|---|---|")
+        for name in IMPORTERS:
+            count, seconds, large = import_back(root, name, args.masks)
+            print(f"| {name} | {count / seconds:.0f} | {large:.0f} |", flush=True)
     noise = np.random.default_rng(0).standard_normal((2800, 3930)).astype(np.float32)
     photo = cv2.GaussianBlur(noise, (0, 0), 6) > 0.02
     print("\nA mask of 11 megapixels and 4000 pieces\n\n| encoding | seconds |\n|---|---|")
@@ -74,6 +96,7 @@ def make(root: Path, count: int, size: int) -> None:
             distance = np.hypot(y - row, x - column)
             mask |= (distance < radius / 3) & (distance > radius / 12)
         write_mask(root / "masks" / f"{name}.png", mask)
+        write_mask(root / "machine" / f"{name}.png", np.roll(mask, size // 16, axis=1))
         write_image(root / "images" / f"{name}.png", image)
     for number in (max(1, count // 10), count):
         (root / f"{number}.txt").write_text("\n".join(names[:number]))
@@ -82,12 +105,34 @@ def make(root: Path, count: int, size: int) -> None:
 def export(root: Path, name: str, geometry: str, images: str, count: int) -> tuple[int, float, float]:
     """How many images were written, in how many seconds, with how many MiB at most."""
     out = root.parent / f"{root.name}-out"
-    words = [str(root), str(out), name, geometry, images, str(count)]
+    found = run(CHILD, root, out, name, geometry, images, count)
+    shutil.rmtree(out)
+    return found
+
+
+def import_back(root: Path, name: str, count: int) -> tuple[int, float, float]:
+    """How many corrections were brought in, in how many seconds, with how many MiB at most."""
+    out = root.parent / f"{root.name}-out"
+    file = root / "masks"
+    if name in FILES:
+        run(CHILD, root, out, name, "mask", "none", count)
+        file = out / FILES[name]
+        # As if a person had drawn all of them, over the machine's: those of the other folder.
+        for path in out.rglob("*.json") if name in ("label-studio", "labelme") else ():
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace('"predictions"', '"annotations"').replace('"hashes"', '"others"'))
+    found = run(IMPORT, root, file, name)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(root / "machine/corrected")
+    (root / "machine/corrections.jsonl").unlink()
+    return found
+
+
+def run(code: str, *words: object) -> tuple[int, float, float]:
+    """What the code of a process of its own prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *words], capture_output=True, text=True, check=True, env=environment
-    )
-    subprocess.run(["rm", "-r", str(out)], check=True)
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found: tuple[int, float, float] = tuple(json.loads(done.stdout))
     return found
 

@@ -8,6 +8,9 @@ from .base.errors import (
     CheckpointError as CheckpointError,
 )
 from .base.errors import (
+    CorrectionError as CorrectionError,
+)
+from .base.errors import (
     DatasetError as DatasetError,
 )
 from .base.errors import (
@@ -18,6 +21,9 @@ from .base.errors import (
 )
 from .base.errors import (
     EvaluationError as EvaluationError,
+)
+from .base.errors import (
+    ExchangeError as ExchangeError,
 )
 from .base.errors import (
     ImageError as ImageError,
@@ -33,6 +39,9 @@ from .base.errors import (
 )
 from .base.errors import (
     SolverError as SolverError,
+)
+from .base.errors import (
+    StaleMaskError as StaleMaskError,
 )
 from .base.errors import (
     ThresholdError as ThresholdError,
@@ -67,10 +76,15 @@ from .data.images import write_mask as write_mask
 from .data.mask_settings import MaskReading as MaskReading
 from .data.settings import Augmentation as Augmentation
 from .data.truth import find_true_masks as find_true_masks
+from .exchange.corrections import Corrector as Corrector
+from .exchange.corrections import correct as correct
 from .exchange.export import export_folder as export_folder
+from .exchange.importing import ImportReport as ImportReport
+from .exchange.importing import import_corrections as import_corrections
 from .exchange.output import ExportReport as ExportReport
 from .exchange.settings import ExportInputs as ExportInputs
 from .exchange.settings import ExportSettings as ExportSettings
+from .exchange.settings import ImportSettings as ImportSettings
 from .label.chain import Labelled as Labelled
 from .label.chain import label_image as label_image
 from .label.folder import cams_folder as cams_folder
@@ -128,6 +142,20 @@ from .refinement.trimaps import mask_to_trimap as mask_to_trimap
 from .refinement.trimaps import masks_to_trimap as masks_to_trimap
 from .refinement.trimaps import published_trimap as published_trimap
 from .refinement.trimaps import unusable as unusable
+from .review.calibrate import QualityReport as QualityReport
+from .review.calibrate import quality_folder as quality_folder
+from .review.findings import MaskRow as MaskRow
+from .review.findings import Report as Report
+from .review.items import MaskItem as MaskItem
+from .review.items import MaskItems as MaskItems
+from .review.progress import Standing as Standing
+from .review.progress import loop_folder as loop_folder
+from .review.report import report_folder as report_folder
+from .review.settings import QualitySettings as QualitySettings
+from .review.settings import ReportSettings as ReportSettings
+from .runs.corrections import Correction as Correction
+from .runs.corrections import CorrectionSummary as CorrectionSummary
+from .runs.corrections import read_corrections as read_corrections
 from .runs.loop import FolderReport as FolderReport
 from .runs.merge import MergeReport as MergeReport
 from .runs.merge import merge_folders as merge_folders

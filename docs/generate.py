@@ -1,8 +1,8 @@
 """Write the pages that the code itself says best.
 
 ``docs/commands.md`` comes from the command line, ``docs/python.md`` from signatures and docstrings,
-``docs/manifest.md`` from the record's JSON schema, and the picture of the imports in ``docs/architecture.md`` from the
-import statements. A test holds all of them equal to this.
+``docs/manifest.md`` from the record's JSON schema, ``docs/models.md`` from the registries of networks, and the picture
+of the imports in ``docs/architecture.md`` from the import statements. A test holds all of them equal to this.
 """
 
 import ast
@@ -20,6 +20,8 @@ from typer.models import ArgumentInfo, ParameterInfo
 import camseg
 from camseg.cli import commands
 from camseg.cli.help import EXAMPLES, GENERAL
+from camseg.models.listing import ModelFacts, list_models
+from camseg.models.segmenters.registry import DECODERS, SEGMENTERS
 from camseg.runs.record import schema
 
 DOCS = Path(__file__).parent
@@ -37,6 +39,7 @@ def pages() -> dict[Path, str]:
         DOCS / "commands.md": commands_page(),
         DOCS / "python.md": python_page(),
         DOCS / "manifest.md": manifest_page(),
+        DOCS / "models.md": models_page(),
         architecture: before + BEGIN + imports_picture() + END + after,
     }
 
@@ -157,6 +160,44 @@ def manifest_page() -> str:
     text = json.dumps(described, indent=2, ensure_ascii=False)
     lines += ["", "As JSON schema:", "", "```json", *text.splitlines(), "```"]
     return "\n".join(lines) + "\n"
+
+
+def models_page() -> str:
+    """The networks that can be named."""
+    found = {one.name: one for one in list_models()}
+    classifiers = [one for one in found.values() if one.kind == "classifier"]
+    lines = [
+        "# Models",
+        "",
+        "What `--model` can name; `camseg models` says the same, and of any other network what it has. Parameters are "
+        "those that learn, with three inputs and one output; the input is the side in pixels that a network is trained "
+        "with unless `--image-size` says otherwise. This page is generated from the registries by `make docs`.",
+        "",
+        "## Classifiers",
+        "",
+        "For `camseg train-cls`: these, and every other network of timm. Heads are joined to the name with `+`: "
+        "[Methods](methods.md#architectures).",
+        "",
+        "| classifier | also called | parameters | input | paper |",
+        "|---|---|---:|---:|---|",
+        *(_facts(one, ", ".join(one.typed)) for one in classifiers),
+        "",
+        "## Segmentation networks",
+        "",
+        "For `camseg train-seg`: these, and a decoder joined to any encoder of timm that gives maps at strides 2 or 4 "
+        "to 32, such as `unet+mobilenetv2_100` or `deeplabv3plus+resnet50`. `--model-arg KEY=VALUE` gives arguments.",
+        "",
+        "| segmentation network | arguments | parameters | input | paper |",
+        "|---|---|---:|---:|---|",
+    ]
+    for name, entry in SEGMENTERS.items():
+        lines.append(_facts(found[name], "; ".join(f"`{word}`: {said}" for word, said in entry.arguments.items())))
+    lines += ["", "| decoder | paper |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {paper} |" for name, paper in DECODERS.items())]) + "\n"
+
+
+def _facts(one: ModelFacts, second: str) -> str:
+    return f"| `{one.name}` | {second} | {one.parameters:,} | {one.image_size} | {one.paper} |"
 
 
 def _find(module: str, name: str) -> ast.ClassDef | ast.FunctionDef:

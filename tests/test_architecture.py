@@ -31,6 +31,7 @@ ROOMS = [
     "label",
     "train",
     "exchange",
+    "review",
     "studies",
     "cli",
     "__main__",

@@ -5,16 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from camseg.data.images import write_image
+from camseg.data.images import write_image, write_mask
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture
-def cam_cost(monkeypatch):
-    spec = importlib.util.spec_from_file_location("cam_cost", BENCHMARKS / "cam_cost.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cam_cost(monkeypatch):
+    module = load("cam_cost")
     # A quarter of the channels, and of the methods that need no pass per channel two.
     monkeypatch.setattr(module, "FEW_CHANNELS", {"test_resnet": "layer1"})
     monkeypatch.setattr(module, "PEERS", {name: module.PEERS[name] for name in ("layercam", "eigencam")})
@@ -70,3 +75,43 @@ def test_what_the_tables_hold(cam_cost, make_classifier, make_images, tmp_path, 
 def test_the_quick_run_leaves_out_what_is_slow(cam_cost, tmp_path, capsys):
     cam_cost.main(["--device", "cpu", "--batch", "1", "--size", "64", "--archs", "test_resnet", "--quick"])
     assert len(tables(capsys.readouterr().out)) == 2
+
+
+@pytest.mark.slow
+def test_rows_of_students_are_measured_once(make_classifier, make_images, tmp_path, monkeypatch, capsys):
+    student = load("student")
+    parts = {name: student.PARTS[name] for name in ("naive", "levels")}
+    monkeypatch.setattr(student, "PARTS", parts)
+    for half in ("train", "test"):
+        for number, image in enumerate(make_images(*[(32, 32)] * 8)):
+            name = f"{half}/{('cat', 'none')[number % 2]}/{number}.png"
+            write_image(tmp_path / "data/set/images" / name, image)
+            write_mask(tmp_path / "data/set/masks" / name, (image.mean(axis=2) > 128) & (number % 2 == 0))
+    make_classifier(negative=["none"]).save(tmp_path / "teachers/set-0/classifier")
+    arguments = [str(tmp_path / "data"), "--weights", "none", "--out", str(tmp_path / "out"), "--set", "set=none"]
+    arguments += ["--seeds", "0", "--model", "linknet+test_resnet", "--image-size", "32", "--few", "1"]
+    arguments += ["--teachers", str(tmp_path / "teachers"), "--threads", str(torch.get_num_threads())]
+    names = [
+        "teacher",
+        "naive",
+        "levels",
+        *student.SECOND,
+        "1 true masks, random",
+        "1 true masks, worst first",
+        "true masks",
+    ]
+    student.main([*arguments, "--epochs", "1", "--only", "teacher", "--only", "true masks"])
+    student.main([*arguments, "--epochs", "1"])
+    rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
+    assert sorted(row["row"] for row in rows) == sorted(names)  # none of them twice
+    (taught,) = (tmp_path / "out").glob("set-0/*/1_true_masks_worst_first/masks")
+    (corrected,) = (taught / "corrected").rglob("*.png")
+    assert corrected.resolve() == tmp_path / "data/set/masks/train/cat" / corrected.name
+    capsys.readouterr()
+    student.main([*arguments, "--epochs", "1"])
+    (cells,) = tables(capsys.readouterr().out)
+    assert [row[0] for row in cells[1:]] == names
+    by_name = {row["row"]: row["dice"] for row in rows}
+    assert [float(row[2]) for row in cells[1:]] == [pytest.approx(by_name[name], abs=5e-4) for name in names]
+    student.main([*arguments, "--epochs", "2", "--only", "naive"])  # with other options it is another row
+    assert len((tmp_path / "out/rows.jsonl").read_text().splitlines()) == len(names) + 1

@@ -18,7 +18,7 @@ from typer.main import get_command
 import camseg
 from camseg.cams.methods.registry import METHODS as CAM_METHODS
 from camseg.cli import app, fields
-from camseg.exchange.registry import EXPORTERS
+from camseg.exchange.registry import EXPORTERS, IMPORTERS
 from camseg.masks.settings import CleaningSettings, MaskSettings, parse_threshold
 from camseg.masks.threshold import RULES
 from camseg.models.heads import HEADS, POOLINGS
@@ -109,7 +109,7 @@ def load_generator():
 
 def test_generated_pages_are_what_the_code_says():
     pages = load_generator().pages()
-    assert {path.name for path in pages} == {"commands.md", "python.md", "manifest.md", "architecture.md"}
+    assert {path.name for path in pages} == {"commands.md", "python.md", "manifest.md", "models.md", "architecture.md"}
     old = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
     assert not old, f"run make docs: {', '.join(old)} no longer say what the code does"
 
@@ -143,8 +143,13 @@ def test_the_tables_of_formats_are_the_registry():
         [name, one.tools, ", ".join(f"{kind}s" for kind in one.holds), one.paper] for name, one in EXPORTERS.items()
     ]
     assert rows == expected
-    facts = TEXTS["docs/formats.md"].rpartition("| format | files | facts |")[2]
+    facts = TEXTS["docs/formats.md"].rpartition("| format | files | facts |")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `([a-z-]+)` \|", facts, re.MULTILINE) == [*EXPORTERS]
+
+
+def test_the_table_of_imports_is_the_registry():
+    expected = [[name, one.tools, one.takes, one.shapes, one.paper] for name, one in IMPORTERS.items()]
+    assert table("docs/formats.md", "import") == expected
 
 
 def test_the_table_of_thresholds_covers_every_rule():

@@ -83,6 +83,14 @@ class ExchangeError(CamsegError):
     """A file of another tool, or a part of one, that cannot be read or written."""
 
 
+class CorrectionError(CamsegError):
+    """What a person says of a mask, where there is no such image or class, or the mask is of another size."""
+
+
+class StaleMaskError(CorrectionError):
+    """What a person said of another mask than the one that lies there now."""
+
+
 class OutputError(CamsegError):
     """An output folder that cannot take this run: other settings, or names that collide."""
 

@@ -173,6 +173,26 @@ def append_text(path: Path | str, text: str) -> None:
         raise naming(error, path) from None
 
 
+def append_lines(path: Path | str, lines: str) -> None:
+    """``append_text`` for whole lines; half a line that a kill left at the end is taken away first."""
+    path = Path(path)
+    if path.is_file() and (size := path.stat().st_size):
+        with path.open("rb") as file:
+            file.seek(size - 1)
+            whole = file.read(1) == b"\n"
+        if not whole:
+            data = path.read_bytes()
+            write_bytes(path, data[: data.rfind(b"\n") + 1])
+    append_text(path, lines)
+
+
+def whole_lines(path: Path | str) -> list[bytes]:
+    """The lines of a file that grows by ``append_lines``, without half a line at the end; [] where there is none."""
+    if not Path(path).is_file():
+        return []
+    return [line for line in Path(path).read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
 def naming(error: OSError, path: Path | str) -> OSError:
     """The error with the file that it is about; a full disk's, for one, says none."""
     return OSError(error.errno, error.strerror or str(error), str(path))

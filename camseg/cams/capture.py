@@ -4,26 +4,25 @@ Gradients run from the score back to the chosen layers and no further: the first
 a leaf of the graph, and no parameter takes part in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from camseg.base.arrays import Image
 from camseg.base.errors import InputError, LayerError
 from camseg.cams.hooks import hooked, inference
-from camseg.cams.layers import check_layer, find_layer, find_stages, layout_at
+from camseg.cams.layers import find_layers, layout_at
 from camseg.cams.layout import Layout
-from camseg.cams.settings import Precision, Score
-from camseg.classify.checkpoint import AnyClassifier
+from camseg.cams.scores import AnyNetwork, pixel_regions, pixel_scores, score_of, target_scores
+from camseg.cams.settings import PixelScore, Precision, Score
+from camseg.cams.taps import Taps, keep
 from camseg.classify.classifier import Classifier
+from camseg.models.segmenters.network import SegmentationNetwork
+from camseg.segment.segmenter import Segmenter
 
-Views: TypeAlias = Image | Mapping[str, Image]
-"""An image, uint8 (H, W, 3); or the same by window, for an ensemble whose members read 16-bit pixels in several."""
 PRECISIONS: Final[dict[str, torch.dtype]] = {
     "float32": torch.float32,
     "bf16": torch.bfloat16,
@@ -33,16 +32,16 @@ PRECISIONS: Final[dict[str, torch.dtype]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A classifier toward one score, as a function of its input or of a layer's output.
+    """A classifier or segmenter toward one score, as a function of its input or of a layer's output.
 
     For what runs the network again: mode, ``requires_grad`` flags and hooks of the model are always put back.
     """
 
-    classifier: Classifier
-    """The classifier that runs."""
+    classifier: AnyNetwork
+    """The network that runs."""
     layers: tuple[str, ...]
     """The chosen layers' names in the model."""
-    score: Score = "class"
+    score: Score | PixelScore = "class"
     """What gradients are taken of, and what scores are."""
     precision: Precision = "float32"
     """As in Precision."""
@@ -53,23 +52,46 @@ class Network:
 
         Raises InputError where there is no negative class for ``margin``.
         """
-        if self.score == "class":
+        if self.score != "margin":
             return []
         if not self.classifier.negative:
             raise InputError("score margin needs a negative class; train with --negative CLASS, or use --score class")
         return [self.classifier.class_index(name) for name in self.classifier.negative]
 
-    def scores(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The score (M,) of normalised images (M, 3, H, W) for class indices int64 (M,)."""
+    def measured(self, outputs: Tensor, targets: Tensor, regions: Tensor | None = None) -> Tensor:
+        """The score (M,) that the network's outputs give class indices int64 (M,); ``regions``: of a segmenter's pixels
+        those that count, bool (M, h, w), None for all."""
+        if isinstance(self.classifier, Segmenter):
+            channels = self.classifier.channels(targets)
+            return pixel_scores(outputs, channels, regions, mean=self.score == "mean")
+        return target_scores(outputs, targets, self.rivals)
+
+    def regions(self, outputs: Tensor, targets: Tensor, given: Tensor | None = None) -> Tensor | None:
+        """Which pixels count for class indices int64 (N,), where these outputs decide on it; None for all, and of a
+        classifier. ``given``: bool (N, h, w, classes), the pixels that may count."""
+        if not isinstance(self.classifier, Segmenter):
+            return None
+        return pixel_regions(self.classifier, outputs, targets, given, predicted=self.score == "predicted")
+
+    def scores(self, images: Tensor, targets: Tensor, regions: Tensor | None = None) -> Tensor:
+        """The score (M,) of normalised images (M, 3, H, W), as ``measured``."""
         model = self.classifier.model
         with inference(model), torch.inference_mode(), self._autocast():
-            return target_scores(model(images).float(), targets, self.rivals)
+            return self.measured(model(images).float(), targets, regions)
 
-    def scores_after(self, layer: str, layout: Layout, activations: Tensor, image: Tensor, target: Tensor) -> Tensor:
+    def scores_after(
+        self,
+        layer: str,
+        layout: Layout,
+        activations: Tensor,
+        image: Tensor,
+        target: Tensor,
+        region: Tensor | None = None,
+    ) -> Tensor:
         """The score (M,) of one image (3, H, W) if ``layer``, whose layout is given, gave these activations
         (M, C, h, w) instead.
 
-        What lies before the layer runs once, not M times. ``target`` is a class index, int64 ().
+        What lies before the layer runs once, not M times. ``target`` is a class index, int64 (); ``region``: (h, w).
         """
         model = self.classifier.model
 
@@ -89,36 +111,44 @@ class Network:
             except RuntimeError:
                 # Something beside the layer carries the batch of one along in a way that does not broadcast.
                 logits = model(image.expand(len(activations), -1, -1, -1))
-        return target_scores(logits.float(), many, self.rivals)
+        return self.measured(logits.float(), many, None if region is None else region.expand(len(many), -1, -1))
 
-    def input_gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+    def input_gradients(self, images: Tensor, targets: Tensor, regions: Tensor | None = None) -> Tensor:
         """d score / d images (M, 3, H, W), float32, by a backward pass through the whole network."""
         model = self.classifier.model
         with inference(model), torch.inference_mode(False), torch.enable_grad():
             leaf = images.detach().clone().requires_grad_()
             with self._autocast():
                 logits = model(leaf.clone())  # the network may begin in place
-            total = target_scores(logits.float(), targets.clone(), self.rivals).sum()
+            total = self.measured(logits.float(), targets.clone(), regions).sum()
             (slope,) = torch.autograd.grad(total, leaf)
         return slope.float()
 
     def forward(
-        self, inputs: Tensor, *, gradients: bool = True, features: bool = False, guide: str | None = None
+        self,
+        inputs: Tensor,
+        *,
+        gradients: bool = True,
+        features: bool = False,
+        guide: str | None = None,
+        regions: Tensor | None = None,
     ) -> "Forward":
         """Run a batch (N, 3, H, W), as ``Classifier.preprocess`` gives, through the network once.
 
         Without ``gradients`` no graph is kept; with ``features`` what the classifying layer reads is, and of a layer
-        ``guide`` its map. Raises LayerError when a layer is unknown, runs more than once or gives no map, or no one
-        layer classifies.
+        ``guide`` its map. ``regions``: of a segmenter's pixels those that may count, bool (N, H, W, classes).
+
+        Raises LayerError when a layer is unknown, runs more than once or gives no map, or no one layer classifies.
         """
         model = self.classifier.model
-        taps = _Taps(self)
+        taps = Taps(self.classifier, self.layers)
         hooks = {name: taps.hook(name) for name in self.layers}
         read: list[Tensor] = []
         guides: list[Tensor] = []
         if guide is not None and guide not in hooks:
-            hooks[guide] = _keep(guides)
+            hooks[guide] = keep(guides)
         if features:
+            assert isinstance(self.classifier, Classifier)  # segmenters have no features to vote by
             hooks[_classifying_layer(self.classifier)] = lambda _module, given, _output: read.append(given[0])
         with (
             inference(model),
@@ -141,7 +171,18 @@ class Network:
             guide=None
             if guide is None
             else layout_at(guides[0], self.classifier, guide).maps(guides[0].detach().float()),
+            regions=regions,
         )
+
+    def over_input(self, maps: Tensor, side: int) -> Tensor:
+        """The part of a layer's maps (N, h, w) that lies over inputs of ``side`` pixels: all of it, or where the
+        network pads them at the bottom and right that without the padding, at their size."""
+        model = self.classifier.model
+        wide = model.padded(side, side)[0] if isinstance(model, SegmentationNetwork) else side
+        if wide == side:
+            return maps
+        grid = functional.interpolate(maps[:, None], size=(wide, wide), mode="bilinear", align_corners=False)
+        return grid[:, 0, :side, :side]
 
     def _autocast(self) -> torch.autocast:
         reduced = self.precision != "float32"
@@ -170,19 +211,27 @@ class Capture:
     """How the layer's output holds the activations."""
     score_channels: int | None = None
     """How many channels of an image a method of one pass per channel may try; None for all."""
+    regions: Tensor | None = None
+    """Of a segmenter's pixels those that the score is of, bool (N, H, W); None for all. They stay those of the images
+    themselves, whatever the network is shown instead."""
+
+    def rescore(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The score (M,) of other images (M, 3, H, W), each for the target of the input at its row, int64 (M,)."""
+        return self.network.scores(images, self.targets[rows], None if self.regions is None else self.regions[rows])
 
     def rescore_activations(self, activations: Tensor, n: int) -> Tensor:
         """The score (M,) of input n for its target, if the layer gave these activations (M, C, h, w) instead."""
-        return self.network.scores_after(self.layer, self.layout, activations, self.inputs[n], self.targets[n])
+        region = None if self.regions is None else self.regions[n]
+        return self.network.scores_after(self.layer, self.layout, activations, self.inputs[n], self.targets[n], region)
 
     def recapture(self, images: Tensor) -> "Capture":
         """The same layer's capture of other images (N, 3, H, W) toward the same targets."""
         network = replace(self.network, layers=(self.layer,))
-        return network.forward(images).toward(self.targets.tolist())[0]
+        return network.forward(images).toward(self.targets.tolist(), self.regions)[0]
 
     def input_gradients(self, images: Tensor) -> Tensor:
         """d score / d images (N, 3, H, W) toward the same targets."""
-        return self.network.input_gradients(images, self.targets)
+        return self.network.input_gradients(images, self.targets, self.regions)
 
     def only(self, chosen: Sequence[int]) -> "Capture":
         """The capture of some of the images, in the order of their indices ``chosen``."""
@@ -193,6 +242,7 @@ class Capture:
             targets=self.targets[rows],
             activations=self.activations[rows],
             gradients=None if self.gradients is None else self.gradients[rows],
+            regions=None if self.regions is None else self.regions[rows],
         )
 
 
@@ -209,15 +259,17 @@ class Forward:
     layouts: tuple[Layout, ...]
     """How each of them holds a map."""
     outputs: Tensor
-    """Logits (N, classes), at the end of the graph."""
+    """Logits (N, classes), of a segmenter (N, channels, H, W), at the end of the graph."""
     features: Tensor | None
     """What the classifying layer read (N, F), float32, without graph; None where it was not asked for."""
     guide: Tensor | None = None
     """The map of the layer that was asked for beside the others (N, C, h, w), float32, without graph."""
+    regions: Tensor | None = None
+    """Of a segmenter's pixels those that may count, bool (N, H, W, classes); None for all."""
 
     @property
     def logits(self) -> Tensor:
-        """The network's outputs (N, classes), float32, without graph."""
+        """The network's outputs, float32, without graph."""
         return self.outputs.detach().float()
 
     @property
@@ -225,10 +277,25 @@ class Forward:
         """Each layer's activations (N, C, h, w), float32, without graph."""
         return tuple(layout.maps(leaf.detach().float()) for leaf, layout in zip(self.leaves, self.layouts, strict=True))
 
-    def toward(self, targets: Sequence[int]) -> tuple[Capture, ...]:
+    def without_pixels(self, targets: Sequence[Sequence[int]]) -> list[set[int]]:
+        """Of each image's targets those that no pixel counts for, so that its maps of them are all zero."""
+        found: list[set[int]] = [set() for _ in targets]
+        pairs = [(row, target) for row, own in enumerate(targets) for target in own]
+        if isinstance(self.network.classifier, Segmenter) and pairs:
+            rows, classes = torch.tensor(pairs, device=self.inputs.device).T
+            given = None if self.regions is None else self.regions[rows]
+            regions = self.network.regions(self.logits[rows], classes, given)
+            counted = [True] * len(pairs) if regions is None else regions.flatten(1).any(dim=1).tolist()
+            for (row, target), some in zip(pairs, counted, strict=True):
+                if not some:
+                    found[row].add(target)
+        return found
+
+    def toward(self, targets: Sequence[int], regions: Tensor | None = None) -> tuple[Capture, ...]:
         """Each layer's capture for one target class per image; a call costs one backward pass down to the layers.
 
-        Raises InputError when the number of targets is not N, or no negative class exists for the score
+        ``regions``: of a segmenter's pixels those that the scores are of, bool (N, H, W); None: the network's score
+        says which. Raises InputError when the number of targets is not N, or no negative class exists for the score
         ``margin``; LayerError when the scores do not depend on a layer.
         """
         if len(targets) != len(self.inputs):
@@ -237,7 +304,9 @@ class Forward:
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller has set
             chosen = torch.as_tensor(targets, dtype=torch.int64)  # (N,)
             chosen = chosen.to(self.inputs.device, non_blocking=True)  # a GPU need not be done with the pass
-            total = target_scores(self.outputs, chosen, network.rivals).sum()
+            if regions is None:
+                regions = network.regions(self.outputs, chosen, self.regions)
+            total = network.measured(self.outputs, chosen, regions).sum()
         slopes: Sequence[Tensor | None] = [None] * len(self.leaves)
         if self.leaves[0].requires_grad:
             if total.requires_grad:
@@ -254,69 +323,37 @@ class Forward:
                 gradients=None if slope is None else layout.maps(slope.float()),
                 network=network,
                 layout=layout,
+                regions=regions,
             )
             for name, maps, layout, slope in zip(network.layers, self.maps, self.layouts, slopes, strict=True)
         )
 
 
 def network(
-    classifier: Classifier,
+    classifier: AnyNetwork,
     *,
     layers: str | Sequence[str] = "auto",
-    score: Score = "class",
+    score: str = "class",
     precision: Precision = "float32",
 ) -> Network:
-    """The classifier with its layers found: ``auto`` stands for ``find_layer``, ``stages`` for ``find_stages``.
+    """The network with its layers found, as ``find_layers`` has it, toward what ``score_of`` says of the score.
 
     Raises InputError or LayerError for layers that cannot be.
     """
     given = [layers] if isinstance(layers, str) else list(layers)
     if not given:
         raise InputError("expected at least one layer, auto or stages")
-    names: list[str] = []
-    for name in given:
-        if name == "stages":
-            names += find_stages(classifier)
-        elif name == "auto":
-            names.append(find_layer(classifier))
-        else:
-            check_layer(classifier, name)
-            names.append(name)
+    names = [found for name in given for found in find_layers(classifier, name)]
     if len(set(names)) < len(names):
         raise InputError(f"expected different layers, got {', '.join(names)}")
-    return Network(classifier=classifier, layers=tuple(names), score=score, precision=precision)
+    return Network(classifier=classifier, layers=tuple(names), score=score_of(classifier, score), precision=precision)
 
 
 def capture(
-    classifier: Classifier, inputs: Tensor, targets: Sequence[int], *, layer: str = "auto", score: Score = "class"
+    classifier: AnyNetwork, inputs: Tensor, targets: Sequence[int], *, layer: str = "auto", score: str = "class"
 ) -> Capture:
     """One pass and one layer's capture: what CAM methods take."""
     return network(classifier, layers=layer, score=score).forward(inputs).toward(targets)[0]
-
-
-def predict(classifier: AnyClassifier, images: Sequence[Views]) -> NDArray[np.float32]:
-    """Probabilities float32 (N, classes) of images of any sizes, which go through in one batch.
-
-    Raises InputError for no images, or one that lacks a member's window.
-    """
-    passes = [
-        Network(classifier=member, layers=()).forward(
-            member.preprocess([view(image, member.window) for image in images]),
-            gradients=False,
-            features=classifier.reads_features,
-        )
-        for member in classifier.members
-    ]
-    return classifier.vote([one.logits for one in passes], [one.features for one in passes]).cpu().numpy()
-
-
-def view(image: Views, window: str) -> Image:
-    """What a network with this window sees of an image; InputError where the image is not there in it."""
-    if not isinstance(image, Mapping):
-        return image
-    if window not in image:
-        raise InputError(f"expected the image in the window {window}; got it in {', '.join(image) or 'none'}")
-    return image[window]
 
 
 def _classifying_layer(classifier: Classifier) -> str:
@@ -327,57 +364,3 @@ def _classifying_layer(classifier: Classifier) -> str:
             "choose other members, or soft voting"
         )
     return names[0]
-
-
-def _keep(outputs: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    return lambda _module, _inputs, output: outputs.append(output)
-
-
-def target_scores(logits: Tensor, targets: Tensor, negatives: Sequence[int] = ()) -> Tensor:
-    """The score (N,) of each image's target: its logit, minus the best other class of ``negatives`` if any.
-
-    ``logits`` (N, classes), ``targets`` int64 (N,).
-    """
-    chosen = logits.gather(1, targets[:, None])[:, 0]  # (N,)
-    if not negatives:
-        return chosen
-    rivals = logits[:, list(negatives)]  # (N, negatives)
-    own = torch.tensor(list(negatives), device=logits.device)[None] == targets[:, None]
-    best = rivals.masked_fill(own, -torch.inf).amax(dim=1)
-    return chosen - torch.where(best.isinf(), torch.zeros_like(best), best)
-
-
-class _Taps:
-    """What the chosen layers gave in one pass: leaves of the graph, or links of it behind an earlier leaf."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.seen: dict[str, list[object]] = {name: [] for name in network.layers}
-
-    def hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], object], object]:
-        def tap(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> object:
-            if not isinstance(output, Tensor):
-                self.seen[name].append(output)
-                return output
-            # From here on in float32; what encloses the pass puts autocast back.
-            torch.set_autocast_enabled(output.device.type, False)
-            if output.dtype in (torch.bfloat16, torch.float16):
-                output = output.float()
-            if not output.requires_grad:
-                output = output.detach().requires_grad_(torch.is_grad_enabled())
-            self.seen[name].append(output)
-            # A clone goes on, so that an in-place activation behind the layer changes the copy, not the leaf.
-            return output.clone()
-
-        return tap
-
-    def once(self) -> tuple[tuple[Tensor, ...], tuple[Layout, ...]]:
-        """Each layer's one output and its layout; LayerError where there are more, or it holds no map."""
-        leaves, layouts = [], []
-        for name, outputs in self.seen.items():
-            if len(outputs) != 1:
-                raise LayerError(f"layer {name} ran {len(outputs)} times in one pass; choose a layer that runs once")
-            layouts.append(layout_at(outputs[0], self.network.classifier, name))
-            assert isinstance(outputs[0], Tensor)
-            leaves.append(outputs[0])
-        return tuple(leaves), tuple(layouts)

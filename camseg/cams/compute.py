@@ -1,35 +1,37 @@
 """Images -> class activation maps, in memory: the way in for Python."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.base.arrays import Image
+from camseg.base.arrays import Image, Mask
 from camseg.base.errors import InputError
-from camseg.cams.capture import Network, Views, view
+from camseg.cams.capture import Network
 from camseg.cams.extract import BatchLimit, Choose, extract, stack_inputs
 from camseg.cams.placing import features_over_image, to_image_size
 from camseg.cams.plan import guiding_layer, plan
-from camseg.cams.settings import CamSettings, Precision, Score
-from camseg.classify.checkpoint import AnyClassifier
+from camseg.cams.predict import Views, view
+from camseg.cams.scores import Decider
+from camseg.cams.settings import CamSettings, PixelScore, Precision, Score
 
 
 def compute_cams(
-    classifier: AnyClassifier,
+    classifier: Decider,
     images: Sequence[Views],
     targets: Sequence[str | Sequence[str]] | None = None,
     methods: str | Sequence[str] = CamSettings.methods,
     *,
     scales: Sequence[float] | Literal["auto"] = CamSettings.scales,
     flip: bool = CamSettings.flip,
-    score: Score | Literal["auto"] = CamSettings.score,
+    score: Score | PixelScore | Literal["auto"] = CamSettings.score,
     layer: str | Sequence[str] = CamSettings.layers,
     score_channels: int | None = CamSettings.score_channels,
     precision: Precision = CamSettings.precision,
     raw: bool = CamSettings.raw,
     gate: bool = CamSettings.gate,
+    masks: Sequence[Mask | Mapping[str, Mask]] | None = None,
     batch_size: int = 16,
 ) -> dict[str, list[Any]]:
     """Class activation maps of images, for any number of methods from the same passes of the network.
@@ -38,6 +40,10 @@ def compute_cams(
     {window: image} each. ``targets``: a class name per image, or a list of names, which gives {class: map}; None takes
     the predicted class (multi-label: a dict of every class with a probability of at least 0.5). The settings are those
     of ``CamSettings``. The map of an ensemble is the weighted mean of its members' maps.
+
+    Of a segmenter the maps show what it looked at for its answer: its logits of the class, as ``score`` says (``mean``,
+    ``predicted`` or ``mask``), are what gradients are taken of. ``masks``: for ``mask``, of each image bool (H, W), or
+    {class: mask}. Where no pixel counts, the map is all zero.
 
     Returns, per method and in the order of the images, float32 (H, W) in [0, 1]; with ``raw`` >= 0,
     after the ReLU and before any scaling.
@@ -49,6 +55,10 @@ def compute_cams(
         raise InputError(f"expected one target per image: {len(images)} images, targets {targets!r}")
     if batch_size < 1:
         raise InputError(f"expected a batch size of at least 1, got {batch_size}")
+    if (masks is not None) != (score == "mask"):
+        raise InputError("masks and the score mask go together: give both, or neither")
+    if masks is not None and len(masks) != len(images):
+        raise InputError(f"expected one mask per image: {len(images)} images, {len(masks)} masks")
     settings = CamSettings(
         methods=(methods,) if isinstance(methods, str) else tuple(methods),
         scales="auto" if scales == "auto" else tuple(scales),
@@ -65,11 +75,11 @@ def compute_cams(
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         wanted = None if targets is None else targets[start : start + batch_size]
-        as_dicts = [
-            classifier.multi_label if wanted is None else not isinstance(wanted[i], str) for i in range(len(batch))
-        ]
+        as_dicts = [classifier.several if wanted is None else not isinstance(wanted[i], str) for i in range(len(batch))]
         views = [{window: view(image, window) for window in ready.windows} for image in batch]
-        inputs = stack_inputs([ready.inputs(one) for one in views])
+        given = [None] * len(batch) if masks is None else masks[start : start + batch_size]
+        regions = [_regions(classifier, one, mask) for one, mask in zip(views, given, strict=True)]
+        inputs = stack_inputs([ready.inputs(one, own) for one, own in zip(views, regions, strict=True)])
         found = extract(ready, inputs, _chooser(classifier, wanted), limit)
         for name, maps in found.maps.items():
             for one, row, grids, as_dict in zip(views, found.targets, maps, as_dicts, strict=True):
@@ -80,7 +90,23 @@ def compute_cams(
     return results
 
 
-def _chooser(classifier: AnyClassifier, wanted: Sequence[str | Sequence[str]] | None) -> Choose:
+def _regions(
+    classifier: Decider, views: Mapping[str, Image], mask: Mask | Mapping[str, Mask] | None
+) -> list[Mask] | None:
+    """The mask of each class of one image, (H, W); InputError for one of another size, or a missing one."""
+    if mask is None:
+        return None
+    shape = views[classifier.window].shape[:2]
+    masks = [
+        np.asarray(mask.get(name, np.zeros(shape, np.bool_)) if isinstance(mask, Mapping) else mask)
+        for name in classifier.classes
+    ]
+    if wrong := [one for one in masks if one.dtype != np.bool_ or one.shape != shape]:
+        raise InputError(f"expected masks bool {shape}, as their image is; got {wrong[0].dtype} {wrong[0].shape}")
+    return masks
+
+
+def _chooser(classifier: Decider, wanted: Sequence[str | Sequence[str]] | None) -> Choose:
     if wanted is None:
         return lambda _n, probabilities: classifier.predicted(probabilities[None])[0]
     rows: list[list[Any]] = [
@@ -90,7 +116,7 @@ def _chooser(classifier: AnyClassifier, wanted: Sequence[str | Sequence[str]] | 
     return lambda n, _probabilities: indices[n]
 
 
-def classifier_features(classifier: AnyClassifier, image: Image) -> NDArray[np.float32]:
+def classifier_features(classifier: Decider, image: Image) -> NDArray[np.float32]:
     """What a classifier sees where in an image, uint8 (H, W, 3): its finer stage's activations, float32 (C, h, w).
 
     Of an ensemble it is what the first member sees. ``propagate`` with ``random-walk`` walks on it.

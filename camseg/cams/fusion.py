@@ -19,17 +19,20 @@ _COVER: Final = 0.25
 """The share of the image that maps cover when scale 1 suits the object best."""
 _SPREAD: Final = 0.5
 """Deviation of the weights over the logarithm of the scale."""
+VIEW_SIDE: Final = 64
+"""Height and width at which single views' maps are kept: finer than most of them are."""
 _GAIN: Final = 2.0
 """Finer layers' maps are passed through tanh(gain * map), as Jiang et al. do (LayerCAM, equation 9)."""
 
 
 class Fusion:
-    """The sums of views' maps, kept apart by scale and size until all are in."""
+    """The sums of views' maps, kept apart by scale and size until all are in; with ``apart`` each view too, small."""
 
-    def __init__(self, plan: MemberPlan, live: Sequence[int], depth: int) -> None:
-        self.plan, self.depth = plan, depth
+    def __init__(self, plan: MemberPlan, live: Sequence[int], depth: int, *, apart: bool = False) -> None:
+        self.plan, self.depth, self.apart = plan, depth, apart
         self.place = {n: place for place, n in enumerate(live)}
         self.sums: dict[tuple[str, float, int, int], Tensor] = {}
+        self.single: dict[tuple[str, float, bool, int], Tensor] = {}
 
     def add(self, view: Forward, targets: Targets, images: Sequence[int], scale: float, mirrored: bool) -> None:
         """Take in the maps of one pass over ``images``; those that are not live were there for their scores."""
@@ -45,8 +48,10 @@ class Fusion:
                 # What is read at the input does not depend on the layer.
                 of = captures if METHODS[name].at == "layer" else captures[-1:]
                 coarsest = min(capture.activations.shape[-1] for capture in of)
-                for capture in of:
+                for layer, capture in enumerate(of):
                     maps = self._maps(name, capture, coarsest, mirrored) / len(of)  # (live, h, w)
+                    if self.apart:
+                        self._keep((name, scale, mirrored, layer), maps, places, k)
                     key = (name, scale, *maps.shape[1:])
                     if key not in self.sums:
                         self.sums[key] = maps.new_zeros(len(self.place), self.depth, *maps.shape[1:])
@@ -65,9 +70,25 @@ class Fusion:
             return stack.mean(dim=0)
         return (stack * scale_weights(stack, tuple(views))[..., None, None]).sum(dim=0)
 
+    def views(self, name: str) -> Tensor:
+        """One method's maps as each view gave them (live, depth, scales, flips, layers, side, side), the sides
+        ``VIEW_SIDE``; views differ in scale, in whether they are mirrored, and in the layer."""
+        one = {key[1:]: maps for key, maps in self.single.items() if key[0] == name}
+        # Every scale was seen by every flip and layer, in this order.
+        counts = [len({key[axis] for key in one}) for axis in range(3)]
+        return torch.stack([one[key] for key in sorted(one)], 2).unflatten(2, counts)
+
+    def _keep(self, key: tuple[str, float, bool, int], maps: Tensor, places: Sequence[int], k: int) -> None:
+        small = functional.interpolate(maps[None], (VIEW_SIDE, VIEW_SIDE), mode="bilinear", align_corners=False)[0]
+        if key not in self.single:
+            self.single[key] = small.new_zeros(len(self.place), self.depth, VIEW_SIDE, VIEW_SIDE)
+        self.single[key][places, k] = small
+
     def _maps(self, name: str, capture: Capture, coarsest: int, mirrored: bool) -> Tensor:
         settings = self.plan.settings
         maps: Tensor = METHODS[name].load()(replace(capture, score_channels=settings.score_channels)).clamp_min(0)
+        if METHODS[name].at == "layer":
+            maps = capture.network.over_input(maps, capture.inputs.shape[-1])
         maps = maps.flip(2) if mirrored else maps
         if settings.raw:
             return maps

@@ -1,4 +1,4 @@
-"""Classifier -> its layers with a map: how each one holds it, and which of them ``auto`` and ``stages`` stand for."""
+"""A network -> its layers with a map: how each one holds it, and which of them ``auto`` and ``stages`` stand for."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ from camseg.base.errors import LayerError
 from camseg.cams.evidence import settle_layouts
 from camseg.cams.hooks import Hook, alone, hooked, inference, private_copy
 from camseg.cams.layout import Layout, plain_layout, possible_layouts
-from camseg.classify.classifier import Classifier
+from camseg.classify.network import FedNetwork
+from camseg.models.segmenters.network import SegmentationNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +51,39 @@ class _Listing:
 _FOUND: WeakKeyDictionary[nn.Module, dict[int, _Listing]] = WeakKeyDictionary()
 
 
-def find_layer(classifier: Classifier) -> str:
-    """The layer that ``auto`` stands for: the last one whose map the scores depend on.
+def find_layers(network: FedNetwork, name: str) -> tuple[str, ...]:
+    """The layers, by their names in the model, that a user's name stands for.
+
+    ``auto``: ``find_layer``; ``stages``: ``find_stages``; of a segmenter ``bottleneck`` and ``last-decoder`` those that
+    its network calls so. Raises LayerError for one that has no map, or one of a segmenter that classifies.
+    """
+    model = network.model
+    if name == "stages":
+        return find_stages(network)
+    if name == "auto":
+        return (find_layer(network),)
+    if isinstance(model, SegmentationNetwork):
+        name = {"bottleneck": model.bottleneck, "last-decoder": model.last_decoder}.get(name, name)
+    check_layer(network, name)
+    return (name,)
+
+
+def find_layer(classifier: FedNetwork) -> str:
+    """The layer that ``auto`` stands for: the last one whose map the scores depend on; of a segmenter the bottleneck.
 
     Raises LayerError when there is none.
     """
     return find_stages(classifier)[-1]
 
 
-def find_stages(classifier: Classifier) -> tuple[str, ...]:
-    """The layers that ``stages`` stands for: those of ``stage_layers``.
+def find_stages(classifier: FedNetwork) -> tuple[str, ...]:
+    """The layers that ``stages`` stands for: those of ``stage_layers``; of a segmenter the last of its decoder, whose
+    map is fine, and the bottleneck, whose is coarse.
 
     Raises LayerError when there is none.
     """
+    if isinstance(classifier.model, SegmentationNetwork):
+        return classifier.model.last_decoder, classifier.model.bottleneck
     listing = _listing(classifier)
     names = stage_layers(listing.layers)
     if not names:
@@ -95,7 +116,7 @@ def stage_layers(layers: Sequence[Layer]) -> tuple[str, ...]:
     return (*finer[-1:], last.name)
 
 
-def list_layers(classifier: Classifier) -> list[Layer]:
+def list_layers(classifier: FedNetwork) -> list[Layer]:
     """Every layer that runs once and gives a map larger than 1x1, in the order in which the network runs them.
 
     Found by dry runs, once as long as the network lives.
@@ -103,7 +124,7 @@ def list_layers(classifier: Classifier) -> list[Layer]:
     return list(_listing(classifier).layers)
 
 
-def _listing(classifier: Classifier) -> _Listing:
+def _listing(classifier: FedNetwork) -> _Listing:
     with alone(classifier.model):
         known = _FOUND.setdefault(classifier.model, {})
         if classifier.image_size not in known:
@@ -115,7 +136,7 @@ def _look(model: nn.Module, side: int) -> _Listing:
     outputs, slopes = _dry_run(_awake(model), side)
     possible = {}
     for name, output in outputs.items():
-        layouts = possible_layouts(output, model)
+        layouts = () if _classifies(model, name) else possible_layouts(output, model)
         if layouts and (shape := layouts[0].maps(output).shape)[2] == shape[3] > 1:
             possible[name] = layouts
     # Within what gives tokens much is square that is no map.
@@ -169,7 +190,7 @@ def _dry_run(model: nn.Module, side: int) -> tuple[dict[str, Tensor], dict[str, 
         x = noise.to(next(model.parameters())).requires_grad_()
         logits = model(x.clone())
         # Of all scores, unequally: some may be constants, and some cancel each other.
-        score = (logits[0] * torch.linspace(1.0, 2.0, logits.shape[1]).to(logits)).sum()
+        score = (logits[0] * torch.linspace(1.0, 2.0, logits.numel()).view(logits.shape[1:]).to(logits)).sum()
         slopes = torch.autograd.grad(score, list(seen.values()), allow_unused=True)
     once = [name for name in seen if runs[name] == 1]
     return {name: seen[name].detach() for name in once}, {
@@ -219,7 +240,7 @@ def _awake(model: nn.Module) -> nn.Module:
     return model
 
 
-def layout_at(output: object, classifier: Classifier, name: str) -> Layout:
+def layout_at(output: object, classifier: FedNetwork, name: str) -> Layout:
     """How the output of the layer of this name holds its map, at any size of inputs.
 
     Found out where the shape leaves it open, which takes dry runs of the network once. Raises LayerError when it holds
@@ -235,7 +256,18 @@ def layout_at(output: object, classifier: Classifier, name: str) -> Layout:
     return layout
 
 
-def check_layer(classifier: Classifier, name: str) -> None:
-    """LayerError, with what is wrong, for a layer whose map was found not to lie as the image does."""
+def check_layer(classifier: FedNetwork, name: str) -> None:
+    """LayerError, with what is wrong, for a layer whose map was found not to lie as the image does, and for the one of
+    a segmenter that classifies."""
+    if _classifies(classifier.model, name):
+        raise LayerError(
+            f"layer {name} classifies the pixels: its map is the answer itself, not what it was made of; choose "
+            "last-decoder, bottleneck or one that `camseg layers` lists"
+        )
     if reason := _listing(classifier).refused.get(name):
         raise LayerError(f"the map of layer {name} {reason}; choose one that `camseg layers` lists")
+
+
+def _classifies(model: nn.Module, name: str) -> bool:
+    """Whether a layer of a segmentation network is the one that classifies, or within it."""
+    return isinstance(model, SegmentationNetwork) and f"{name}.".startswith(f"{model.classifying}.")

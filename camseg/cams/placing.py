@@ -8,14 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.arrays import Cam
-from camseg.classify.checkpoint import AnyClassifier
-from camseg.classify.classifier import Classifier
+from camseg.cams.scores import Decider
+from camseg.classify.network import FedNetwork
 
 Grids: TypeAlias = tuple[NDArray[np.float32], ...]
 """Each member's fused map: float32 (S, S), >= 0, unnormalised, in the layout of that network's input."""
+ViewMaps: TypeAlias = tuple[NDArray[np.float32], ...]
+"""Each member's maps before they were fused: float32 (scales, flips, layers, s, s), >= 0, in the same layout; of no
+views where there was nothing to look for."""
 
 
-def to_image_size(classifier: AnyClassifier, grids: Grids, height: int, width: int, raw: bool) -> Cam:
+def to_image_size(classifier: Decider, grids: Grids, height: int, width: int, raw: bool) -> Cam:
     """Fused maps in the layout of the networks' inputs -> float32 (height, width) over the image.
 
     Each is scaled so that the smallest value is 0 and the largest 1, unless ``raw``; a constant map, which says
@@ -24,7 +27,7 @@ def to_image_size(classifier: AnyClassifier, grids: Grids, height: int, width: i
     return mean_of_members(classifier, members_over_image(classifier, grids, height, width, raw), raw)
 
 
-def mean_of_members(classifier: AnyClassifier, maps: Iterable[Cam], raw: bool) -> Cam:
+def mean_of_members(classifier: Decider, maps: Iterable[Cam], raw: bool) -> Cam:
     """Each member's map over the image -> their mean, weighted by the members' shares."""
     total: Cam = np.zeros((1, 1), np.float32)  # of any size: maps may be large, and come one by one
     for share, one in zip(classifier.shares, maps, strict=True):
@@ -32,15 +35,24 @@ def mean_of_members(classifier: AnyClassifier, maps: Iterable[Cam], raw: bool) -
     return total if raw else np.minimum(total, 1.0, out=total)  # rounded, shares may sum up to a little more
 
 
-def members_over_image(classifier: AnyClassifier, grids: Grids, height: int, width: int, raw: bool) -> Iterator[Cam]:
+def members_over_image(classifier: Decider, grids: Grids, height: int, width: int, raw: bool) -> Iterator[Cam]:
     """Each member's map over the image, as ``to_image_size`` takes it into the mean."""
     for member, grid in zip(classifier.members, grids, strict=True):
         yield _over_image(member, grid, height, width, raw)
 
 
-def features_over_image(
-    classifier: AnyClassifier, maps: NDArray[np.float32], height: int, width: int
-) -> NDArray[np.float32]:
+def members_views(classifier: Decider, views: ViewMaps, height: int, width: int) -> ViewMaps:
+    """Each member's views as maps over the image, (scales, flips, layers, height, width) in [0, 1] each, scaled as
+    ``to_image_size`` does; () for none. ``height`` and ``width`` may be less than the image's, for views are coarse.
+    """
+    placed = []
+    for member, one in zip(classifier.members, views, strict=bool(views)):
+        flat = [_over_image(member, grid, height, width, False) for grid in one.reshape(-1, *one.shape[-2:])]
+        placed.append(np.array(flat, np.float32).reshape(*one.shape[:-2], height, width))
+    return tuple(placed)
+
+
+def features_over_image(classifier: Decider, maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """What the first network sees in the layout of its input (C, h, w) -> the part over an image of that size."""
     top, left, tall, wide = classifier.members[0].content_box(height, width)
     rows, columns = (
@@ -50,7 +62,7 @@ def features_over_image(
     return maps[:, rows, columns]
 
 
-def _over_image(classifier: Classifier, grid: NDArray[np.float32], height: int, width: int, raw: bool) -> Cam:
+def _over_image(classifier: FedNetwork, grid: NDArray[np.float32], height: int, width: int, raw: bool) -> Cam:
     side = len(grid)
     top, left, tall, wide = (round(share * side) for share in classifier.content_box(height, width))
     content = grid[top : top + max(1, tall), left : left + max(1, wide)]

@@ -1,21 +1,24 @@
 """Settings made ready for a classifier: layers found, scales tried."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from camseg.base.arrays import Image
+from camseg.base.arrays import Image, Mask
 from camseg.base.errors import InputError
 from camseg.cams.capture import Network, network
 from camseg.cams.hooks import alone
 from camseg.cams.layers import find_stages
 from camseg.cams.methods.registry import METHODS
+from camseg.cams.scores import AnyNetwork, Decider
 from camseg.cams.settings import AUTO_SCALES, CamSettings
-from camseg.classify.checkpoint import AnyClassifier
-from camseg.classify.classifier import Classifier
+from camseg.segment.segmenter import Segmenter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +49,7 @@ class MemberPlan:
 class Plan:
     """Settings made ready for a classifier: for its one network, or for each member of an ensemble."""
 
-    classifier: AnyClassifier
+    classifier: Decider
     """What decides."""
     settings: CamSettings
     """What was asked for."""
@@ -58,16 +61,39 @@ class Plan:
         """In which windows ``inputs`` needs an image."""
         return tuple(dict.fromkeys(member.window for member in self.classifier.members))
 
-    def inputs(self, views: Mapping[str, Image]) -> list[Image]:
-        """The squares of one image, for each member and each of its input scales; ``views``: the image by window."""
-        return [
-            classifier.to_input(views[classifier.window], scale)
+    @property
+    def regional(self) -> bool:
+        """Whether inputs come with regions: where a given mask says which pixels count, or some show no image."""
+        return any(
+            isinstance(member.network.classifier, Segmenter)
+            and (member.network.score == "mask" or member.network.classifier.resize == "pad")
+            for member in self.members
+        )
+
+    def inputs(self, views: Mapping[str, Image], masks: Sequence[Mask] | None = None) -> list[NDArray[Any]]:
+        """The squares of one image, for each member and each of its input scales; ``views``: the image by window.
+
+        Behind them, where the plan is ``regional``, stand as many regions, bool (s, s, classes): the pixels that may
+        count. ``masks``: of the image for each class, (H, W); None: all that shows the image.
+        """
+        sizes = [
+            (classifier, scale)
             for classifier, member in zip(self.classifier.members, self.members, strict=True)
             for scale in member.input_scales
         ]
+        squares = [classifier.to_input(views[classifier.window], scale) for classifier, scale in sizes]
+        if not self.regional:
+            return squares
+        if masks is None:
+            masks = [np.ones(views[self.classifier.window].shape[:2], np.bool_)] * len(self.classifier.classes)
+        regions = [
+            np.stack([classifier.preprocessing.region_to_input(mask, scale) for mask in masks], axis=2)
+            for classifier, scale in sizes
+        ]
+        return [*squares, *regions]
 
 
-def plan(classifier: AnyClassifier, settings: CamSettings, *, guided: bool = False) -> Plan:
+def plan(classifier: Decider, settings: CamSettings, *, guided: bool = False) -> Plan:
     """Find the layers, and see that the network takes inputs of every scale; ``auto`` leaves out those it does not.
 
     Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
@@ -80,16 +106,13 @@ def plan(classifier: AnyClassifier, settings: CamSettings, *, guided: bool = Fal
     return Plan(classifier=classifier, settings=settings, members=(first, *others))
 
 
-def guiding_layer(classifier: Classifier) -> str:
+def guiding_layer(classifier: AnyNetwork) -> str:
     """The layer whose activations say what is alike: the finer one of ``stages``. Raises LayerError without any."""
     return find_stages(classifier)[0]
 
 
-def _plan_member(classifier: Classifier, settings: CamSettings) -> MemberPlan:
-    score = settings.score
-    if score == "auto":
-        score = "margin" if classifier.negative else "class"
-    chosen = network(classifier, layers=settings.layers, score=score, precision=settings.precision)
+def _plan_member(classifier: AnyNetwork, settings: CamSettings) -> MemberPlan:
+    chosen = network(classifier, layers=settings.layers, score=settings.score, precision=settings.precision)
     given = AUTO_SCALES if settings.scales == "auto" else settings.scales
     ready = MemberPlan(network=chosen, settings=settings, scales=given)
     refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}

@@ -10,6 +10,9 @@ from camseg.cams.methods.registry import check_methods
 
 Score: TypeAlias = Literal["class", "margin"]
 """``class``: the target's logit. ``margin``: the target's logit minus the best negative class's."""
+PixelScore: TypeAlias = Literal["mean", "predicted", "mask"]
+"""Of a segmenter's logits of the target ``mean``: their mean over the image; ``predicted``: the sum over the pixels
+that are predicted as it; ``mask``: the sum over a given mask."""
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 """In what numbers the network runs up to the first chosen layer; from there on always in float32."""
 Scales: TypeAlias = tuple[Annotated[float, Field(ge=0.1, le=8.0)], ...] | Literal["auto"]
@@ -24,12 +27,14 @@ class CamSettings:
 
     methods: Annotated[tuple[str, ...], BeforeValidator(check_methods)] = ("layercam",)
     """CAM method, as camseg methods lists them; all stands for those that need no further library."""
-    score: Literal["auto"] | Score = "class"
+    score: Literal["auto"] | Score | PixelScore = "class"
     """What gradients are taken of: the class's score, its margin over the best negative class, or auto: margin where
-    there is a negative class."""
+    there is a negative class. Of a segmentation network the mean of the class's logits over the image (mean, as class
+    and auto), or their sum over the pixels predicted as it (predicted) or over a given mask (mask)."""
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
     """Layer of the network, as camseg layers lists them, maps of several are fused; auto: the last one whose map the
-    scores depend on; stages: that and the last with a finer map."""
+    scores depend on; stages: that and the last with a finer map. Of a segmentation network auto is its bottleneck, and
+    stages that and its last-decoder; both can be named so."""
     scales: Scales = (1.0,)
     """Input sizes relative to the classifier's, such as 1,1.5,2, whose maps are averaged; auto weighs 0.75, 1, 1.5 and
     2 by the object's size."""

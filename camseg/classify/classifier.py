@@ -115,21 +115,6 @@ class Classifier(FedNetwork):
         """The names in the network of the layers that classify: one, but for few architectures."""
         return head_names(self.model)
 
-    @property
-    def members(self) -> tuple["Classifier", ...]:
-        """The networks that decide, as in Ensemble: this one."""
-        return (self,)
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """How much each of the members counts."""
-        return (1.0,)
-
-    @property
-    def reads_features(self) -> bool:
-        """Whether ``vote`` needs features beside logits."""
-        return False
-
     def vote(self, logits: Sequence[Tensor], _features: Sequence[Tensor | None]) -> Tensor:
         """The members' logits (N, classes) -> probabilities (N, classes), as in Ensemble."""
         return self.probabilities(logits[0])

@@ -98,6 +98,11 @@ class Ensemble:
         return self.members[0].multi_label
 
     @property
+    def several(self) -> bool:
+        """As in Classifier."""
+        return self.members[0].several
+
+    @property
     def negative(self) -> tuple[str, ...]:
         """As in Classifier."""
         return self.members[0].negative

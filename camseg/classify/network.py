@@ -96,6 +96,26 @@ class FedNetwork:
         """Where the network's parameters are."""
         return next(self.model.parameters()).device
 
+    @property
+    def members(self: N) -> tuple[N, ...]:
+        """The networks that decide, as in Ensemble: this one."""
+        return (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How much each of the members counts."""
+        return (1.0,)
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether ``vote`` needs features beside logits."""
+        return False
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may show several of the classes."""
+        return self.multi_label
+
     def class_index(self, name: str) -> int:
         """The index of a class; InputError, with the classes there are, for an unknown one."""
         if name not in self.classes:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camseg.base.arrays import Image, check_image
+from camseg.base.arrays import Image, Mask, check_image
 from camseg.base.errors import InputError
 from camseg.classify.settings import Resize
 from camseg.data.images import Window, check_window, read_image
@@ -54,6 +54,16 @@ class Preprocessing:
         square[:] = np.rint(255.0 * np.asarray(self.mean)).astype(np.uint8)
         content = square[top : top + max(1, tall), left : left + max(1, wide)]
         content[:] = _resized(image, *content.shape[:2])
+        return square
+
+    def region_to_input(self, region: Mask, scale: float = 1.0) -> Mask:
+        """The pixels of the square input, (s, s), that show more of a region (H, W) of the image than of the rest."""
+        height, width = region.shape
+        side = max(1, round(scale * self.image_size))
+        square = np.zeros((side, side), np.bool_)
+        top, left, tall, wide = (round(share * side) for share in self.content_box(height, width))
+        content = square[top : top + max(1, tall), left : left + max(1, wide)]
+        content[:] = _resized(np.where(region, np.uint8(255), np.uint8(0)), *content.shape) > 127
         return square
 
     def read(self, path: Path | str) -> Image:

@@ -2,15 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.errors import InputError
-from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Sample
 
 WORDS = ("auto", "label", "predicted", "all")
+
+
+class Decides(Protocol):
+    """What says which classes an image shows: a classifier or ensemble, or a segmenter by its pixels."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+
+    @property
+    def negative(self) -> tuple[str, ...]:
+        """Labels of images without an object."""
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may show several of the classes."""
+
+    def class_index(self, name: str) -> int:
+        """The index of a class; InputError for an unknown one."""
+
+    def predicted(self, probabilities: NDArray[np.float32]) -> list[list[int]]:
+        """The classes that each row (N, classes) speaks for, as indices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +52,7 @@ class TargetRule:
         """What a user would say for it."""
         return self.named if self.word is None else () if self.word == "auto" else (self.word,)
 
-    def targets(self, classifier: AnyClassifier, sample: Sample, probabilities: NDArray[np.float32]) -> list[int]:
+    def targets(self, classifier: Decides, sample: Sample, probabilities: NDArray[np.float32]) -> list[int]:
         """The target classes of one image, as indices; none for an image of a multi-label set without a class."""
         if self.named:
             names: Sequence[str] = self.named
@@ -41,10 +63,12 @@ class TargetRule:
         elif self.word == "predicted" or sample.labels is None:
             return classifier.predicted(probabilities[None])[0]
         else:
-            names = sample.labels
+            # A segmenter's negative labels need not be among its classes.
+            absent = {*classifier.negative} - {*classifier.classes}
+            names = [label for label in sample.labels if label not in absent]
         return [classifier.class_index(name) for name in names]
 
-    def is_empty(self, classifier: AnyClassifier, sample: Sample) -> bool:
+    def is_empty(self, classifier: Decides, sample: Sample) -> bool:
         """Whether an image is known to hold no object, so that all its maps are zero.
 
         It is when its label is none of the classes, or only negative ones; with ``predicted`` labels do not count.
@@ -52,7 +76,7 @@ class TargetRule:
         return self.word != "predicted" and sample.labels is not None and set(sample.labels) <= set(classifier.negative)
 
 
-def target_rule(targets: Sequence[str], classifier: AnyClassifier, samples: Sequence[Sample]) -> TargetRule:
+def target_rule(targets: Sequence[str], classifier: Decides, samples: Sequence[Sample]) -> TargetRule:
     """Make the rule for ``--target`` words: one of ``WORDS``, or class names of the classifier.
 
     Raises InputError for an unknown class, a word beside other targets, or ``label`` without labels.
@@ -70,12 +94,12 @@ def target_rule(targets: Sequence[str], classifier: AnyClassifier, samples: Sequ
             f"--target label needs a label for every image; {len(unknown)} have none, the first is {unknown[0].path}; "
             f"use class folders ({', '.join(classifier.classes)}) or a CSV with a column label, or --target predicted"
         )
-    if words in (["auto"], ["label"]) and not classifier.multi_label:
+    if words in (["auto"], ["label"]) and not classifier.several:
         for sample in samples:
             if len(sample.labels or ()) > 1:
                 raise InputError(
                     f"{sample.path} has {len(sample.labels or ())} labels, but the classifier's classes exclude each "
                     "other; train a multi-label one, or name its --target"
                 )
-    per_class = words == ["all"] or len(named) > 1 or classifier.multi_label
+    per_class = words == ["all"] or len(named) > 1 or classifier.several
     return TargetRule(word=words[0] if words else None, named=named, per_class=per_class)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ COMMANDS: Final = (
     "layers",
     "kernels",
     "methods",
+    "models",
     "cams",
     "propagate",
     "masks",
@@ -39,6 +41,11 @@ COMMANDS: Final = (
     "segment",
     "merge",
     "export",
+    "import",
+    "quality",
+    "review",
+    "loop",
+    "report",
     "prepare",
     "doctor",
     "demo",
@@ -48,9 +55,15 @@ COMMANDS: Final = (
 
 def load_command(name: str) -> Callable[..., None] | typer.Typer:
     """The function of a command, or the group of its commands."""
-    word = name.replace("-", "_")
+    word = _word(name)
     found: Callable[..., None] | typer.Typer = getattr(importlib.import_module(f"camseg.cli.{word}"), word)
     return found
+
+
+def _word(name: str) -> str:
+    """What Python calls a command's module and function."""
+    word = name.replace("-", "_")
+    return f"{word}_" if iskeyword(word) else word
 
 
 def commands() -> Iterator[tuple[str, Callable[..., None]]]:
@@ -101,7 +114,7 @@ def _made(name: str) -> Any:
 
 def _summary(name: str) -> str:
     """What a command does, without loading it: its docstring's, or of a group the module's, first line."""
-    word = name.replace("-", "_")
+    word = _word(name)
     spec = find_spec(f"camseg.cli.{word}")
     assert spec is not None
     assert spec.origin is not None
@@ -146,6 +159,7 @@ _CONTINUED: Final = (
     "compare",
     "label",
     "segment",
+    "import",
     "prepare",
 )
 """Commands that keep what is finished, and go on from there."""

@@ -3,7 +3,8 @@
 import camseg
 from camseg.cams.settings import CamSettings
 from camseg.cli import console, fields, options
-from camseg.label.settings import CamsOutput, ClassifierOptions
+from camseg.data.mask_settings import MaskReading
+from camseg.label.settings import CamsOutput, LookedIntoOptions
 from camseg.runs.settings import FolderOptions, Placement
 
 
@@ -11,23 +12,25 @@ from camseg.runs.settings import FolderOptions, Placement
 def cams(
     images: options.ImagesArgument,
     out: options.Out,
-    run: ClassifierOptions,
+    run: LookedIntoOptions,
     settings: CamSettings,
+    reading: MaskReading,
     output: CamsOutput,
     folder: FolderOptions,
     placement: Placement,
     json: options.Json = False,
 ) -> None:
     """Write class activation maps of images: OUT/<method>/<path>.png."""
-    classifier, data = console.open_run(run, images, placement.load_on(run.device))
     report = camseg.cams_folder(
-        data,
-        classifier,
+        images,
+        console.open_network(run, placement.load_on(run.device)),
         out,
         settings,
         targets=run.targets,
         batch_size=run.batch_size,
         save=output.save,
+        masks=run.masks,
+        reading=reading,
         options=console.attached(folder),
         placement=placement,
     )

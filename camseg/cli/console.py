@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 if TYPE_CHECKING:
+    from camseg.cams.scores import Decider
     from camseg.classify.checkpoint import AnyClassifier
     from camseg.data.datasets import Dataset
-    from camseg.label.settings import ClassifierOptions
+    from camseg.label.settings import ClassifierOptions, LookedIntoOptions
     from camseg.runs.loop import FolderReport
     from camseg.runs.settings import FolderOptions, Shard
     from camseg.train.plan import Prepared
@@ -72,7 +73,7 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool, shar
     if as_json:
         facts = {"out": str(out), "planned": report.planned} if dry_run else {"out": str(out)}
         counts = {"done": report.done, "kept": report.kept, "failed": failed}
-        counts |= {"empty": report.empty, "fallbacks": report.fallbacks}
+        counts |= {"empty": report.empty, "fallbacks": report.fallbacks, "agreement": report.agreement}
         print_json({**facts, **counts, "seconds": report.seconds})
     elif dry_run:
         fail = f", {len(failed)} would fail" if failed else ""
@@ -83,6 +84,8 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool, shar
             say(f"{count} without an object: {reason}")
         for reason, count in report.fallbacks.items():
             say(f"{count} not refined: {reason}")
+        if report.agreement is not None:
+            say(f"agreement of the members' masks, mean over all maps: {report.agreement:.3f}")
     if failed and dry_run:
         raise typer.Exit(1)
     if failed:
@@ -193,12 +196,26 @@ def attached(options: "FolderOptions") -> "FolderOptions":
 
 def open_run(run: "ClassifierOptions", images: Path, device: str) -> tuple["AnyClassifier", "Dataset"]:
     """The classifier of a run, with what is said here instead of its own, and the images with the labels it knows."""
-    from camseg.classify.checkpoint import load_classifier
     from camseg.data.datasets import load_images
+
+    classifier = _open_classifier(run, device)
+    return classifier, load_images(images, classifier.classes)
+
+
+def open_network(run: "LookedIntoOptions", device: str) -> "Decider":
+    """The classifier or segmenter of a run, with what is said here instead of its own."""
+    from camseg.segment.checkpoint import load_segmenter
+
+    if run.segmenter is None:
+        return _open_classifier(run, device)
+    segmenter = load_segmenter(run.segmenter, device)
+    return segmenter.with_negative(run.negative) if run.negative else segmenter
+
+
+def _open_classifier(run: "ClassifierOptions", device: str) -> "AnyClassifier":
+    from camseg.classify.checkpoint import load_classifier
 
     classifier = load_classifier(run.classifier, device)
     if run.output_stride is not None:
         classifier = classifier.with_output_stride(run.output_stride)
-    if run.negative:
-        classifier = classifier.with_negative(run.negative)
-    return classifier, load_images(images, classifier.classes)
+    return classifier.with_negative(run.negative) if run.negative else classifier

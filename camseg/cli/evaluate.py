@@ -15,7 +15,13 @@ def evaluate(
     predictions: Annotated[
         Path, typer.Argument(metavar="PREDICTIONS", help="Folder of one method's maps, or of masks.")
     ],
-    masks: Annotated[Path, typer.Option(help="Folder of true masks, of the same relative paths.")],
+    masks: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of true masks, of the same relative paths; or an output folder, for the masks in it that a "
+            "person accepted or corrected."
+        ),
+    ],
     settings: EvaluateSettings,
     reading: MaskReading,
     save_threshold: Annotated[
@@ -47,6 +53,7 @@ def evaluate(
         reading=reading,
         draw=settings.draw,
         seed=settings.seed,
+        corrected=settings.corrected,
         progress=console.progress,
     )
     if save_threshold and name:
@@ -55,6 +62,8 @@ def evaluate(
         write_image(plot, evaluation_plot(found))
     for warning in found.warnings:
         console.say(f"note: {warning}")
+    if found.corrections is not None:
+        console.say(found.corrections.line())
     if json:
         console.print_json(found.to_dict())
     else:

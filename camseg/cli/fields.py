@@ -49,6 +49,7 @@ class Spelled:
 
 _GROUPS: Mapping[str, str] = {
     "ClassifierOptions": "Classifier",
+    "LookedIntoOptions": "Network",
     "CamSettings": "Maps",
     "PropagateSettings": "Propagation",
     "MaskSettings": "Masks",
@@ -57,6 +58,10 @@ _GROUPS: Mapping[str, str] = {
     "CleaningSettings": "Masks, cleaned",
     "ExportInputs": "Input",
     "ExportSettings": "Export",
+    "ImportSettings": "Import",
+    "QualitySettings": "Quality",
+    "ReviewSettings": "Review",
+    "ReportSettings": "Report",
     "MaskReading": "Masks that hold classes",
     "LabelSettings": "Output",
     "FolderOptions": "Output",

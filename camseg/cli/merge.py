@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from camseg.cli import console, options
+from camseg.cli import console, fields, options
 
 
+@fields.command
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that holds the shards, or a new one.")],
     others: Annotated[

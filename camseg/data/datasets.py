@@ -166,6 +166,17 @@ def load_images(images: Path | str, classes: Sequence[str] | None = None) -> Dat
     return replace(dataset, remarks=(*dataset.remarks, *renamed))
 
 
+def with_known_labels(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The images with their labels spelled as ``names`` are, and without those of images that have another one too."""
+    meant = as_classes(dataset.classes, names)
+    samples = []
+    for sample in dataset.samples:
+        known = sample.labels is not None and all(label in meant for label in sample.labels)
+        labels = tuple(dict.fromkeys(meant[label] for label in sample.labels or ())) if known else None
+        samples.append(replace(sample, labels=labels))
+    return replace(dataset, samples=tuple(samples), classes=tuple(sorted(set(meant.values()))))
+
+
 def own_parts(dataset: Dataset) -> dict[Part, Dataset] | None:
     """The parts that a data set comes divided into, if those are of use: training images of every class, and others.
 

@@ -19,7 +19,7 @@ from PIL import ImageOps
 from PIL.ImageFile import ImageFile
 
 from camseg.base.arrays import Alpha, Cam, Image, Mask, Trimap, check_mask, check_trimap, dequantise, quantise
-from camseg.base.errors import CamsegError, ImageError, InputError
+from camseg.base.errors import CamsegError, ImageError, InputError, first_line
 from camseg.base.files import Found, by_name, count_text, find_files, write_bytes
 from camseg.data.mask_settings import MaskClasses, MaskReading, parse_mask_classes
 from camseg.data.masks import MaskAndVoid, to_mask
@@ -239,6 +239,22 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     done, data = cv2.imencode(".png", pixels)
     assert done
     return data.tobytes()
+
+
+def decode_png(data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """The pixels of a PNG as uint8 (height, width, 4), RGBA; those of 1 bit are spread over 0 to 255.
+
+    Raises ImageError, before anything is unpacked, for another size or format, and for bytes that are damaged.
+    """
+    try:
+        with PilImage.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.size != (width, height):
+                raise ImageError(f"expected a PNG of {width} x {height}; it is {' x '.join(map(str, picture.size))}")
+            return np.array(picture.convert("RGBA"))
+    except ImageError:
+        raise
+    except Exception as error:  # of every kind: decoders meet data that nobody foresaw
+        raise ImageError(f"expected a PNG; it cannot be read ({first_line(error)})") from None
 
 
 def write_classes(

@@ -4,18 +4,16 @@ Every exporter is a function of it, and every importer returns it. Masks are the
 a format has nothing better. No mask is empty: an image without an object has no annotation.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeAlias
 
 import numpy as np
 
 from camseg.base.arrays import Mask, check_mask
 from camseg.base.errors import InputError
+from camseg.runs.corrections import Decision
 from camseg.runs.record import Source
-
-Decision: TypeAlias = Literal["accepted", "edited", "rejected", "empty"]
-"""What a person said of a machine's mask: right as it is; changed; wrong; there is no such object."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +79,21 @@ class AnnotatedImage:
     """Of images that ``prepare`` wrote: where they were taken from."""
     turned: bool = False
     """Whether EXIF turns the file's pixels, so that programs which ignore it show others."""
+    hashes: Mapping[str, str | None] = field(default_factory=dict)
+    """By class, the empty ones too: SHA-256 of the machine's mask that was shown, None where it made none."""
+    classes: tuple[str, ...] | None = None
+    """Of an import: the classes that it speaks of, so that those without a mask are not in the image; None where only
+    those with one are."""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Of an import: the kind and the class of each shape that is no mask."""
+    seen: bool | None = None
+    """Of an import: whether a person looked at the image; None where the tool does not tell."""
+    annotator: str | None = None
+    """Of an import: who did, as the tool names people; None where it does not."""
+    seconds: float | None = None
+    """Of an import: the time that the image took; None where the tool does not say."""
+    time: str | None = None
+    """Of an import: when it was done, ISO 8601; None where the tool does not say."""
 
     def __post_init__(self) -> None:
         for one in self.annotations:

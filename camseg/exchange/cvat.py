@@ -1,16 +1,32 @@
 """CVAT for images 1.1: ``annotations.xml`` with masks or polygons, in a zip too, and the labels of a task."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 from xml.sax.saxutils import escape, quoteattr
 
-from camseg.base.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.base.errors import ExchangeError, InputError
 from camseg.base.files import write_json, writing
 from camseg.exchange.annotation import AnnotatedImage, Annotation
+from camseg.exchange.incoming import (
+    Frame,
+    Incoming,
+    Shapes,
+    ellipse_points,
+    number,
+    opened,
+    plain_name,
+    text,
+    turned,
+)
 from camseg.exchange.output import ExportReport, Numbers, PolygonLoss, finish_report, place_image, write_zip
-from camseg.exchange.rle import encode_cvat
-from camseg.exchange.settings import ExportSettings
+from camseg.exchange.rle import BoxedRuns, decode_cvat, encode_cvat
+from camseg.exchange.settings import ExportSettings, ImportSettings
+from camseg.runs.corrections import Decision
 
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -88,3 +104,101 @@ def _xml(text: str) -> str:
     if found := _NO_XML.search(text):
         raise InputError(f"{text!r}: XML cannot hold the character {found[0]!r}; rename it")
     return text
+
+
+def import_cvat(file: Path, settings: ImportSettings) -> list[Incoming]:
+    """The images of CVAT for images 1.1: ``annotations.xml``, or a zip with it.
+
+    Shapes of one label in an image are one mask; a higher ``z_order`` lies further up. Shapes whose ``source`` is
+    ``manual`` were drawn by a person. Labels of the task that an image has no shape of are not in it. Raises
+    ExchangeError for a file that is none, and for XML with entities or a document type.
+    """
+    with opened(file, ".xml", lambda name: name.rpartition("/")[2] == "annotations.xml") as members:
+        return [one for name, source in members for one in _images_of(name, source, settings)]
+
+
+def _images_of(name: str, source: BinaryIO, settings: ImportSettings) -> list[Incoming]:
+    import defusedxml
+    from defusedxml.ElementTree import ParseError, iterparse
+
+    labels: list[str] = []
+    found: list[tuple[Mapping[str, str], list[tuple[str, Mapping[str, str]]]]] = []
+    root = ""
+    try:
+        depth = 0
+        for event, element in iterparse(source, events=("start", "end"), forbid_dtd=True):
+            depth += 1 if event == "start" else -1
+            if event == "start":
+                root = root or element.tag
+                if root != "annotations" or depth > 100:
+                    raise ExchangeError(f"{name}: expected annotations of CVAT for images 1.1; this is another XML")
+            elif element.tag == "track":
+                raise ExchangeError(f"{name}: expected CVAT for images 1.1; these are tracks of a video")
+            elif element.tag == "label" and (word := element.findtext("name")):
+                labels.append(word)
+            elif element.tag == "image":
+                found.append((dict(element.attrib), [(one.tag, dict(one.attrib)) for one in element]))
+                element.clear()
+    except ParseError as error:
+        raise ExchangeError(f"{name}: not valid XML ({error})") from None
+    except defusedxml.DefusedXmlException:
+        raise ExchangeError(f"{name}: expected annotations; this XML declares entities or a document type") from None
+    classes = tuple(dict.fromkeys(labels))
+
+    def one_image(image: Mapping[str, str], shapes: list[tuple[str, Mapping[str, str]]]) -> Incoming:
+        return Incoming(
+            name=plain_name(text(image.get("name"), "the name of an image")),
+            read=lambda frame: _read_image(frame, image, shapes, classes, settings),
+        )
+
+    return [one_image(*one) for one in found]
+
+
+def _read_image(
+    frame: Frame,
+    image: Mapping[str, str],
+    found: Iterable[tuple[str, Mapping[str, str]]],
+    classes: tuple[str, ...],
+    settings: ImportSettings,
+) -> AnnotatedImage:
+    frame.check(*(None if image.get(side) is None else number(image.get(side)) for side in ("width", "height")))
+    shapes = Shapes(frame=frame, exclusive=settings.exclusive)
+    for kind, shape in found:
+        label = text(shape.get("label"), "the label of a shape")
+        decision: Decision | None = "edited" if shape.get("source") == "manual" else None
+        order = number(shape.get("z_order", 0))
+        if kind == "mask":
+            shapes.add(label, _read_mask(shape, frame), order, decision)
+        elif kind in ("polygon", "box", "ellipse"):
+            shapes.add_polygons(label, [_OUTLINES[kind](shape)], "corners", order, decision)
+        elif kind != "tag":
+            shapes.skip(kind, label)
+    return shapes.image(classes or None)
+
+
+def _read_mask(shape: Mapping[str, str], frame: Frame) -> NDArray[np.bool_]:
+    left, top, width, height = (int(number(shape.get(side))) for side in ("left", "top", "width", "height"))
+    try:
+        runs = tuple(int(run) for run in shape.get("rle", "").split(","))
+    except ValueError:
+        raise ExchangeError("expected whole numbers as lengths of runs") from None
+    return decode_cvat(BoxedRuns(runs=runs, left=left, top=top, width=width, height=height), frame.height, frame.width)
+
+
+def _polygon(shape: Mapping[str, str]) -> list[list[float]]:
+    return [[number(value) for value in point.split(",")] for point in shape.get("points", "").split(";")]
+
+
+def _box(shape: Mapping[str, str]) -> NDArray[np.float64]:
+    left, top, right, bottom = (number(shape.get(side)) for side in ("xtl", "ytl", "xbr", "ybr"))
+    corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return turned(corners, ((left + right) / 2, (top + bottom) / 2), number(shape.get("rotation", 0)))
+
+
+def _ellipse(shape: Mapping[str, str]) -> NDArray[np.float64]:
+    x, y, radius_x, radius_y = (number(shape.get(name)) for name in ("cx", "cy", "rx", "ry"))
+    return ellipse_points(x, y, radius_x, radius_y, number(shape.get("rotation", 0)))
+
+
+_OUTLINES: Mapping[str, Any] = {"polygon": _polygon, "box": _box, "ellipse": _ellipse}
+"""The points of each kind of shape that has an outline."""

@@ -4,21 +4,24 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from camseg.base.errors import CamsegError, InputError, OutputError, failure_line
-from camseg.base.files import check_can_write, read_json, write_json
+from camseg.base.files import check_can_write, read_json, sha256, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.registry import choose
 from camseg.base.settings import to_json
 from camseg.data.mask_settings import MaskReading
 from camseg.exchange.annotation import AnnotatedImage
-from camseg.exchange.loading import ListedImage, ListedMask, Listing, list_folder, read_listed
+from camseg.exchange.exported import Exported, add_exported
+from camseg.exchange.listed import ListedImage, ListedMask, read_listed
+from camseg.exchange.loading import Listing, list_folder
 from camseg.exchange.output import ExportReport, safe_name, split_pieces
-from camseg.exchange.registry import EXPORTERS, Exporter
+from camseg.exchange.registry import EXPORTERS, IMPORTERS, Exporter
 from camseg.exchange.settings import ExportInputs, ExportSettings
 from camseg.runs.loop import check_files_apart
 from camseg.runs.output import RUN, image_root, prediction_root
@@ -79,9 +82,14 @@ def export_folder(
         _clear(out, overwrite)
         write_json(out / EXPORT, {"format": name, "finished": False})
         failed: list[str] = []
-        images = _images(progress(chosen, len(chosen), f"export {name}"), listing, settings, failed, left_out)
+        shown: list[Exported] = []
+        # People correct what was exported where there is a way back; only then it is written down.
+        note = shown.append if name in IMPORTERS else None
+        images = _images(progress(chosen, len(chosen), f"export {name}"), listing, settings, failed, name, note)
         report = exporter.load()(images, out, settings)
         report.failed[:0] = failed
+        if note is not None:
+            _note_exported(listing.folder, shown, report)
         names = sorted({path.name for path in out.iterdir()} - {EXPORT})
         facts = {"images": report.images, "masks": report.masks, "polygon_iou": report.polygon_iou}
         write_json(
@@ -156,9 +164,11 @@ def _images(
     listing: Listing,
     settings: ExportSettings,
     failed: list[str],
-    left_out: Counter[str],
+    name: str,
+    note: Callable[[Exported], None] | None,
 ) -> Iterator[AnnotatedImage]:
-    """The images read one by one; those that cannot be are noted."""
+    """The images read one by one; those that cannot be are noted in ``failed``, the masks of the others by ``note``."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     for one in chosen:
         try:
             safe_name(one.name)
@@ -168,7 +178,23 @@ def _images(
         except CamsegError as error:
             failed.append(failure_line(one.path or Path(one.name), error))
             continue
+        if note is not None:
+            hashes = {mask.class_name: None if mask.file is None else sha256(mask.file) for mask in one.masks}
+            image = replace(image, hashes=hashes)
+            for kind, found in hashes.items():
+                line = Exported(format=name, input=one.name, class_name=kind, mask_sha256=found, time=now)
+                note(replace(line, tolerance=settings.tolerance))
         yield split_pieces(image) if settings.pieces else image
+
+
+def _note_exported(folder: Path, shown: list[Exported], report: ExportReport) -> None:
+    """Write down which masks were exported, where that can be."""
+    try:
+        add_exported(folder, shown)
+    except OSError as error:
+        report.warnings.append(
+            f"{folder} cannot be written to ({error.strerror}), so that an import will not know which masks these were"
+        )
 
 
 def _sources(folder: Path | str, inputs: ExportInputs, settings: ExportSettings, exporter: Exporter) -> Path | None:

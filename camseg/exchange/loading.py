@@ -8,14 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from camseg.base.arrays import Mask
-from camseg.base.errors import ImageError, InputError
-from camseg.base.files import sha256
+from camseg.base.errors import InputError
 from camseg.data.datasets import Sample, load_images
-from camseg.data.images import ImageHeader, find_images, read_header, read_mask_and_void, relative_name
+from camseg.data.images import relative_name
 from camseg.data.mask_settings import MaskReading
-from camseg.exchange.annotation import AnnotatedImage, Annotation, Decision
-from camseg.exchange.record import CORRECTED, CORRECTIONS, Correction, read_corrections
+from camseg.exchange.annotation import AnnotatedImage
+from camseg.exchange.listed import ListedImage, ListedMask, read_listed, with_decision
+from camseg.runs.corrections import (
+    CORRECTIONS,
+    Corrections,
+    Decided,
+    corrected_place,
+    find_machine_masks,
+    stale_line,
+)
 from camseg.runs.output import (
     group_records,
     image_root,
@@ -28,49 +34,6 @@ from camseg.runs.record import Record, Source
 
 OBJECT = "object"
 """What a mask shows where nothing tells."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListedMask:
-    """A mask that has not been read: where it lies and what is known of it."""
-
-    class_name: str
-    """What it shows."""
-    file: Path | None
-    """The machine's mask; None where a person drew the only one."""
-    corrected: Path | None = None
-    """The mask that a person put in its place."""
-    decision: Decision | None = None
-    """What a person said of it; None where nobody has looked."""
-    score: float | None = None
-    """The class's probability."""
-    quality: float | None = None
-    """How far the machine's mask can be trusted."""
-    provenance: str = ""
-    """As in ``Annotation``."""
-    empty: bool = False
-    """Whether the manifest says that there is nothing in it."""
-
-    @property
-    def shown(self) -> Path:
-        """The file that counts."""
-        found = self.corrected or self.file
-        assert found is not None
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListedImage:
-    """An image that has not been read."""
-
-    name: str
-    """Its path below the folder of images, with its suffix and ``/`` between."""
-    path: Path | None
-    """The file; None where it was not found."""
-    masks: tuple[ListedMask, ...] = ()
-    """In the order of the classes."""
-    source: Source | None = None
-    """Of images that ``prepare`` wrote: where they were taken from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +77,7 @@ def list_folder(
     root = prediction_root(folder)
     place = manifest_folder(root)
     lines = {} if place is None else group_records(read_manifest(place, damaged_too=True))
-    records = [record for group in lines.values() for record in group if record.files]
+    records = [record for group in lines.values() for record in group if not record.failed]
     given = Path(images) if images is not None else image_root(root)
     found: _Found
     if place is not None and any("image" in record.files for record in records):  # prepared
@@ -150,52 +113,6 @@ def list_folder(
     )
 
 
-def read_listed(one: ListedImage, reading: MaskReading | None = None) -> AnnotatedImage:
-    """Read the masks of an image, the empty ones left out.
-
-    Raises ImageError for a file that cannot be read, or a mask of another size than the image.
-    """
-    header = None if one.path is None else read_header(one.path)
-    masks = [(mask, read_mask_and_void(mask.shown, reading).mask) for mask in one.masks]
-    if header is None:
-        if not masks:
-            raise ImageError(f"{one.name}: neither the image nor a mask is there to tell its size")
-        header = ImageHeader(masks[0][1].shape[1], masks[0][1].shape[0], False)
-    for listed, mask in masks:
-        _check_size(listed.shown, mask, header)
-    return AnnotatedImage(
-        name=one.name,
-        width=header.width,
-        height=header.height,
-        path=one.path,
-        source=one.source,
-        turned=header.turned,
-        annotations=tuple(
-            Annotation(
-                image=one.name,
-                width=header.width,
-                height=header.height,
-                class_name=listed.class_name,
-                mask=mask,
-                score=listed.score,
-                quality=listed.quality,
-                provenance=listed.provenance,
-                decision=listed.decision,
-            )
-            for listed, mask in masks
-            if mask.any()
-        ),
-    )
-
-
-def _check_size(path: Path, mask: Mask, header: ImageHeader) -> None:
-    if mask.shape != (header.height, header.width):
-        raise ImageError(
-            f"{path}: expected a mask of its image's size, {header.width} x {header.height}; it is {mask.shape[1]} x "
-            f"{mask.shape[0]} (width x height)"
-        )
-
-
 @dataclass
 class _Found:
     folder: Path
@@ -214,9 +131,11 @@ def _of_run(place: Path, records: Iterable[Record], samples: Mapping[str, Sample
     by_input = {sample.input: sample for sample in samples.values()}
     images: dict[str, ListedImage] = {}
     for record in records:
-        if record.failed or "mask" not in record.files:
-            continue
         sample = by_input.get(record.input) or samples.get(PurePosixPath(record.input).with_suffix("").as_posix())
+        if "mask" not in record.files:
+            if sample is not None and not record.files:  # none of the classes was found in it
+                images.setdefault(record.input, ListedImage(name=record.input, path=sample.path))
+            continue
         label = record.labels[0] if record.labels and len(record.labels) == 1 else None
         mask = ListedMask(
             class_name=record.class_name or class_name or label or OBJECT,
@@ -225,6 +144,7 @@ def _of_run(place: Path, records: Iterable[Record], samples: Mapping[str, Sample
             quality=getattr(record, "quality", None),
             provenance=_methods(record),
             empty=record.empty is not None or record.area == 0,
+            told=record.class_name is not None,
         )
         _add(images, record.input, None if sample is None else sample.path, mask)
     return _Found(place, images)
@@ -253,17 +173,15 @@ def _of_prepared(place: Path, records: Iterable[Record]) -> dict[str, ListedImag
 
 def _of_files(root: Path, samples: Mapping[str, Sample], class_name: str | None) -> _Found:
     """Masks by their names: that of their image, or that below a folder of the class's name."""
-    files = find_images(root).files
+    files = find_machine_masks(root).files
     images = {sample.input: ListedImage(name=sample.input, path=sample.path) for sample in samples.values()}
     unused = 0
     for path in files:
         name = relative_name(path, root)
-        if name.startswith(f"{CORRECTED}/"):
-            continue
         first, _, rest = name.partition("/")
         if (sample := samples.get(name)) is not None:
             label = sample.labels[0] if sample.labels and len(sample.labels) == 1 else None
-            mask = ListedMask(class_name=class_name or label or OBJECT, file=path)
+            mask = ListedMask(class_name=class_name or label or OBJECT, file=path, told=False)
         elif (sample := samples.get(rest)) is not None:
             mask = ListedMask(class_name=first, file=path)
         else:
@@ -295,61 +213,33 @@ def _methods(record: Record) -> str:
 def _corrected(found: _Found) -> tuple[list[ListedImage], tuple[str, ...]]:
     """The images with what people said of their masks and drew in their place; and which of that does not count."""
     images = dict(found.images)
-    said: dict[tuple[str, str | None], Correction] = {}
-    for correction in read_corrections(found.folder):
-        said[correction.input, correction.class_name] = correction
-    stale: list[str] = []
-    unknown: list[str] = []
-    for correction in said.values():
-        image = images.get(correction.input)
-        if image is None:
-            unknown.append(correction.input)
-            continue
-        named = [one for one in image.masks if correction.class_name in (one.class_name, None)]
-        before = named[0] if named else None
-        if before is not None and not _is_of(correction, before):
-            stale.append(correction.input)
-            continue
-        drawn = None if correction.corrected is None else found.folder / correction.corrected
-        if before is None and drawn is None:
-            continue
-        mask = before or ListedMask(class_name=correction.class_name or OBJECT, file=None)
-        mask = replace(mask, decision=correction.decision)
-        if drawn is not None and correction.decision in ("edited", "empty"):
-            mask = replace(mask, corrected=drawn, provenance=correction.tool, empty=correction.decision == "empty")
-        _add(images, correction.input, image.path, mask)
-    spoken = {(one.input, one.class_name) for one in said.values()}
-    for name, image in images.items() if (found.folder / CORRECTED).is_dir() else ():
-        # Masks that somebody put there without a word are a person's too.
-        masks = tuple(_drawn(found.folder, name, one, spoken) for one in image.masks)
-        images[name] = replace(image, masks=masks)
-    remarks = []
-    place = found.folder / CORRECTIONS
-    if stale:
+    corrections = Corrections(found.folder)
+    decisions: list[Decided] = []
+    for name, image in found.images.items():
+        masks: dict[str, ListedMask] = {}
+        for mask in image.masks:
+            assert mask.file is not None
+            file = mask.file.relative_to(found.folder).as_posix()
+            decided = corrections.decide(input=name, class_name=mask.class_name, file=file, place=corrected_place(file))
+            decisions.append(decided)
+            after = with_decision(mask, decided)
+            masks[after.class_name] = after
+        images[name] = replace(image, masks=tuple(masks[one] for one in sorted(masks)))
+    for line in corrections.added():  # classes that only a person saw
+        known, drawn = images.get(line.input), line.corrected
+        taken = known is not None and line.class_name in (None, *(mask.class_name for mask in known.masks))
+        if known is not None and drawn is not None and not taken:
+            mask = ListedMask(class_name=line.class_name or OBJECT, file=None)
+            decided = Decided(file=found.folder / drawn, decision=line.decision, correction=line)
+            _add(images, line.input, known.path, with_decision(mask, decided))
+    stale = stale_line(decisions, found.folder)
+    remarks = [stale] if stale else []
+    if unknown := [line.input for line in corrections.latest() if line.input not in images]:
         remarks.append(
-            f"{len(stale)} corrections in {place} are of other masks than those that lie there now, such as that of "
-            f"{stale[0]}; they do not count"
+            f"{len(unknown)} corrections in {found.folder / CORRECTIONS} are of images that are not there, such as "
+            f"{unknown[0]}"
         )
-    if unknown:
-        remarks.append(f"{len(unknown)} corrections in {place} are of images that are not there, such as {unknown[0]}")
     return list(images.values()), tuple(remarks)
-
-
-def _is_of(correction: Correction, mask: ListedMask) -> bool:
-    """Whether the machine's mask still is what the person saw."""
-    if mask.file is None or correction.mask_sha256 is None:
-        return True
-    return mask.file.is_file() and sha256(mask.file) == correction.mask_sha256
-
-
-def _drawn(folder: Path, name: str, mask: ListedMask, spoken: set[tuple[str, str | None]]) -> ListedMask:
-    if mask.file is None or (name, mask.class_name) in spoken or (name, None) in spoken:
-        return mask
-    inner = mask.file.relative_to(folder).as_posix().removeprefix("masks/")
-    drawn = (folder / CORRECTED / inner).with_suffix(".png")
-    if not drawn.is_file():
-        return mask
-    return replace(mask, corrected=drawn, decision="edited", provenance=CORRECTED, empty=False)
 
 
 def _sources(images: Path | None) -> dict[Path, Source]:

@@ -6,6 +6,7 @@ back, so that it stays a hole. Two kinds of programs draw polygons: some take a 
 too (OpenCV, Pillow). Both get polygons of their own, and at tolerance 0 those give the mask back bit for bit.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
@@ -35,7 +36,9 @@ def mask_to_polygons(mask: Mask, at: At, tolerance: float = 0.0) -> list[Polygon
     return [_three(_simplify(points, fixed, tolerance)) + np.array([left, top]) for points, fixed in joined]
 
 
-def polygons_to_mask(polygons: list[NDArray[np.floating]] | list[Polygon], height: int, width: int, at: At) -> Mask:
+def polygons_to_mask(
+    polygons: Sequence[NDArray[np.floating]] | Sequence[Polygon], height: int, width: int, at: At
+) -> Mask:
     """The mask, bool (height, width), that polygons stand for: each painted by the even-odd rule, all together.
 
     at: ``corners`` paints the pixels whose centres lie inside; ``centres`` also those under the line, as OpenCV does,

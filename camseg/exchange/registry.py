@@ -1,4 +1,5 @@
-"""The formats that masks are written in: the command line, the documentation and the tests walk this registry."""
+"""The formats that masks are written in and read from: the command line, the documentation and the tests walk these
+registries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,5 +106,56 @@ EXPORTERS: Final[Mapping[str, Exporter]] = {
         holds=("mask",),
         extra="dicom-seg",
         paper="DICOM PS3.3, A.51",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importer(Method):
+    """(file, settings) -> the images that it tells of; ``paper`` says where the format is described."""
+
+    tools: str
+    """What writes it."""
+    takes: str
+    """What may be given."""
+    shapes: str
+    """What becomes a mask."""
+
+
+IMPORTERS: Final[Mapping[str, Importer]] = {
+    "coco": Importer(
+        function="exchange.coco:import_coco",
+        tools="CVAT, Label Studio, FiftyOne, Roboflow and others",
+        takes="a JSON, or a zip with annotations/instances_*.json",
+        shapes="run lengths, compressed or not; polygons",
+        paper="cocodataset.org, format-data",
+    ),
+    "cvat": Importer(
+        function="exchange.cvat:import_cvat",
+        tools="CVAT",
+        takes="annotations.xml, or a zip with it",
+        shapes="masks, polygons, boxes, ellipses",
+        paper="docs.cvat.ai, CVAT for images 1.1",
+    ),
+    "label-studio": Importer(
+        function="exchange.label_studio:import_label_studio",
+        tools="Label Studio",
+        takes="its export as JSON (not JSON_MIN)",
+        shapes="brushes, polygons, bitmasks, rectangles, ellipses",
+        paper="labelstud.io, export annotations",
+    ),
+    "labelme": Importer(
+        function="exchange.labelme:import_labelme",
+        tools="LabelMe, X-AnyLabeling",
+        takes="a folder of JSON files",
+        shapes="masks, polygons, rectangles, circles",
+        paper="github.com/wkentaro/labelme",
+    ),
+    "png": Importer(
+        function="exchange.png:import_png",
+        tools="any editor",
+        takes="a folder of masks named like their images, or of a folder of such for each class",
+        shapes="masks that camseg reads",
+        paper="this page",
     ),
 }

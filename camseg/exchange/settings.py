@@ -1,11 +1,13 @@
 """How masks are written for other tools."""
 
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from camseg.base.settings import Option, settings
+from camseg.data.mask_settings import MaskReading
 
 Transfer: TypeAlias = Literal["copy", "link", "none"]
 Geometry: TypeAlias = Literal["mask", "polygon"]
@@ -15,7 +17,7 @@ Verdict: TypeAlias = Literal["accepted", "edited", "rejected", "empty", "unseen"
 
 @settings
 class ExportInputs:
-    """What is exported, where the output folder does not tell."""
+    """What the masks of a folder are of, where it does not tell."""
 
     image_folder: Annotated[Path | None, Option(metavar="IMAGES")] = None
     """Where the images of the masks lie: a folder or CSV; default: where run.json says."""
@@ -49,3 +51,18 @@ class ExportSettings:
     run.json says."""
     images_root: Annotated[str, Option(metavar="FOLDER")] = ""
     """For label-studio, where its server finds the images: their folder, below the root of its local files."""
+
+
+@settings
+class ImportSettings:
+    """How corrections are brought in."""
+
+    unchanged: Literal["accepted", "unseen"] | None = None
+    """Masks that come back as they were: looked at and right, or perhaps not looked at; default: accepted where the
+    tool says that a person looked (Label Studio's annotations, what CVAT calls manual), else unseen."""
+    exclusive: bool = False
+    """A pixel belongs to the topmost shape alone, as tools show it; default: masks of several classes may overlap."""
+    annotator: Annotated[str | None, Option(metavar="NAME")] = None
+    """Who corrected, where the file does not tell."""
+    reading: MaskReading = field(default_factory=MaskReading)
+    """How masks of the format png are read, and those of a folder that camseg did not write."""

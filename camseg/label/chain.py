@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from camseg.base.arrays import Alpha, Cam, Image, Mask, Trimap, check_image
 from camseg.base.progress import Say, unheard
 from camseg.data.datasets import Sample
+from camseg.data.truth import MaskSource
+from camseg.label.quality_stage import QualityStage
 from camseg.label.settings import LabelSettings, SegmentSettings
 from camseg.label.stages import CleanStage, FuseStage, PropagateStage, RefineStage, ThresholdStage, TrimapStage
 from camseg.masks.settings import MaskSettings, parse_threshold
@@ -38,17 +40,29 @@ class Labelled:
     """Why no refiner decided, if one was to."""
     agreement: float | None = None
     """How far an ensemble's members agree: the mean Dice of their masks with each other."""
+    quality: float | None = None
+    """How far the mask can be trusted, in [0, 1]; None where nothing tells."""
+    quality_reasons: tuple[str, ...] = ()
+    """What speaks against it, in words."""
 
 
 def map_stages(
-    plan: "Plan", rule: "TargetRule", batch_size: int, say: Say = unheard, *, apart: bool = False
+    plan: "Plan",
+    rule: "TargetRule",
+    batch_size: int,
+    say: Say = unheard,
+    *,
+    apart: bool = False,
+    views: bool = False,
+    masks: MaskSource | None = None,
 ) -> list[Stage]:
-    """Images -> maps at the images' size, an item for each image and class; ``apart``: by member of an ensemble too."""
+    """Images -> maps at the images' size, an item for each image and class; ``apart``: by member of an ensemble too,
+    ``views``: by view too, small; ``masks``: over which a segmenter's score is."""
     from camseg.label.network_stages import CamStage, LoadStage, PlaceStage
 
     return [
-        LoadStage(plan=plan),
-        CamStage(plan=plan, rule=rule, batch_size=batch_size, say=say),
+        LoadStage(plan=plan, masks=masks),
+        CamStage(plan=plan, rule=rule, batch_size=batch_size, say=say, views=views),
         PlaceStage(plan=plan, apart=apart and len(plan.members) > 1),
     ]
 
@@ -71,12 +85,13 @@ def mask_stages(settings: LabelSettings, shares: Sequence[float] = (1.0,)) -> li
 
 
 def outline_stages(settings: LabelSettings | SegmentSettings) -> list[Stage]:
-    """Masks -> masks: trimap, refinement, cleaning."""
+    """Masks -> masks: trimap, refinement, cleaning; then how far they can be trusted."""
     refined = settings.refinement.method != "none"
     return [
         *([TrimapStage(settings=settings.trimap)] if refined else []),
         RefineStage(settings=settings.refinement),
         CleanStage(settings=settings.cleaning),
+        QualityStage(may_be_empty=isinstance(settings, SegmentSettings)),
     ]
 
 
@@ -107,7 +122,7 @@ def label_image(
         classifier.class_index(target)
     rule = TargetRule(word="likeliest") if target is None else TargetRule(word=None, named=(target,))
     stages: Sequence[Stage] = [
-        *map_stages(ready, rule, 1, apart=True),
+        *map_stages(ready, rule, 1, apart=True, views=True),
         *mask_stages(settings, classifier.shares),
     ]
     for stage in stages:
@@ -123,4 +138,6 @@ def label_image(
         refiner=done.record.refiner,
         fallback=done.record.fallback,
         agreement=done.record.agreement,
+        quality=done.record.quality,
+        quality_reasons=done.record.quality_reasons,
     )

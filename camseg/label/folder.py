@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from camseg.base.errors import InputError
+from camseg.base.progress import Say
 from camseg.base.settings import from_json, to_json
-from camseg.data.datasets import Dataset, Sample, load_images
-from camseg.data.images import Window, check_window, find_images, relative_name
+from camseg.data.datasets import Dataset, Sample, load_images, with_known_labels
+from camseg.data.images import Window, check_window, relative_name
 from camseg.data.mask_settings import MaskReading
 from camseg.data.remarks import data_remarks
+from camseg.data.truth import find_true_masks
 from camseg.label.chain import map_stages, mask_stages
+from camseg.label.quality_stage import QualityStage
 from camseg.label.settings import CamsOutput, ClassifierOptions, LabelSettings
 from camseg.label.stages import (
     CleanStage,
@@ -28,13 +31,15 @@ from camseg.masks.settings import CleaningSettings, MaskSettings
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.refine import open_network
 from camseg.refinement.settings import RefineSettings, TrimapSettings
+from camseg.runs.corrections import decided_masks, find_machine_masks, stale_line
 from camseg.runs.loop import FolderReport, run_folder
-from camseg.runs.output import records_by_file
+from camseg.runs.output import prediction_root, records_by_file
 from camseg.runs.record import Record
 from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Item, Stage, new_item
 
 if TYPE_CHECKING:
+    from camseg.cams.scores import Decider
     from camseg.cams.settings import CamSettings
     from camseg.classify.checkpoint import AnyClassifier
     from camseg.classify.targets import TargetRule
@@ -77,35 +82,58 @@ def saved_kinds(save: Sequence[str]) -> dict[str, str]:
 
 def cams_folder(
     images: Dataset | Path | str,
-    classifier: "AnyClassifier",
+    classifier: "Decider",
     out: Path | str,
     settings: "CamSettings",
     *,
     targets: Sequence[str] = (),
     batch_size: int = ClassifierOptions.batch_size,
     save: Sequence[str] = CamsOutput.save,
+    masks: Path | str | None = None,
+    reading: MaskReading | None = None,
     options: FolderOptions | None = None,
     placement: Placement | None = None,
 ) -> FolderReport:
     """Write the maps of every image into ``out/<method>/...``, on request drawn over it (``save``: ``overlays``) too.
 
-    Otherwise as ``label_folder``.
+    ``classifier``: or a segmenter; then labels count as far as it knows them. ``masks``: for its score ``mask``, a
+    folder of masks, ``<path>.png`` or ``<class>/<path>.png``; ``reading``: which class of them counts, where they hold
+    several. Otherwise as ``label_folder``.
     """
     output = from_json(CamsOutput, {"save": list(save)})
     if settings.raw and output.save:
         raise InputError("overlays are drawn of maps in [0, 1]; leave raw or overlays out")
     overlays = settings.methods if "overlays" in output.save else ()
     behind = [WriteCamsStage(folder=Path(out), raw=settings.raw, overlays=overlays)]
+    if (masks is not None) != (settings.score == "mask"):
+        raise InputError("masks and the score mask go together: give both, or neither")
+    reading = reading or MaskReading()
+    if masks is None and reading.mask_class is not None:
+        raise InputError("a mask class, but no masks that hold it; give masks, or leave it out")
     asked = {**to_json(settings), **to_json(output)}
+    asked |= {} if masks is None else {"masks": _absolute(masks), **to_json(reading)}
     return _network_folder(
-        "cams", images, classifier, out, settings, behind, asked, targets, batch_size, options, placement, False
+        "cams",
+        images,
+        classifier,
+        out,
+        settings,
+        behind,
+        asked,
+        targets,
+        batch_size,
+        options,
+        placement,
+        False,
+        masks,
+        reading,
     )
 
 
 def _network_folder(
     command: str,
     images: Dataset | Path | str,
-    classifier: "AnyClassifier",
+    classifier: "Decider",
     out: Path | str,
     cams: "CamSettings",
     behind: Sequence[Stage],
@@ -115,12 +143,19 @@ def _network_folder(
     options: FolderOptions | None,
     placement: Placement | None,
     guided: bool,
+    masks: Path | str | None = None,
+    reading: MaskReading | None = None,
 ) -> FolderReport:
     from camseg.cams.plan import plan
     from camseg.classify.targets import target_rule
+    from camseg.segment.segmenter import Segmenter
 
     options = options or FolderOptions()
-    data = images if isinstance(images, Dataset) else load_images(images, classifier.classes)
+    if isinstance(classifier, Segmenter):
+        data = images if isinstance(images, Dataset) else load_images(images)
+        data = with_known_labels(data, [*classifier.classes, *classifier.negative])
+    else:
+        data = images if isinstance(images, Dataset) else load_images(images, classifier.classes)
     rule = target_rule(targets, classifier, data.samples)
     for remark in data_remarks(data, classifier.window):
         options.say(f"note: {remark}")
@@ -128,8 +163,12 @@ def _network_folder(
         options.say(line)
     apart = any(isinstance(stage, FuseStage) for stage in behind)
     ready = plan(classifier, cams, guided=guided)
-    stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart), *behind]
-    run = {"classifier": classifier.run, "negative": list(classifier.negative)}
+    views = any(isinstance(stage, QualityStage) for stage in behind)
+    source = None
+    if masks is not None:
+        source = find_true_masks(prediction_root(masks), data.samples, reading=reading, negative=classifier.negative)
+    stages = [*map_stages(ready, rule, batch_size, options.say, apart=apart, views=views, masks=source), *behind]
+    run = {classifier.members[0].KIND: classifier.run, "negative": list(classifier.negative)}
     stride = classifier.members[0].model_args.get("output_stride")
     return run_folder(
         command,
@@ -222,13 +261,16 @@ def trimap_folder(
     of the masks counts, where they hold several. What they give no class is unknown.
     """
     settings, reading = settings or TrimapSettings(), reading or MaskReading()
+    options = options or FolderOptions()
     if settings.from_map and reading.mask_class is not None:
         raise InputError("two thresholds cut a trimap from a map, which has no mask class; leave that out, or those")
     beside = _beside("cam", cams)
     stages = [
         ReadStage(kind="cam", root=Path(source))
         if settings.from_map
-        else ReadStage(kind="mask", root=Path(source), beside=beside, reading=reading),
+        else ReadStage(
+            kind="mask", root=Path(source), beside=beside, reading=reading, drawn=_drawn(source, options.say)
+        ),
         TrimapStage(settings=settings),
         WriteStage(folder=Path(out), kinds={"trimap": ""}),
     ]
@@ -255,7 +297,7 @@ def refine_folder(
     ``masks``: the folder of what an unusable trimap or a worse mask falls back to; ``reading``: which class of those
     counts, where they hold several; ``device``: for a trained network; ``window`` as in ``propagate_folder``.
     """
-    reading = reading or MaskReading()
+    reading, options = reading or MaskReading(), options or FolderOptions()
     if masks is None and reading.mask_class is not None:
         raise InputError("a mask class, but no masks that hold it; give masks to fall back to, or leave it out")
     settings, cleaning = settings or RefineSettings(), cleaning or CleaningSettings()
@@ -272,9 +314,11 @@ def refine_folder(
             images=data.root,
             window=window,
             reading=reading,
+            drawn={} if masks is None else _drawn(masks, options.say),
         ),
         RefineStage(settings=settings, colors="foregrounds" in save),
         CleanStage(settings=cleaning),
+        QualityStage(),
         WriteStage(folder=Path(out), kinds=kinds),
     ]
     asked = {**to_json(settings), **to_json(cleaning), "masks": _absolute(masks), **to_json(reading), "window": window}
@@ -282,7 +326,7 @@ def refine_folder(
     return _file_folder("refine", trimaps, out, stages, asked, options, data, window, device)
 
 
-def _labels_line(data: Dataset, rule: "TargetRule", classifier: "AnyClassifier") -> str | None:
+def _labels_line(data: Dataset, rule: "TargetRule", classifier: "Decider") -> str | None:
     """That labels decide, and where they stand; None where they do not."""
     labelled = [sample for sample in data.samples if sample.labels is not None]
     named = rule.word in (None, "all")
@@ -292,7 +336,7 @@ def _labels_line(data: Dataset, rule: "TargetRule", classifier: "AnyClassifier")
     decided = "which images hold no object" if named else "for which class each gets its map"
     return (
         f"{len(labelled)} of {len(data.samples)} images are labelled, {place}: the labels decide {decided}, not the "
-        "classifier; --target predicted asks that"
+        f"{classifier.members[0].KIND}; --target predicted asks that"
     )
 
 
@@ -309,7 +353,7 @@ def _file_folder(
 ) -> FolderReport:
     """The folder loop over files that an earlier command wrote; ``images``: those that they belong to."""
     check_window(window)
-    found = find_images(source)
+    found = find_machine_masks(source)
     # What is known of a file: by its own folder's manifest, else by that of what lies beside it.
     folders = [found.root, *(folder for stage in stages for folder in getattr(stage, "beside", {}).values())]
     earlier = [(folder, records_by_file(folder)) for folder in folders]
@@ -324,7 +368,9 @@ def _file_folder(
         before = next((known[place] for known, place in places if place in known), unknown)
         sample = Sample(path=path, name=name, labels=before.labels)
         # What an earlier stage was told of the file stays known.
-        record = replace(before, name=name, files={}, fallback=None, area=None)
+        record = replace(before, name=name, files={}, fallback=None, area=None, quality_reasons=(), agreements={})
+        if before.empty is None:
+            record = replace(record, quality=None)  # of a mask that will be another one
         image = None if partner is None else partner.path
         items.append(Item(sample=sample, record=record, name=name, source=image, window=window))
     data = Dataset(
@@ -351,6 +397,14 @@ def open_refiner(settings: RefineSettings, device: str) -> None:
     """Read a refiner's weights before any work is begun; raises CheckpointError."""
     if settings.weights is not None:
         open_network(settings.method, settings.weights, device)
+
+
+def _drawn(masks: Path | str, say: Say) -> dict[Path, Path]:
+    """The masks that people drew in the place of some of a folder, by the absolute paths of those."""
+    decided = decided_masks(masks)
+    if line := stale_line(decided.values(), masks):
+        say(f"note: {line}")
+    return {path: one.file for path, one in decided.items() if one.drawn and one.file is not None}
 
 
 def _absolute(folder: Path | str | None) -> str | None:

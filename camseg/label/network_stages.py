@@ -8,18 +8,20 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from camseg.base.arrays import Cam, dequantise, quantise
-from camseg.base.errors import InputError
+from camseg.base.arrays import Cam, Mask, dequantise, quantise
+from camseg.base.errors import ImageError, InputError
 from camseg.base.progress import Say, unheard
 from camseg.base.settings import to_json
 from camseg.cams.capture import Network
 from camseg.cams.extract import BatchCams, BatchLimit, extract, stack_inputs
-from camseg.cams.placing import features_over_image, mean_of_members, members_over_image
+from camseg.cams.placing import features_over_image, mean_of_members, members_over_image, members_views
 from camseg.cams.plan import Plan, guiding_layer
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.classify.targets import TargetRule
 from camseg.data.datasets import Sample
 from camseg.data.images import read_image
+from camseg.data.truth import MaskSource, class_regions
+from camseg.masks.quality import working_size
 from camseg.runs.stage import Item, Place, Stage, failed_item
 
 _KEPT_PIXELS = 4_000_000
@@ -33,10 +35,16 @@ class LoadStage(Stage):
     name: ClassVar[str] = "images"
     plan: Plan
     """Says of which sizes, in which windows."""
+    masks: MaskSource | None = None
+    """For the score ``mask`` of a segmenter: over which pixels it is."""
 
     def files(self, item: Item) -> tuple[Path, ...]:
-        """The image."""
-        return (item.sample.path,)
+        """The image and its masks."""
+        return (item.sample.path, *(() if self.masks is None else self.masks.files(item.sample)))
+
+    def identity(self) -> dict[str, Any]:
+        """The masks, where there are any."""
+        return {} if self.masks is None else {"masks": str(self.masks.root), **self.masks.facts()}
 
     def each(self, item: Item) -> Item:
         """The item with its inputs, and with its pixels unless they are too many to wait."""
@@ -47,7 +55,15 @@ class LoadStage(Stage):
         image = views[self.plan.classifier.window]
         height, width = image.shape[:2]
         kept = image if item.pixels is not None or height * width <= _KEPT_PIXELS else None
-        return replace(item, squares=tuple(self.plan.inputs(views)), size=(height, width), pixels=kept)
+        squares = self.plan.inputs(views, self._regions(item.sample, height, width))
+        return replace(item, squares=tuple(squares), size=(height, width), pixels=kept)
+
+    def _regions(self, sample: Sample, height: int, width: int) -> list[Mask] | None:
+        if self.masks is None:
+            return None
+        if not self.masks.knows(sample):
+            raise ImageError(f"{sample.path}: no mask of it in {self.masks.root}; add one, or leave the image out")
+        return class_regions(self.masks, self.masks.read(sample, height, width), self.plan.classifier.classes)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -63,6 +79,8 @@ class CamStage(Stage):
     """How many images a batch holds, whose last bits depend on it."""
     say: Say = unheard
     """Hears when memory is short."""
+    views: bool = False
+    """Whether each view's maps are kept too, for ``QualityStage``; then there is one method."""
     limit: BatchLimit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +121,7 @@ class CamStage(Stage):
             item = batch[n]
             return [] if item.done else self.rule.targets(self.plan.classifier, item.sample, probabilities)
 
-        found = extract(self.plan, inputs, choose, self.limit)
+        found = extract(self.plan, inputs, choose, self.limit, apart=self.views)
         return [one for n, item in enumerate(batch) for one in ([item] if item.done else self._classes(item, n, found))]
 
     def _classes(self, item: Item, n: int, found: BatchCams) -> list[Item]:
@@ -126,6 +144,7 @@ class CamStage(Stage):
         items = []
         for k, target in enumerate(found.targets[n]):
             name = classifier.classes[target]
+            score = round(float(probabilities[target]), 6)
             items.append(
                 replace(
                     base,
@@ -133,26 +152,46 @@ class CamStage(Stage):
                     record=replace(
                         record,
                         class_name=name,
-                        score=round(float(probabilities[target]), 6),
-                        empty=self._why_empty(item.sample, name),
+                        score=score,
+                        empty=self._why_empty(item.sample, name)
+                        or (self._without_pixels(name) if target in found.without_pixels[n] else None),
+                        quality=self._sure_of_nothing(item.sample, name, score),
                     ),
                     grids={} if empty else {method: maps[n][k] for method, maps in found.maps.items()},
+                    views=() if empty or not self.views else found.views[n][k],
                 )
             )
         # Without a folder per class an image without any class has a mask too, an empty one.
         known = self.rule.word != "predicted" and item.sample.labels is not None
-        reason = "labelled with none of the classes" if known else "none of the classes predicted"
-        return items or [replace(base, record=replace(record, empty=reason), done=self.rule.per_class)]
+        reason = (known and self._why_labelled(item.sample)) or "none of the classes predicted"
+        sure = 1.0 if known else round(1.0 - float(probabilities.max()), 6)
+        record = replace(record, empty=reason, quality=sure)
+        return items or [replace(base, record=record, done=self.rule.per_class)]
 
     def _why_empty(self, sample: Sample, target: str) -> str | None:
         """Why the map of a class is all zero whatever the network sees, in words; None where it is not."""
         negative, labels = self.plan.classifier.negative, sample.labels
-        if labels is not None and self.rule.is_empty(self.plan.classifier, sample):
-            return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+        if self.rule.is_empty(self.plan.classifier, sample):
+            return self._why_labelled(sample)
         if target not in negative or not self.plan.settings.gate:
             return None
         chosen = self.rule.word in ("predicted", "likeliest") or (self.rule.word == "auto" and labels is None)
         return f"predicted {target}, a negative class" if chosen else f"{target} is a negative class"
+
+    def _sure_of_nothing(self, sample: Sample, target: str, score: float) -> float | None:
+        """How sure it is that there is nothing to find: 1 where a label says so, the probability of a negative class;
+        None where something is looked for."""
+        if self._why_empty(sample, target) is None:
+            return None
+        return 1.0 if sample.labels is not None else score
+
+    def _why_labelled(self, sample: Sample) -> str:
+        labels = sample.labels
+        return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+
+    def _without_pixels(self, target: str) -> str:
+        masked = self.plan.members[0].network.score == "mask"
+        return f"the given mask of {target} is empty" if masked else f"no pixel is predicted as {target}"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -179,10 +218,12 @@ class PlaceStage(Stage):
                     members = tuple(dequantise(quantise(one)) for one in own)
                 cam = mean_of_members(classifier, own, settings.raw)
             cams[method] = cam if settings.raw else dequantise(quantise(cam))
+        views = members_views(classifier, item.views, *working_size(*item.size))
         empty = item.record.empty
         if zero := [method for method, cam in cams.items() if not cam.any()]:
             empty = empty or f"nothing speaks for the class by {', '.join(zero)}"
-        return replace(item, cams=cams, members=members, grids={}, record=replace(item.record, empty=empty))
+        record = replace(item.record, empty=empty)
+        return replace(item, cams=cams, members=members, views=views, grids={}, record=record)
 
 
 @dataclass(kw_only=True, eq=False)

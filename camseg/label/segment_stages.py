@@ -6,14 +6,18 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from camseg.base.arrays import dequantise, quantise
 from camseg.base.errors import InputError
 from camseg.base.settings import to_json
 from camseg.data.datasets import Sample
 from camseg.data.images import read_image
+from camseg.masks.consensus import agreement
+from camseg.masks.quality import working_size
 from camseg.runs.stage import Item, Place, Stage, failed_item
-from camseg.segment.segmenter import Segmenter
+from camseg.segment.segmenter import Segmenter, mean_of_views
 from camseg.segment.settings import ViewSettings
 
 METHOD: Final = "probability"
@@ -81,20 +85,29 @@ class SegmentStage(Stage):
         blank = self.segmenter.to_input(np.zeros((1, 1, 3), np.uint8))
         inputs = [(blank,) if item.done else item.squares for item in batch]
         stacked = torch.from_numpy(np.stack([square for squares in inputs for square in squares]))
-        grids = np.concatenate(
-            [self.segmenter.grids(part, self.settings.flip).cpu().numpy() for part in stacked.split(self.batch_size)]
-        )
+        parts = [self.segmenter.views(part, self.settings.flip) for part in stacked.split(self.batch_size)]
+        grids = np.concatenate([mean_of_views(views).cpu().numpy() for views in parts])
+        small = np.concatenate([_small(views) for views in parts])  # (squares, views, channels, s, s)
         done, start = [], 0
         for item, squares in zip(batch, inputs, strict=True):
             own = grids[start : start + len(squares)]
+            views = small[start : start + len(squares)]
             start += len(squares)
             if item.done:
                 done.append(item)
             elif not np.isfinite(own).all():
                 done.append(failed_item(item, InputError("its probabilities are not finite numbers; train again")))
             else:
-                done.append(replace(item, squares=(), grids={METHOD: tuple(own)}))
+                done.append(replace(item, squares=(), grids={METHOD: tuple(own)}, views=(views,)))
         return done
+
+
+def _small(views: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+    """Probabilities of each view (N, channels, S, S) -> (N, views, channels, s, s), at the size of comparisons."""
+    stacked = torch.stack(tuple(views), dim=1)
+    height, width = working_size(*stacked.shape[-2:])
+    pooled = functional.interpolate(stacked.flatten(0, 1), (height, width), mode="area")
+    return pooled.unflatten(0, stacked.shape[:2]).cpu().numpy()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -140,10 +153,20 @@ class PixelStage(Stage):
                 method=METHOD,
                 threshold=None if mask is None else LIKELIEST,
                 empty=empty,
+                quality=1.0 if excluded else None,
+                agreements={} if excluded else self._flips(item, channel),
             )
             named = f"{name}/{item.name}" if per_class else item.name
-            items.append(replace(item, name=named, record=record, cams={METHOD: cam}, mask=mask, grids={}))
+            items.append(replace(item, name=named, record=record, cams={METHOD: cam}, mask=mask, grids={}, views=()))
         return items
+
+    def _flips(self, item: Item, channel: int) -> dict[str, float]:
+        """How far the mask of the mirrored image agrees, where that was looked at."""
+        (views,) = item.views  # (tiles, views, channels, s, s)
+        if views.shape[1] == 1:
+            return {}
+        masks = views.argmax(axis=2) == channel if self.likeliest else views[:, :, channel] > 0.5
+        return {"flips": agreement([masks[:, view].reshape(-1, masks.shape[-1]) for view in range(masks.shape[1])])}
 
     def _excluded(self, sample: Sample, class_name: str) -> str | None:
         """Why an image's labels say that a class is not in it, in words; None where they do not."""

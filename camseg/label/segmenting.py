@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camseg.base.settings import to_json
-from camseg.data.datasets import Dataset, load_images
-from camseg.data.labels import as_classes
+from camseg.data.datasets import Dataset, load_images, with_known_labels
 from camseg.data.remarks import data_remarks
 from camseg.label.chain import outline_stages
 from camseg.label.folder import open_refiner, saved_kinds
@@ -42,7 +41,8 @@ def segment_folder(
     settings, options = settings or SegmentSettings(), options or FolderOptions()
     if settings.threshold is None and segmenter.multi_label:
         settings = replace(settings, threshold=parse_threshold(0.5))
-    data = _known_labels(images if isinstance(images, Dataset) else load_images(images), segmenter)
+    given = images if isinstance(images, Dataset) else load_images(images)
+    data = with_known_labels(given, [*segmenter.classes, *segmenter.negative])
     for remark in data_remarks(data, segmenter.window):
         options.say(f"note: {remark}")
     if settings.gate and (count := sum(sample.labels is not None for sample in data.samples)):
@@ -83,14 +83,3 @@ def _stages(segmenter: "Segmenter", settings: SegmentSettings, batch_size: int) 
         *([] if threshold is None else [ThresholdStage(settings=MaskSettings(threshold=threshold))]),
         *outline_stages(settings),
     ]
-
-
-def _known_labels(data: Dataset, segmenter: "Segmenter") -> Dataset:
-    """The images with the labels spelled as the segmenter does; without those that it does not know."""
-    meant = as_classes(data.classes, [*segmenter.classes, *segmenter.negative])
-    samples = []
-    for sample in data.samples:
-        known = sample.labels is not None and all(label in meant for label in sample.labels)
-        labels = tuple(dict.fromkeys(meant[label] for label in sample.labels or ())) if known else None
-        samples.append(replace(sample, labels=labels))
-    return replace(data, samples=tuple(samples), classes=tuple(sorted(set(meant.values()))))

@@ -142,6 +142,25 @@ class ClassifierOptions:
 
 
 @settings
+class LookedIntoOptions(ClassifierOptions):
+    """Which classifier or segmentation network is looked into, and toward what."""
+
+    classifier: Annotated[Path | None, Option(metavar="RUN", flags=("--classifier", "-c"))] = None  # type: ignore[assignment]  # here it may be left out
+    """Classifier run that train-cls wrote; this, or a segmentation network."""
+    segmenter: Annotated[Path | None, Option(metavar="RUN", flags=("--segmenter", "-s"))] = None
+    """Segmenter run that train-seg wrote: what it looked at for its answer."""
+    masks: Path | None = None
+    """For --score mask: folder of the masks over which the score is, MASKS/<path>.png or MASKS/<class>/<path>.png."""
+
+    def __post_init__(self) -> None:
+        if (self.classifier is None) == (self.segmenter is None):
+            got = "none" if self.classifier is None else "both"
+            raise InputError(f"expected one run to look into, a classifier's or a segmenter's; got {got}")
+        if self.segmenter is not None and self.output_stride is not None:
+            raise InputError("a segmenter is built for its decoder; leave the output stride out")
+
+
+@settings
 class SegmenterOptions:
     """Which segmentation network runs."""
 

@@ -58,6 +58,8 @@ class ReadStage(Stage):
     """How their 16-bit and float pixels become 8-bit."""
     reading: MaskReading = field(default_factory=MaskReading)
     """How masks are read."""
+    drawn: Mapping[Path, Path] = field(default_factory=dict)
+    """By the absolute paths of the machine's masks: those that people drew in their place."""
 
     def identity(self) -> dict[str, Any]:
         """With which settings the folders were written: they may be written again under their names."""
@@ -70,15 +72,19 @@ class ReadStage(Stage):
 
     def files(self, item: Item) -> tuple[Path, ...]:
         """The input, and what belongs to it in other folders."""
-        return tuple(self._paths(item).values())
+        return tuple(path for path, _ in self._paths(item).values())
 
-    def _paths(self, item: Item) -> dict[str, Path]:
+    def _paths(self, item: Item) -> dict[str, tuple[Path, MaskReading]]:
+        """The files by kind, and how they are read: what a person drew is black and white, whatever else is."""
         beside = {kind: folder / f"{item.sample.name}.png" for kind, folder in self.beside.items()}
-        return {self.kind: item.sample.path, **beside}
+        found = {kind: (path, self.reading) for kind, path in {self.kind: item.sample.path, **beside}.items()}
+        if "mask" in found and (drawn := self.drawn.get(found["mask"][0].absolute())) is not None:
+            found["mask"] = drawn, MaskReading()
+        return found
 
     def each(self, item: Item) -> Item:
         """The item with what its files hold."""
-        read = {kind: READERS[kind](path, self.reading) for kind, path in self._paths(item).items()}
+        read = {kind: READERS[kind](*found) for kind, found in self._paths(item).items()}
         cams = {"cam": read["cam"]} if "cam" in read else {}
         mask, void = read.get("mask", (None, None))
         return replace(item, cams=cams, mask=mask, void=void, trimap=read.get("trimap"))
@@ -266,7 +272,9 @@ class RefineStage(Stage):
         # Where the trimap is to blame, what it lacks tells more.
         fallback = refined.fallback and (_lacks(item.record, trimap) or refined.fallback)
         record = replace(item.record, refiner=refined.method or method, fallback=fallback)
-        return replace(item, record=record, alpha=alpha, mask=alpha > 0.5, foreground=refined.foreground)
+        return replace(
+            item, record=record, alpha=alpha, mask=alpha > 0.5, before=item.mask, foreground=refined.foreground
+        )
 
 
 @dataclass(kw_only=True, eq=False)

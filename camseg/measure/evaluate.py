@@ -6,7 +6,7 @@ empty truth are reported apart: there a prediction is right (Dice 1) when it is 
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from camseg.base.arrays import Image, dequantise
 from camseg.base.errors import CamsegError, EvaluationError
 from camseg.base.progress import Progress, silent
 from camseg.base.settings import from_json
-from camseg.data.images import by_relative_name, find_images, passed_over_line, read_levels, read_mask_and_void
+from camseg.data.images import by_relative_name, passed_over_line, read_levels, read_mask_and_void, relative_name
 from camseg.data.mask_settings import MaskReading
 from camseg.data.opening import count_frames
 from camseg.masks.settings import MaskSettings, Threshold, parse_threshold, save_threshold
@@ -40,7 +40,16 @@ from camseg.measure.metrics import (
     threshold_counts,
 )
 from camseg.measure.settings import EvaluateSettings
-from camseg.runs.output import lineage, network_records
+from camseg.runs.corrections import (
+    CORRECTIONS,
+    CorrectionSummary,
+    Decided,
+    decided_masks,
+    find_machine_masks,
+    stale_line,
+    summarise,
+)
+from camseg.runs.output import lineage, network_records, prediction_root
 
 MEASURES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "pixel_accuracy": pixel_accuracy}
 """Of a mask against the true one; the names are those of the fields and of the JSON."""
@@ -137,6 +146,8 @@ class Evaluation:
     """By class, the first folder of the relative path; images directly in the root count under ``overall`` only."""
     images: tuple[dict[str, object], ...]
     """One flat row per image, fit for a CSV: name, class, pixels, truth, mean-Dice, and every measure per threshold."""
+    corrections: CorrectionSummary | None
+    """Of the masks that a person looked at: how many, and what time they took; None where there are none."""
     warnings: tuple[str, ...]
     """What a reader of the scores must know: predictions without a true mask, maps counted as zero, void pixels."""
 
@@ -151,7 +162,8 @@ class _Pair:
     name: str
     class_name: str  # the first folder of the name; "" for files directly in the root
     mask: Path
-    prediction: Path | None  # None: the class was no target of the image, so its map counts as zero
+    prediction: Path | None  # None: the class was no target of the image, or a person says that it is not there
+    decided: Decided | None = None  # what a person said of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +187,7 @@ def evaluate_folder(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = EvaluateSettings.seed,
+    corrected: bool = EvaluateSettings.corrected,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score a folder of one method's 8-bit maps, or of masks, against a folder of true masks.
@@ -183,8 +196,9 @@ def evaluate_folder(
     a manifest says that an image was processed and the class was no target of it, its map counts as zero. One image
     is held at a time. thresholds: in the grammar of ``camseg masks``, or threshold files; reading: which class of the
     true masks counts, where they hold several; draw: how many of the true masks with an object, drawn by ``seed``,
-    choose the best level, default all; confidence, resamples, seed: of the bootstrap intervals. Void pixels of the true
-    masks take part in no score.
+    choose the best level, default all; confidence, resamples, seed: of the bootstrap intervals; corrected: whether a
+    person's masks take the place of the machine's. Void pixels of the true masks take part in no score. Where ``masks``
+    is an output folder with corrections, the masks that a person vouches for are the true ones.
 
     Raises EvaluationError when predictions are missing, of another size or class numbers, or when there are fewer masks
     than are to be drawn, ThresholdError for a
@@ -192,7 +206,8 @@ def evaluate_folder(
     """
     predictions, masks = Path(predictions), Path(masks)
     cuts = list(dict.fromkeys(parse_threshold(one) for one in thresholds))
-    pairs, warnings = _match(predictions, masks)
+    decided = decided_masks(predictions) if corrected else {}
+    pairs, warnings = _match(predictions, masks, decided)
     object_level = _object_level(predictions, [pair.prediction for pair in pairs if pair.prediction])
     already_masks = object_level is not None
     labels = [_recorded(predictions)] if already_masks else [_label(cut) for cut in cuts]
@@ -247,6 +262,9 @@ def evaluate_folder(
         warnings += (f"{all_void} true masks are void everywhere and were left out",)
     if voids := sum(row["void_pixels"] != 0 for row in rows):
         warnings += (f"{voids} true masks have void pixels, which take part in no score",)
+    spoken = [pair.decided for pair in pairs if pair.decided is not None]
+    if line := stale_line(spoken, predictions):
+        warnings += (line,)
     classes.pop("", None)
     interval = partial(bootstrap_interval, confidence=confidence, resamples=resamples, seed=seed)
     drawn = None if draw is None else _draw(overall.names, draw, seed)
@@ -261,6 +279,7 @@ def evaluate_folder(
         overall=overall.scores(labels, interval, already_masks, drawn),
         classes={name: tally.scores(labels, interval, already_masks, drawn) for name, tally in sorted(classes.items())},
         images=tuple(rows),
+        corrections=summarise(spoken),
         warnings=warnings,
     )
 
@@ -411,19 +430,24 @@ class _Tally:
         )
 
 
-def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]]:
+def _match(predictions: Path, masks: Path, decided: Mapping[Path, Decided]) -> tuple[list[_Pair], tuple[str, ...]]:
     """Every true mask with its prediction, and what the reader of the scores must know about the rest."""
-    found, true = find_images(predictions), find_images(masks)
+    found, true = find_machine_masks(predictions), find_machine_masks(masks)
     if true.failures:
         raise EvaluationError(f"the folder of true masks {true.failures[0][0]} cannot be listed: {true.failures[0][1]}")
-    truths, files = by_relative_name(true), by_relative_name(found)
+    truths, files = _vouched(masks) or by_relative_name(true), by_relative_name(found)
+    root = found.root.absolute()
+    said = {relative_name(path, root): one for path, one in decided.items() if path.is_relative_to(root)}
+    files |= {name: one.file for name, one in said.items() if one.drawn and one.file is not None}
     processed, targets = _read_manifest(predictions)
     pairs, missing = [], []
+    gone = {name for name, one in said.items() if one.decision == "empty"}
     for name, mask in truths.items():
         class_name, _, image = name.partition("/") if "/" in name else ("", "", name)
         if name not in files and (image not in processed or (image, class_name) in targets):
             missing.append(name)
-        pairs.append(_Pair(name=name, class_name=class_name, mask=mask, prediction=files.get(name)))
+        file = None if name in gone else files.get(name)
+        pairs.append(_Pair(name=name, class_name=class_name, mask=mask, prediction=file, decided=said.get(name)))
     if len(missing) == len(truths):
         raise EvaluationError(
             f"{predictions} and {masks} have nothing in common: expected predictions named like {missing[0]}; got "
@@ -434,7 +458,7 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
             f"expected a prediction in {predictions} for each of the {len(truths)} true masks; {len(missing)} "
             f"are missing: {_first(missing)}; predict these images too, or evaluate against the masks of a part"
         )
-    zero = sum(pair.prediction is None for pair in pairs)
+    zero = sum(pair.prediction is None and pair.decided is None for pair in pairs)
     unused = len(files.keys() - truths.keys())
     notes = (
         (*_follow_labels(predictions, truths),),
@@ -450,6 +474,21 @@ def _match(predictions: Path, masks: Path) -> tuple[list[_Pair], tuple[str, ...]
         if (line := passed_over_line(files_found.passed_over))
     )
     return pairs, (*(f"{count} {note}" for count, note in notes if count), *passed_over)
+
+
+def _vouched(masks: Path) -> dict[str, Path]:
+    """The masks of an output folder that a person accepted, edited or emptied; {} where there are no corrections."""
+    if not (masks / CORRECTIONS).is_file():
+        return {}
+    root = prediction_root(masks)
+    found = {
+        relative_name(path, root.absolute()): one.file
+        for path, one in decided_masks(root).items()
+        if one.vouched and one.file is not None
+    }
+    if not found:
+        raise EvaluationError(f"nobody vouches for a mask of {masks}; name true masks, or accept and edit some there")
+    return found
 
 
 def _read_manifest(predictions: Path) -> tuple[set[str], set[tuple[str, str | None]]]:

@@ -19,3 +19,5 @@ class EvaluateSettings:
     it. Default: all choose it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Start of the random choices: which masks are drawn, and the bootstrap intervals."""
+    corrected: bool = True
+    """A person's corrected masks take the place of the machine's."""

@@ -55,6 +55,8 @@ class FolderReport:
     """How many maps are all zero, or masks empty, by the reason."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     """How many outputs fell back, by the reason; without those of ``empty``."""
+    agreement: float | None = None
+    """Of an ensemble, in [0, 1]: the mean of all maps' ``agreement`` in the manifest; None for one network."""
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "network": 0.0, "write": 0.0, "total": 0.0})
     """Time spent in each part, summed over threads, and from start to end."""
 
@@ -210,6 +212,7 @@ def _run(
     finally:
         report.seconds["total"] = time.perf_counter() - started
         output.close(names, report.seconds)
+        report.agreement = output.agreement()
     return report
 
 

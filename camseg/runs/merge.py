@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from camseg.base.errors import InputError, OutputError
 from camseg.base.files import check_can_write, write_json, writing
 from camseg.base.progress import Progress, silent
-from camseg.runs.output import MANIFEST, RUN, changed_settings, check_empty, check_names, read_run
+from camseg.runs.output import MANIFEST, RUN, changed_settings, check_empty, check_names, mean_agreement, read_run
 from camseg.runs.record import Record, from_line, to_line
 from camseg.runs.settings import Shard
 from camseg.runs.shards import find_shard_files, shard_file
@@ -85,6 +85,7 @@ def merge_folders(out: Path | str, others: Sequence[Path | str] = (), *, progres
             check_empty(out)
         write_json(out / RUN, {**run, "seconds": {}, "merging": True})
     report = MergeReport()
+    agreements: list[float | None] = []
     with writing(out / MANIFEST) as file:
         for source, records in progress(_in_order(sources), count, "merge"):
             report.inputs += 1
@@ -93,8 +94,9 @@ def merge_folders(out: Path | str, others: Sequence[Path | str] = (), *, progres
                 if not source.inside:
                     report.copied += _copy(source.folder, record, out, moved)
                 report.failed += [moved] if moved.failed else []
+                agreements.append(moved.agreement)
                 file.write(to_line(moved).encode(errors="backslashreplace"))
-    write_json(out / RUN, run)
+    write_json(out / RUN, {**run, "agreement": mean_agreement(agreements)})
     for one in inside:
         if one.shard is not None:
             one.manifest.unlink(missing_ok=True)

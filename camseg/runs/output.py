@@ -10,6 +10,7 @@ import json
 import platform
 import re
 import shutil
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ MANIFEST = "manifest.jsonl"
 RUN = "run.json"
 _NETWORK = ("cams", "label", "segment")
 """Commands whose inputs are images, not files of another command."""
+_AGREEMENT = re.compile(r'"agreement": [0-9]')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +198,17 @@ class Output:
 
     def write_run(self, seconds: Mapping[str, float]) -> None:
         """Write ``run.json``, or a shard's like it."""
-        facts = run_facts(self.run, seconds)
+        facts = run_facts(self.run, seconds, self.agreement())
         if self.portion is not None:
             complete = all(name in self._lines for name in self.portion.names)
             facts["shard"] = {**self.portion.facts, "complete": bool(seconds) and complete}
         write_json(self.folder / self._run, facts)
+
+    def agreement(self) -> float | None:
+        """The mean ``agreement`` of all lines that have one, those of earlier runs too; None where none has."""
+        # Lines without a number there, all of one network's, need not be read again.
+        told = (name for name, lines in self._lines.items() if _AGREEMENT.search(lines))
+        return mean_agreement(one.agreement for name in told for one in self._records(name))
 
     def _records(self, name: str) -> list[Record]:
         return [from_line(line) for line in self._lines.get(name, "").split("\n") if line]
@@ -221,8 +229,8 @@ class Output:
             (self.folder / name).unlink(missing_ok=True)
 
 
-def run_facts(run: Run, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """What ``run.json`` holds."""
+def run_facts(run: Run, seconds: Mapping[str, float], agreement: float | None) -> dict[str, Any]:
+    """What ``run.json`` holds: the run, its seconds, and over all images the agreement of an ensemble's members."""
     return {
         "schema_version": SCHEMA_VERSION,
         "command": run.command,
@@ -230,7 +238,14 @@ def run_facts(run: Run, seconds: Mapping[str, float]) -> dict[str, Any]:
         "identity": run.identity,
         "versions": versions(),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "agreement": agreement,
     }
+
+
+def mean_agreement(values: Iterable[float | None]) -> float | None:
+    """The mean of records' agreement, of those that have one; None where none has."""
+    found = [value for value in values if value is not None]
+    return round(statistics.fmean(found), 4) if found else None
 
 
 def read_manifest(folder: Path | str, *, damaged_too: bool = False, name: str = MANIFEST) -> list[Record]:
@@ -304,14 +319,19 @@ def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path])
 
 
 def map_root(folder: Path | str) -> Path:
-    """Where one method's maps lie: ``folder`` itself, or its only method's subfolder if ``cams`` wrote it.
+    """Where one method's maps lie: ``folder`` itself, its only method's subfolder if ``cams`` wrote it, or ``cams`` if
+    ``label`` or ``segment`` did.
 
-    Raises InputError when it holds the maps of several methods.
+    Raises InputError when it holds the maps of several methods, or masks without maps.
     """
     folder = Path(folder)
     if not (folder / RUN).is_file():
         return folder
     run = read_run(folder)
+    if run.get("command") in ("label", "segment"):
+        if not (folder / "cams").is_dir():
+            raise InputError(f"{folder} holds masks without their maps; repeat the command with --save cams")
+        return folder / "cams"
     settings = run["settings"]
     methods = settings.get("methods", [settings.get("method")])
     if run.get("command") not in ("cams", "propagate") or not isinstance(methods, list) or not methods:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-SCHEMA_VERSION: Final = 2
-"""Of manifests and run.json; folders of another version are not continued."""
+SCHEMA_VERSION: Final = 3
+"""Of manifests and run.json; folders of another version are not continued. Lines of version 2, which say nothing of
+quality, are read."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True))
@@ -37,7 +38,7 @@ class Source:
 class Record:
     """What became of one image and class. Stages fill in what they decide; what has not been decided is null."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2, 3] = SCHEMA_VERSION
     """Version of this schema."""
     input: str
     """The input's path below the folder of inputs, with its suffix."""
@@ -73,6 +74,15 @@ class Record:
     """Why no refiner decided, if one was to, or not for every part of the mask."""
     area: int | None = None
     """Pixels of the mask."""
+    quality: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """How far the mask can be trusted: the mean of its agreements and its score, or once camseg quality has calibrated
+    it the probability that it is right; null where nothing tells."""
+    quality_reasons: tuple[str, ...] = ()
+    """What speaks against the mask, in words."""
+    agreements: dict[str, float] = field(default_factory=dict)
+    """The mean Dice among what the mask becomes where something is varied, in [0, 1], by what that is: members of an
+    ensemble, views, of these scales, flips and layers alone, the chosen level and a higher one, refinement on and
+    off."""
     source: Source | None = None
     """Of images that prepare wrote: where they were taken from."""
     status: Literal["ok", "failed"] = "ok"

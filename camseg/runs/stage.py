@@ -49,6 +49,11 @@ class Item:
     """Per method the map at the image's size."""
     members: tuple[Cam, ...] = ()
     """Of an ensemble, until they are fused: each member's map of the only method."""
+    views: tuple[NDArray[np.float32], ...] = ()
+    """What each view gave before the views were fused, by network: maps (..., h, w); small ones once they are placed
+    over the image."""
+    before: Mask | None = None
+    """The mask before refinement, where there is one."""
     mask: Mask | None = None
     """The mask, in the end the final one."""
     void: Mask | None = None

@@ -30,6 +30,11 @@ def load_segmenter(run: Path | str, device: str | torch.device = "cpu") -> Segme
     return load_run(Segmenter, run, read_settings(Segmenter, run), device)
 
 
+def is_segmenter_run(run: Path | str) -> bool:
+    """Whether a folder is a segmenter's run."""
+    return Path(run, Segmenter.FILE).is_file()
+
+
 def clear_segmenter_run(run: Path | str) -> None:
     """Remove a run's files from the folder ``run``, so that those of the next one stand there alone."""
     for name in SEGMENTER_FILES:

@@ -96,6 +96,37 @@ class Segmenter(FedNetwork):
         """The channel of a class in the logits; InputError for an unknown one."""
         return self.class_index(name) + (not self.multi_label)
 
+    @property
+    def several(self) -> bool:
+        """Whether an image may show several of the classes: pixels may exclude each other, images do not."""
+        return len(self.classes) > 1
+
+    def channels(self, classes: Tensor) -> Tensor:
+        """Indices of classes -> of their channels in the logits."""
+        return classes if self.multi_label else classes + 1
+
+    def decided(self, logits: Tensor) -> Tensor:
+        """Logits (N, channels, h, w) -> bool (N, classes, h, w): which pixels are predicted as which class, those of
+        a probability above one half, or of exclusive classes those whose likeliest it is."""
+        if self.multi_label:
+            return logits > 0
+        numbers = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, 1, 1)
+        return logits.argmax(dim=1, keepdim=True) == numbers
+
+    def vote(self, logits: Sequence[Tensor], _features: Sequence[Tensor | None]) -> Tensor:
+        """Logits (N, channels, h, w) of the only member -> how far a class is in the image at all, (N, classes): the
+        highest of its pixels' probabilities; of exclusive classes of those predicted as it, 0 where there are none."""
+        found = self.probabilities(logits[0])
+        if not self.multi_label:
+            found = found[:, 1:] * self.decided(logits[0])
+        return found.flatten(2).amax(dim=2)
+
+    def predicted(self, probabilities: NDArray[np.float32]) -> list[list[int]]:
+        """The classes that some pixel of each image is predicted as, by what ``vote`` gives (N, classes); the only
+        class in any case."""
+        least = 0.5 if self.multi_label else 0.0
+        return [np.flatnonzero(row > least).tolist() if self.several else [0] for row in probabilities]
+
     def with_negative(self, negative: Sequence[str]) -> "Segmenter":
         """The same network with other labels of images without an object."""
         return replace(self, negative=tuple(negative))
@@ -105,18 +136,22 @@ class Segmenter(FedNetwork):
 
         ``flip``: the mean with those of the mirrored squares.
         """
+        return mean_of_views(self.views(squares, flip))
+
+    def views(self, squares: Tensor, flip: bool = ViewSettings.flip) -> tuple[Tensor, ...]:
+        """As ``grids``, each view by itself: the squares, with ``flip`` also what their mirror images give, mirrored
+        back."""
         was = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
                 inputs = self.normalise(squares)
-                found = self.probabilities(self.model(inputs).float())
-                if flip:
-                    mirrored = self.probabilities(self.model(inputs.flip(3)).float())
-                    found = (found + mirrored.flip(3)) / 2
+                plain = self.probabilities(self.model(inputs).float())
+                if not flip:
+                    return (plain,)
+                return plain, self.probabilities(self.model(inputs.flip(3)).float()).flip(3)
         finally:
             self.model.train(was)
-        return found
 
     def tiling(self, height: int, width: int, tile: int | None = None) -> Tiling:
         """Into which parts an image is cut: none of it, but for one with a side above ``tile`` pixels."""
@@ -147,6 +182,12 @@ class Segmenter(FedNetwork):
         height, width = image.shape[:2]
         found = self.place(np.concatenate(parts), height, width, settings.tile)
         return found if self.multi_label else found[1:]
+
+
+def mean_of_views(views: Sequence[Tensor]) -> Tensor:
+    """The mean of what views gave, all of one shape."""
+    first, *others = views
+    return sum(others, first) / len(views)
 
 
 def _channels(classes: int, multi_label: bool) -> int:

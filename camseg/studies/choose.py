@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from camseg.base.arrays import Cam, Image, Mask, quantise
 from camseg.base.errors import ImageError, InputError, failure_line
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.cams.capture import predict
 from camseg.cams.compute import classifier_features, compute_cams
+from camseg.cams.predict import predict
 from camseg.classify.checkpoint import AnyClassifier, load_classifier
 from camseg.data.datasets import Dataset, Sample, load_images
 from camseg.data.images import read_image

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import Cam, Image, quantise
 from camseg.base.progress import Progress
-from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
+from camseg.cams.predict import predict
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Sample

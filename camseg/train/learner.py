@@ -102,6 +102,13 @@ class Learner(ABC):
     def examine(self) -> Exam:
         """What the validation images say of the average; the same in every process."""
 
+    def begin_epoch(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Make ready for the batches of an epoch."""
+
+    def end_epoch(self) -> Mapping[str, float]:
+        """What the batches of an epoch said: further columns of the history, the same in every process."""
+        return {}
+
     def finished(self) -> bool:
         """Whether the last epoch has been, or patience has run out after the warm-up."""
         waited = self.state.epoch - max(self.state.best_epoch, self.warmup)
@@ -117,6 +124,7 @@ class Learner(ABC):
             several = self.processes.count > 1
             fed = self.fed(self.model)
             self.parallel = nn.parallel.DistributedDataParallel(fed) if several else fed
+        self.begin_epoch()
         self.sampler.epoch = epoch
         torch.manual_seed(hash((self.settings.seed, epoch, self.processes.rank)) % 2**63)
         loss = self._train(progress, f"epoch {epoch + 1}/{self.settings.epochs}")
@@ -132,6 +140,7 @@ class Learner(ABC):
                 "train_loss": loss,
                 "val_loss": exam.loss,
                 **exam.columns,
+                **self.end_epoch(),
             }
         )
         better = (exam.score, -exam.loss) > (self.state.best_score, -self.state.best_loss)

@@ -23,7 +23,7 @@ from camseg.data.augmentation import augment_both, recolor
 from camseg.data.datasets import Dataset, Sample
 from camseg.data.images import read_image
 from camseg.data.settings import Augmentation
-from camseg.data.truth import IGNORED, MaskSource
+from camseg.data.truth import IGNORED, MaskSource, Truth
 from camseg.train.batches import Batches, EpochSampler, batched
 from camseg.train.processes import Processes
 
@@ -52,12 +52,14 @@ class LoadedMasks:
     """(N, S, S, K), as ``Truth.target``."""
     weights: NDArray[np.float32]
     """(N, K), as ``Truth.weights``."""
+    certain: NDArray[np.bool_]
+    """(N, K), as ``Truth.certain``."""
     shown: NDArray[np.int64]
     """(N, classes): how many pixels of the input each class has."""
     known: NDArray[np.int64]
     """(N,): of how many pixels of the input something is known; of several channels the most."""
     sha256: str
-    """Over targets and weights."""
+    """Over targets, weights and what is certain."""
 
 
 def square_target(target: NDArray[np.uint8], preprocessing: Preprocessing, multi_label: bool) -> NDArray[np.uint8]:
@@ -91,13 +93,12 @@ def _share(region: NDArray[np.bool_], height: int, width: int) -> NDArray[np.flo
     return values
 
 
-def read_both(
-    masks: MaskSource, sample: Sample, preprocessing: Preprocessing
-) -> tuple[Image, NDArray[np.uint8], NDArray[np.float32]]:
-    """The square input of an image, its target and its weights; ImageError as the readers raise it."""
+def read_both(masks: MaskSource, sample: Sample, preprocessing: Preprocessing) -> tuple[Image, Truth]:
+    """The square input of an image, and what is known of its pixels; ImageError as the readers raise it."""
     image = read_image(sample.path, preprocessing.window)
     truth = masks.read(sample, *image.shape[:2])
-    return preprocessing.to_input(image), square_target(truth.target, preprocessing, masks.multi_label), truth.weights
+    square = replace(truth, target=square_target(truth.target, preprocessing, masks.multi_label))
+    return preprocessing.to_input(image), square
 
 
 def load_masks(
@@ -114,11 +115,12 @@ def load_masks(
 
     def read(sample: Sample) -> Any:
         try:
-            square, target, weights = read_both(masks, sample, preprocessing)
+            square, truth = read_both(masks, sample, preprocessing)
         except ImageError as error:
             return error
-        digest = hashlib.sha256(target.tobytes() + weights.tobytes()).digest()
-        facts = _shown(target, classes, masks.multi_label), _known(target), digest, weights
+        target, weights, certain = truth.target, truth.weights, truth.certain
+        digest = hashlib.sha256(target.tobytes() + weights.tobytes() + certain.tobytes()).digest()
+        facts = _shown(target, classes, masks.multi_label), _known(target), digest, weights, certain
         return (square, target, facts) if keep else (None, None, facts)
 
     with ThreadPoolExecutor() as pool:
@@ -134,6 +136,7 @@ def load_masks(
         pixels=np.stack([found[0] for _, found in good]) if keep else None,
         targets=np.stack([found[1] for _, found in good]) if keep else None,
         weights=np.stack([found[2][3] for _, found in good]),
+        certain=np.stack([found[2][4] for _, found in good]),
         shown=np.stack([found[2][0] for _, found in good]),
         known=np.array([found[2][1] for _, found in good]),
         sha256=hashlib.sha256(b"".join(found[2][2] for _, found in good)).hexdigest(),
@@ -152,7 +155,8 @@ def _known(target: NDArray[np.uint8]) -> int:
 
 
 class _MaskedSquares(TorchDataset[tuple[Tensor, ...]]):
-    """(epoch, index[, turn]) -> the augmented square, its target, its weights, and on request the square recoloured."""
+    """(epoch, index[, turn]) -> the augmented square, its target, its weights, what is certain, and on request the
+    square recoloured."""
 
     def __init__(
         self,
@@ -169,12 +173,12 @@ class _MaskedSquares(TorchDataset[tuple[Tensor, ...]]):
         index, own = key[1], self.images
         sample, masks = own.images.data.samples[index], own.images.masks
         if own.pixels is None or own.targets is None:
-            square, target, weights = read_both(masks, sample, self.preprocessing)
+            square, truth = read_both(masks, sample, self.preprocessing)
+            target = truth.target
         else:
             square, target = own.pixels[index], own.targets[index]
-            weights = own.weights[index]
         square, target = augment_both(square, target, self.augmentation, (self.seed, *key), IGNORED)
-        arrays = [square, target, weights]
+        arrays = [square, target, own.weights[index], own.certain[index]]
         if self.recolored:
             arrays.append(recolor(square, (self.seed, 1, *key)))
         return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
@@ -188,7 +192,8 @@ def mask_loader(
     augmentation: Augmentation,
     recolored: bool = False,
 ) -> DataLoader[Any]:
-    """The batches of an order of (epoch, index[, turn]): uint8 (N, S, S, 3), targets (N, S, S, K), weights (N, K).
+    """The batches of an order of (epoch, index[, turn]): uint8 (N, S, S, 3), targets (N, S, S, K), weights (N, K), what
+    is certain (N, K).
 
     ``recolored``: and the same images with other colours, uint8 (N, S, S, 3).
     """

@@ -177,7 +177,7 @@ def _from_record(kind: type[T], record: object, path: str) -> T:
             f"{path} does not say what it was trained from, as runs that camseg trained do; give images and the options"
         )
     names = [item.name for item in fields(kind)]
-    later = {"fold": None, "split_seed": None}  # which runs of before do not state
+    later = {"fold": None, "split_seed": None, "per_class": False}  # which runs of before do not state
     try:
         return from_json(kind, {name: {**later, **record}[name] for name in names})
     except (KeyError, InputError) as error:

@@ -1,7 +1,7 @@
 """A segmenter under training: what it learns from masks, and what validation images say of it."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +12,19 @@ from torch.utils.data import DataLoader
 from camseg.data.settings import NONE
 from camseg.data.truth import IGNORED
 from camseg.measure.segmentation import SegmentationTally, headline
+from camseg.models.segmenters.encoder import EncoderSegmenter
 from camseg.segment.segmenter import Segmenter
 from camseg.train.balance import sampling_shares
 from camseg.train.batches import Batches, EpochSampler
+from camseg.train.crf_loss import crf_loss
+from camseg.train.early_learning import FitTally, bent, corrected
 from camseg.train.learner import Exam, Learner, Pass
 from camseg.train.losses import Criterion
 from camseg.train.mask_batches import LoadedMasks, TrustedSampler, mask_loader
 from camseg.train.processes import Processes
 from camseg.train.registry import loss_terms
 from camseg.train.settings import SegmenterSettings
-from camseg.train.student import PseudoMasks, better_part, ramp
+from camseg.train.student import better_part, ramp
 
 _LOGITS = 256
 """Pixels of each validation image that calibration looks at, at most."""
@@ -64,23 +67,54 @@ class SegmenterLearner(Learner):
         return mask_loader(images, self.segmenter.preprocessing, self.batches, order, NONE)
 
     def loss(self, batch: Sequence[Tensor], student: Pass, teacher: Pass) -> Tensor:
-        """The mean loss of the masks, and on request what recoloured images change in the probabilities, squared.
+        """The mean loss of the masks, those of classes whose fit has bent corrected by the teacher; and on request what
+        recoloured images change in the probabilities, squared, and the disagreement of neighbours of like colour.
 
         Tarvainen and Valpola, "Mean teachers are better role models" (NeurIPS 2017): the teacher is the average.
         """
-        squares, targets, weights, *recolored = batch
+        squares, targets, weights, certain, *recolored = batch
+        how, multi_label = self.how.student, self.segmenter.multi_label
         logits = student(squares)
         device = logits.device
-        loss = self.criterion(logits, targets.to(device), weights.to(device))
-        if recolored:
-            how = self.how.student
+        targets, weights, certain = (tensor.to(device) for tensor in (targets, weights, certain))
+        taught = teacher(squares) if recolored or any(self.correcting) else None
+        if how.correct_after:
+            self.fit.add(self.segmenter.decided(logits.detach()), targets, certain)
+        if taught is not None and any(self.correcting):
+            targets = corrected(targets, taught, certain, self.correcting, how.correct_above, multi_label)
+        loss = self.criterion(logits, targets, weights)
+        if recolored and taught is not None:
             height = how.consistency * ramp(self.state.epoch, how.consistency_epochs)
             seen, wanted = (
-                logits.sigmoid() if self.segmenter.multi_label else logits.softmax(dim=1)
-                for logits in (student(recolored[0]), teacher(squares))
+                one.sigmoid() if multi_label else one.softmax(dim=1) for one in (student(recolored[0]), taught)
             )
             loss = loss + height * (seen - wanted).square().mean()
+        if how.crf:
+            loss = loss + how.crf * crf_loss(logits, squares.to(device), multi_label)
         return loss
+
+    def begin_epoch(self) -> None:
+        """See which classes' masks are corrected now, by the history alone."""
+        self.fit = FitTally(len(self.segmenter.classes), self.segmenter.multi_label)
+        fall, past = self.how.student.correct_after, self.state.history
+        curves = [[row[name] for row in past] for name in self._fits] if fall else []
+        self.correcting = [bent(curve, fall) is not None for curve in curves]
+
+    def end_epoch(self) -> Mapping[str, float]:
+        """How far the network fitted what it was taught, where that decides on corrections: a column per class."""
+        if not self.how.student.correct_after:
+            return {}
+        place = self.network.device if self._can_double else torch.device("cpu")
+        counts = torch.from_numpy(np.stack([self.fit.both, self.fit.either])).to(place)
+        both, either = self.processes.total(counts).tolist()
+        return {
+            name: float(own / union) if union else 0.0
+            for name, own, union in zip(self._fits, both, either, strict=True)
+        }
+
+    @property
+    def _fits(self) -> list[str]:
+        return [f"train_iou_{name}" for name in self.segmenter.classes]
 
     def examine(self) -> Exam:
         """The mean Dice per image, over the classes and the validation images that show them, decides."""
@@ -131,7 +165,7 @@ class SegmenterLearner(Learner):
         return np.concatenate(rows), truth.astype(np.float32) if multi_label else truth[:, 0].astype(np.int64)
 
     def _seen(self, images: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for squares, targets, weights in images:
+        for squares, targets, weights, _ in images:
             yield self.see(squares), targets, weights
 
     @property
@@ -141,10 +175,9 @@ class SegmenterLearner(Learner):
 
 def decoder_parameters(model: nn.Module) -> list[nn.Parameter]:
     """What of a network does not belong to an encoder of timm; nothing where there is no such encoder."""
-    encoder = getattr(getattr(model, "network", None), "encoder", None)
-    if encoder is None:
+    if not isinstance(model, EncoderSegmenter):
         return []
-    known = {id(parameter) for parameter in cast(nn.Module, encoder).parameters()}
+    known = {id(parameter) for parameter in model.backbone.parameters()}
     return [parameter for parameter in model.parameters() if id(parameter) not in known]
 
 
@@ -163,11 +196,10 @@ def pixel_weights(train: LoadedMasks, multi_label: bool) -> NDArray[np.float32]:
 def _sampler(train: LoadedMasks, settings: SegmenterSettings, processes: Processes) -> EpochSampler:
     samples, masks, how = train.images.data.samples, train.images.masks, settings.student
     shares = sampling_shares(train.shown > 0) if settings.balance == "sampling" else None
-    if not (how.trusted_epochs and isinstance(masks, PseudoMasks)):
+    certain = [masks.certain(sample) for sample in samples]
+    if not how.trusted_epochs or all(certain):
         return EpochSampler(len(samples), settings.seed, processes, shares)
-    chosen = better_part(
-        [masks.trust(sample) for sample in samples], [masks.certain(sample) for sample in samples], how.trusted_share
-    )
+    chosen = better_part([masks.trust(sample) for sample in samples], certain, how.trusted_share)
     if len(chosen) > settings.batch_size and len(chosen) % settings.batch_size == 1:
         chosen = chosen[:-1]  # a last batch of one image would leave batch norm without a spread
     return TrustedSampler(len(samples), settings.seed, processes, shares, chosen, how.trusted_epochs)

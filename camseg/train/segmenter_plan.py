@@ -18,9 +18,10 @@ from camseg.data.images import squeezed
 from camseg.data.labels import negative_hint
 from camseg.data.mask_settings import MaskReading
 from camseg.data.remarks import unreadable
-from camseg.data.truth import MaskSource, find_true_masks
+from camseg.data.truth import MaskSource, find_true_masks, masks_by_label
 from camseg.models.building import has_pretrained
 from camseg.models.segmenters.registry import canonical_segmenter
+from camseg.runs.corrections import Decided, decided_masks, stale_line
 from camseg.runs.loop import check_apart
 from camseg.runs.output import prediction_root
 from camseg.segment.segmenter import Segmenter
@@ -111,14 +112,28 @@ def prepare_segmenter_training(training: SegmenterTraining, out: Path | str) -> 
     def load(place: Path | str, _classes: Sequence[str] | None) -> Dataset:
         data = load_images(place)
         masks = training.val_masks if sources and training.val_masks is not None else training.masks
-        source = _find(training, masks, data)
+        decided = decided_masks(prediction_root(masks))
+        if line := stale_line(decided.values(), masks):
+            said.append(line)
+        source = _find(training, masks, data, decided)
+        if training.per_class:
+            source = masks_by_label(source, data.samples, sources[0].classes if sources else None)
+        elif len(source.classes) == 1 and not sources and (kinds := _kinds(source, data)):
+            said.append(
+                f"masks of {', '.join(kinds)} are learned as one class, {source.classes[0]}; "
+                "--per-class tells them apart"
+            )
         known = tuple(sample for sample in data.samples if source.knows(sample))
         if not known:
             raise DatasetError(f"none of the {len(data.samples)} images of {place} has a mask in {masks}")
         if missing := [sample for sample in data.samples if not source.knows(sample)]:
+            lacking = f"no mask in {masks}{', or no label that says of what' if training.per_class else ''}"
+            stopped = (
+                "; where its command was stopped, the same command finishes it" if is_labelled_folder(masks) else ""
+            )
             said.append(
-                f"{len(missing)} of {len(data.samples)} images of {place} have no mask in {masks} and are left out, "
-                f"such as {missing[0].path}"
+                f"{len(missing)} of {len(data.samples)} images of {place} have {lacking} and are left out, such as "
+                f"{missing[0].path}{stopped}"
             )
         sources.append(source)
         return replace(data, samples=known)
@@ -154,7 +169,7 @@ def prepare_segmenter_training(training: SegmenterTraining, out: Path | str) -> 
         image_size=training.image_size,
         weights=training.weights,
         multi_label=masks.multi_label,
-        negative=getattr(masks, "negative", ()),
+        negative=masks.negative,
         resize=training.resize,
         window=training.window,
         mean=training.mean,
@@ -172,7 +187,13 @@ def prepare_segmenter_training(training: SegmenterTraining, out: Path | str) -> 
     )
 
 
-def _find(training: SegmenterTraining, masks: Path | str, data: Dataset) -> MaskSource:
+def _kinds(source: MaskSource, data: Dataset) -> list[str]:
+    """What the masks are of, where that differs from image to image."""
+    found = {kind for sample in data.samples for kind in source.kinds(sample) or ()} - {*source.negative}
+    return sorted(found) if len(found) > 1 else []
+
+
+def _find(training: SegmenterTraining, masks: Path | str, data: Dataset, decided: Mapping[Path, Decided]) -> MaskSource:
     student = training.settings.student
     if is_labelled_folder(masks):
         if training.mask_class is not None or training.mask_classes is not None:
@@ -181,7 +202,7 @@ def _find(training: SegmenterTraining, masks: Path | str, data: Dataset) -> Mask
     reading, numbers = MaskReading(), training.mask_classes
     if training.mask_class is not None:
         reading, numbers = MaskReading(mask_class=training.mask_class, mask_classes=numbers), None
-    return find_true_masks(
+    found = find_true_masks(
         prediction_root(masks),
         data.samples,
         name=training.object_name,
@@ -189,6 +210,10 @@ def _find(training: SegmenterTraining, masks: Path | str, data: Dataset) -> Mask
         numbers=numbers,
         negative=training.negative,
     )
+    if not decided or numbers is not None or reading.mask_class is not None:
+        return found
+    drawn = {path: one.file for path, one in decided.items() if one.drawn}
+    return found.replaced(drawn | {path: None for path, one in decided.items() if one.decision == "rejected"})
 
 
 def _remarks(segmenter: Segmenter, said: Sequence[str], train: Dataset) -> list[str]:

@@ -138,13 +138,21 @@ class StudentSettings:
     """On images with an object, pixels above this share of the map's maximum are object."""
     loose: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Pixels below this share of it are background."""
-    agreement: bool = True
-    """Let each image count by the agreement that its mask has in the manifest, where it has one."""
+    weigh_by: Literal["agreement", "quality", "none"] = "agreement"
+    """By what each image counts that its mask has in the manifest, where it has it: the agreement of an ensemble's
+    members, the quality; none: all alike."""
     consistency: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the consistency loss: what is learned must say of strongly recoloured images what the average of its
     weights says of them as they are; 0: none."""
     consistency_epochs: Annotated[int, Field(ge=1)] = 10
     """Epochs over which that weight rises to its full height."""
+    correct_after: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Correct masks by the average of the weights once the fit to them, class by class, has lost this share of its
+    first slope, such as 0.9: what is right in masks is learned first, their faults later; 0: never."""
+    correct_above: Annotated[float, Field(ge=0.5, lt=1)] = 0.8
+    """The least probability at which a pixel of a mask is corrected."""
+    crf: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the CRF loss, such as 0.1: neighbours of like colour should be of the same class; 0: none."""
     trusted_epochs: Annotated[int, Field(ge=0)] = 0
     """First epochs in which only the better-trusted part is learned from."""
     trusted_share: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -201,6 +209,9 @@ class SegmenterTraining(Training):
     """Folder of the validation images' masks."""
     object_name: str = "object"
     """What the class is called where there is one."""
+    per_class: bool = False
+    """Where masks are of one object per image, learn a channel for each label that tells what the object is, instead of
+    one for any object."""
     mask_class: MaskClassText | None = None
     """The object's class where masks hold class numbers or colours, and one class is learned: a number, a name of mask
     classes, or any for all but the background."""

@@ -20,14 +20,13 @@ from camseg.base.settings import to_json
 from camseg.data.datasets import Sample
 from camseg.data.images import read_cam, read_mask_and_void
 from camseg.data.truth import IGNORED, MaskSource, Truth, check_mask_size
+from camseg.runs.corrections import Corrections, Decided
 from camseg.runs.output import RUN, read_manifest, read_run
 from camseg.runs.record import Record
 from camseg.train.settings import StudentSettings
 
 COMMANDS: Final = ("label", "segment")
 """Whose output folders a student learns from."""
-CORRECTED: Final = "corrected"
-"""The folder of masks that people corrected, in such an output folder."""
 
 
 def pixel_lessons(
@@ -98,6 +97,8 @@ class PseudoMasks(MaskSource):
     negative: tuple[str, ...]
     """Labels of images that hold no object."""
     settings: StudentSettings
+    corrections: Corrections
+    """What people said of the masks."""
 
     multi_label = True
 
@@ -106,12 +107,16 @@ class PseudoMasks(MaskSource):
         return replace(self, classes=classes)
 
     def knows(self, sample: Sample) -> bool:
-        """Whether the image has been labelled, by a person or by the command."""
-        return sample.name in self.records or any(path.is_file() for path in self._corrections(sample))
+        """Whether the image has been labelled, by a person or by the command, and not all of it was rejected."""
+        decided = self._decided(sample)
+        if any(one.vouched for one in decided):
+            return True
+        rejected = bool(decided) and all(one.decision == "rejected" for one in decided)
+        return sample.name in self.records and (not rejected or self._empty(sample, None))
 
     def files(self, sample: Sample) -> tuple[Path, ...]:
         """What decides on it: its maps, or masks, and corrections."""
-        drawn = [path for path in self._corrections(sample) if path.is_file()]
+        drawn = [one.file for one in self._decided(sample) if one.vouched and one.file is not None]
         kind = "mask" if self.settings.teach == "masks" else "cam"
         records = self.records.get(sample.name, {}).values()
         return (*drawn, *(self.root / record.files[kind] for record in records if kind in record.files))
@@ -119,19 +124,22 @@ class PseudoMasks(MaskSource):
     def read(self, sample: Sample, height: int, width: int) -> Truth:
         """What each of its pixels teaches."""
         target = np.full((height, width, len(self.classes)), IGNORED, np.uint8)
-        weights = np.zeros(len(self.classes), np.float32)
-        for channel, (folder, correction) in enumerate(zip(self._folders, self._corrections(sample), strict=True)):
+        weights, certain = np.zeros(len(self.classes), np.float32), np.zeros(len(self.classes), np.bool_)
+        for channel, (folder, decided) in enumerate(zip(self._folders, self._decided(sample), strict=True)):
             record = self.records.get(sample.name, {}).get(folder)
-            labels = self._labels(sample)
+            labels = self.labels(sample)
             # A class that the network was not asked for, of an image whose labels are not known, is not there.
-            empty = self._empty(sample, self.classes[channel] if folder else None) or (record is None and not labels)
+            class_name = self.classes[channel] if folder else None
+            empty = self._empty(sample, class_name) or (record is None and not labels)
             drawn = void = cam = mask = None
-            if correction.is_file():
-                drawn, void = read_mask_and_void(correction)
-                check_mask_size(correction, drawn, height, width)
+            if decided.decision == "empty":
+                drawn = np.zeros((height, width), np.bool_)
+            elif decided.vouched and decided.file is not None:
+                drawn, void = read_mask_and_void(decided.file)
+                check_mask_size(decided.file, drawn, height, width)
             elif empty:
                 mask = np.zeros((height, width), np.bool_)
-            elif record is None:
+            elif record is None or decided.decision == "rejected":
                 continue
             elif self.settings.teach == "masks":
                 mask = read_mask_and_void(self.root / record.files["mask"]).mask
@@ -141,22 +149,38 @@ class PseudoMasks(MaskSource):
                 check_mask_size(self.root / record.files["cam"], cam, height, width)
             trust = 1.0 if record is None else self._trust(record)
             taught, counts = pixel_lessons(cam, self.settings, mask=mask, corrected=drawn, empty=empty, trust=trust)
-            weights[channel] = counts.max()
+            weights[channel], certain[channel] = counts.max(), drawn is not None or self._empty(sample, class_name)
             known = counts > 0 if void is None else (counts > 0) & ~void
             target[..., channel] = np.where(known, taught.astype(np.uint8), np.uint8(IGNORED))
-        return Truth(target=target, weights=weights)
+        return Truth(target=target, weights=weights, certain=certain)
 
     def trust(self, sample: Sample) -> float:
-        """The least of its masks': 1 for what is certain, else their agreement, or the score of their class."""
+        """The least of its masks': 1 for what is certain, else their quality, their agreement or the score of their
+        class, the first of these that is known."""
         if self.certain(sample):
             return 1.0
-        records = self.records[sample.name].values()
-        return min(self._trust(one) if one.agreement is not None else one.score or 0.0 for one in records)
+        known = (
+            next((one for one in (record.quality, record.agreement, record.score) if one is not None), 0.0)
+            for record in self.records[sample.name].values()
+        )
+        return float(min(known))
+
+    def labels(self, sample: Sample) -> tuple[str, ...] | None:
+        """Those that the image has now, else those that it had when it was labelled."""
+        records = self.records.get(sample.name, {}).values()
+        return sample.labels if sample.labels is not None else next((one.labels for one in records), None)
+
+    def kinds(self, sample: Sample) -> tuple[str, ...] | None:
+        """Its labels, or where they are not known the classes that it was labelled as."""
+        labels = self.labels(sample)
+        if labels is not None:
+            return labels
+        found = (record.class_name for record in self.records.get(sample.name, {}).values())
+        return tuple(name for name in found if name is not None) or None
 
     def certain(self, sample: Sample) -> bool:
         """Whether a person's mask or label says all of it."""
-        drawn = any(path.is_file() for path in self._corrections(sample))
-        return drawn or self._empty(sample, None)
+        return any(one.vouched for one in self._decided(sample)) or self._empty(sample, None)
 
     def facts(self) -> dict[str, Any]:
         """The classes, and what pixels teach."""
@@ -167,23 +191,28 @@ class PseudoMasks(MaskSource):
         per_class = any(folder for records in self.records.values() for folder in records)
         return self.classes if per_class else ("",)
 
-    def _corrections(self, sample: Sample) -> list[Path]:
-        return [self.root / CORRECTED / folder / f"{sample.name}.png" for folder in self._folders]
-
-    def _labels(self, sample: Sample) -> tuple[str, ...] | None:
-        records = self.records.get(sample.name, {}).values()
-        return sample.labels if sample.labels is not None else next((one.labels for one in records), None)
+    def _decided(self, sample: Sample) -> list[Decided]:
+        """For each class, which mask counts."""
+        found = []
+        for folder in self._folders:
+            record = self.records.get(sample.name, {}).get(folder)
+            place = f"{folder}/{sample.name}" if folder else sample.name
+            image, class_name, file = sample.input, folder or None, None
+            if record is not None:
+                image, class_name, file = record.input, record.class_name, record.files.get("mask")
+            found.append(self.corrections.decide(input=image, class_name=class_name, file=file, place=place))
+        return found
 
     def _empty(self, sample: Sample, class_name: str | None) -> bool:
         """Whether labels say that there is no object in an image, or none of a class."""
-        labels = self._labels(sample)
+        labels = self.labels(sample)
         if labels is None:
             return False
         return set(labels) <= set(self.negative) or (class_name is not None and class_name not in labels)
 
     def _trust(self, record: Record) -> float:
-        known = self.settings.agreement and record.agreement is not None
-        return float(record.agreement or 0.0) if known else 1.0
+        found = {"agreement": record.agreement, "quality": record.quality, "none": None}[self.settings.weigh_by]
+        return 1.0 if found is None else float(found)
 
 
 def is_labelled_folder(masks: Path | str) -> bool:
@@ -222,7 +251,14 @@ def find_pseudo_masks(
     folders = sorted({folder for own in records.values() for folder in own} - {""})
     seen = sorted({record.class_name for record in found if record.class_name} - set(labels))
     classes = tuple(one for one in folders if one not in labels) or ((seen[0],) if len(seen) == 1 else (name,))
-    return PseudoMasks(root=root, classes=classes, records=dict(records), negative=labels, settings=settings)
+    return PseudoMasks(
+        root=root,
+        classes=classes,
+        records=dict(records),
+        negative=labels,
+        settings=settings,
+        corrections=Corrections(root),
+    )
 
 
 def _class_folder(record: Record) -> str:

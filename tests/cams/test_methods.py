@@ -47,6 +47,8 @@ ARCHS = {
     "legacy_xception": "act1",
 }
 """Architectures, each with an early layer of few channels: methods that run the network once per channel take that."""
+LARGE = ("vgg11", "densenet121")
+"""Those of them that take long."""
 
 
 def normal(arch, seed=0):
@@ -78,7 +80,7 @@ def peer_maps(name, classifier, layer, x, targets):
     return np.asarray(seen[0])
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [pytest.param(one, marks=pytest.mark.slow if one in LARGE else ()) for one in ARCHS])
 def test_maps_equal_the_peer_s(arch, make_images, monkeypatch):
     monkeypatch.setattr("pytorch_grad_cam.score_cam.tqdm.tqdm", iter)
     monkeypatch.setattr("pytorch_grad_cam.ablation_cam.tqdm.tqdm", iter)

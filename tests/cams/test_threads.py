@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import InputError
-from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
 from camseg.cams.hooks import alone, hooked, inference, private_copy
 from camseg.cams.layers import find_layer, list_layers
+from camseg.cams.predict import predict
 
 CALLS = [
     {"methods": "layercam", "layer": "stages"},

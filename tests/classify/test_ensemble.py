@@ -10,7 +10,8 @@ from PIL import Image as PilImage
 
 from camseg import compute_cams, label_folder, label_image
 from camseg.base.errors import CheckpointError, InputError, LayerError, OutputError
-from camseg.cams.capture import Network, predict
+from camseg.cams.capture import Network
+from camseg.cams.predict import predict
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier, load_network
 from camseg.classify.ensemble import Ensemble, LinearRule

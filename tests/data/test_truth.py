@@ -7,7 +7,7 @@ from camseg.base.errors import DatasetError, ImageError
 from camseg.data.datasets import load_images
 from camseg.data.images import write_image, write_mask
 from camseg.data.mask_settings import MaskReading, parse_mask_classes
-from camseg.data.truth import IGNORED, find_true_masks
+from camseg.data.truth import IGNORED, class_regions, find_true_masks, masks_by_label
 
 SQUARE = np.zeros((4, 6), bool)
 SQUARE[1:3, 2:5] = True
@@ -83,3 +83,38 @@ def test_masks_of_other_images(samples, tmp_path):
     write_mask(tmp_path / "masks/dirty/1.png", SQUARE)
     with pytest.raises(DatasetError, match="beside background and void; got none"):
         find_true_masks(tmp_path / "masks", samples, numbers=parse_mask_classes({"background": 0, "void": 255}))
+
+
+def test_labels_tell_masks_of_one_class_apart(samples, tmp_path):
+    clean, first, second = samples
+    write_mask(tmp_path / "masks/dirty/1.png", SQUARE)
+    source = find_true_masks(tmp_path / "masks", samples, negative=["clean"])
+    found = masks_by_label(source, [*samples, replace(second, labels=("dusty",))])
+    assert (found.classes, found.multi_label, found.negative) == (("dirty", "dusty"), True, ("clean",))
+    truth = found.read(first, 4, 6)
+    assert np.array_equal(truth.target[..., 0], SQUARE)
+    assert not truth.target[..., 1].any()  # it is labelled otherwise
+    assert not found.read(clean, 4, 6).target.any()
+    both = found.read(replace(first, labels=("dirty", "dusty")), 4, 6).target
+    assert (both[SQUARE] == IGNORED).all()  # of one of the two
+    assert (both[~SQUARE] == 0).all()
+    assert [found.knows(one) for one in (clean, first, second)] == [True, True, False]
+    for labels in (None, ("other",)):
+        assert not found.knows(replace(first, labels=labels))
+    assert found.facts() != source.facts()
+    with pytest.raises(DatasetError, match="holds masks of dirty, dusty already"):
+        masks_by_label(found, samples)
+    with pytest.raises(DatasetError, match="no image has a label that says what its mask"):
+        masks_by_label(source, [replace(first, labels=None)])
+    with pytest.raises(DatasetError, match="are labelled dirty, dusty, and not rust"):
+        found.called(("rust",))
+
+
+def test_regions_of_classes(samples, tmp_path):
+    write_mask(tmp_path / "masks/dirty/1.png", SQUARE)
+    source = find_true_masks(tmp_path / "masks", samples)
+    truth = source.read(samples[1], 4, 6)
+    assert all(np.array_equal(one, SQUARE) for one in class_regions(source, truth, ["a", "b"]))
+    apart = masks_by_label(source, samples)
+    regions = class_regions(apart, apart.read(samples[1], 4, 6), ["clean", "dirty", "rust"])
+    assert [bool(one.any()) for one in regions] == [False, True, False]

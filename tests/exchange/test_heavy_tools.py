@@ -1,4 +1,5 @@
-"""Exports read back by the heavy libraries of the tools themselves: pip install 'camseg[test-exchange]'.
+"""Exports read by the heavy libraries of the tools themselves, and imports of what these wrote:
+pip install 'camseg[test-exchange]'.
 
 datumaro and label-studio-sdk want other versions of NumPy and Pillow than each other; those that are missing are
 passed over, so that each may be installed alone.
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from camseg.data.images import write_image, write_mask
+from camseg.base.files import write_json
+from camseg.data.images import read_mask, write_image, write_mask
 from camseg.exchange.export import export_folder
+from camseg.exchange.importing import import_corrections
+from camseg.exchange.loading import list_folder
 from camseg.exchange.settings import ExportInputs, ExportSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # theirs
@@ -51,6 +55,115 @@ def check(found):
     assert found.keys() == EXPECTED.keys()
     for key, mask in EXPECTED.items():
         assert np.array_equal(found[key], mask), key
+
+
+@pytest.fixture
+def machine(folder):
+    """Other masks of the same images and classes, which a person corrects into those."""
+    for name, kind in EXPECTED:
+        write_mask(folder / f"machine/{kind}/{name}.png", np.roll(EXPECTED[name, kind], 3, axis=1))
+    return folder / "machine"
+
+
+def bring_in(machine, file, name, count=5):
+    """What counts after an import that edits so many masks, by image and class, and what it left out."""
+    images = machine.parent / "images"
+    report = import_corrections(machine, file, name, inputs=ExportInputs(image_folder=images))
+    assert (report.failed, report.stale, report.decisions) == ([], [], {"edited": count})
+    annotations = (one for image in list_folder(machine, images) for one in image.annotations)
+    return {(one.image.removesuffix(".png"), one.class_name): one.mask for one in annotations}, report.left_out
+
+
+@pytest.mark.parametrize("kind", ["coco", "cvat"])
+def test_what_datumaro_writes_comes_in(folder, machine, kind):
+    datumaro = pytest.importorskip("datumaro", exc_type=ImportError)
+    data = datumaro.Dataset.import_from(str(export(folder, "cvat") / "annotations.xml"), "cvat")
+    data.export(str(folder / "theirs"), kind, save_media=False)
+    (file,) = (folder / "theirs").rglob({"coco": "instances_*.json", "cvat": "*.xml"}[kind])
+    check(bring_in(machine, file, kind)[0])
+
+
+@pytest.mark.parametrize("encoded", ["theirs", "ours"])
+def test_what_label_studio_submits_comes_in(folder, machine, encoded):
+    brush = pytest.importorskip("label_studio_sdk.converter.brush", exc_type=ImportError)
+    tasks = json.loads((export(folder, "label-studio") / "tasks.json").read_text())
+    for task in tasks:
+        (prediction,) = task.pop("predictions")
+        task["annotations"] = [{**prediction, "id": 1, "lead_time": 4.5, "completed_by": 7}]
+        task["data"].pop("camseg")  # it is of other masks, and of none in other projects
+        for region in prediction["result"] if encoded == "theirs" else ():
+            (kind,) = region["value"]["brushlabels"]
+            name = task["data"]["image"].rpartition("/")[2].removesuffix(".png").replace("%C3%BC", "ü")
+            region["value"]["rle"] = brush.mask2rle(EXPECTED[name, kind].astype(np.uint8) * 255)
+    write_json(folder / "tasks.json", tasks)
+    check(bring_in(machine, folder / "tasks.json", "label-studio")[0])
+
+
+def test_label_studios_converter_to_coco_comes_in(folder, machine):
+    """It puts letters of its own in front of names."""
+    converter = pytest.importorskip("label_studio_sdk.converter", exc_type=ImportError)
+    size = {"original_width": 44, "original_height": 30, "image_rotation": 0}
+    box = [[25, 10], [75, 10], [75, 50], [25, 50]]
+    region = {"id": "a", "type": "polygonlabels", "from_name": "label", "to_name": "image", **size}
+    value = {"points": box, "closed": True, "polygonlabels": ["cat"]}
+    annotation = {"id": 1, "result": [{**region, "value": value}], "was_cancelled": False}
+    write_json(folder / "tasks.json", [{"id": 1, "data": {"image": "ring.png"}, "annotations": [annotation]}])
+    config = (
+        '<View><Image name="image" value="$image"/>'
+        '<PolygonLabels name="label" toName="image"><Label value="cat"/></PolygonLabels></View>'
+    )
+    made = converter.Converter(config, str(folder), download_resources=False)
+    made.convert_to_coco(str(folder / "tasks.json"), str(folder / "theirs"), is_dir=False)
+    inputs = ExportInputs(image_folder=folder / "images")
+    report = import_corrections(machine, folder / "theirs/result.json", "coco", inputs=inputs)
+    assert (report.failed, report.decisions) == ([], {"edited": 1})
+    expected = np.zeros((30, 44), bool)
+    expected[3:15, 11:33] = True
+    assert np.array_equal(read_mask(machine / "corrected/cat/ring.png"), expected)
+
+
+@pytest.mark.parametrize("geometry", ["mask", "polygon"])
+def test_what_labelme_saves_comes_in(folder, machine, geometry):
+    pytest.importorskip("labelme", exc_type=ImportError)
+    label_file = pytest.importorskip("labelme._label_file", exc_type=ImportError)
+    from labelme.utils import img_arr_to_b64
+
+    out = export(folder, "labelme", geometry=geometry)
+    (folder / "saved").mkdir()
+    for name in shapes():
+        read = label_file.LabelFile(str(out / f"{name}.json"))
+        assert read.other_data["camseg"]["hashes"], "what the program does not know it keeps"
+        saved = []
+        for shape in read.shapes:
+            mask = shape["mask"]
+            told = {} if mask is None else {"mask": img_arr_to_b64(mask.astype(np.uint8))}
+            other = shape.pop("other_data")
+            saved.append({**other, **shape, **told})
+        others = {key: value for key, value in read.other_data.items() if key != "camseg"}  # of other masks
+        read.save(
+            filename=str(folder / f"saved/{name}.json"),
+            shapes=saved,
+            image_path=read.image_path,
+            image_height=30,
+            image_width=44,
+            image_data=read.image_data,
+            other_data=others,
+            flags={},
+        )
+    check(bring_in(machine, folder / "saved", "labelme")[0])
+
+
+def test_what_supervision_writes_comes_in(folder, machine):
+    """It makes outlines through the centres of pixels, which lose the border, and of a single pixel none."""
+    supervision = pytest.importorskip("supervision", exc_type=ImportError)
+    out = export(folder, "coco")
+    place = str(out / "annotations/instances_default.json")
+    data = supervision.DetectionDataset.from_coco(str(out / "images"), place, force_masks=True)
+    data.as_coco(annotations_path=str(folder / "theirs.json"))
+    found, left_out = bring_in(machine, folder / "theirs.json", "coco", count=4)
+    assert left_out == {"box without a mask": 1}
+    for key in (("ring", "cat"), ("ring", "dog")):
+        assert np.count_nonzero(found[key] & EXPECTED[key]) > 0.85 * np.count_nonzero(EXPECTED[key])
 
 
 @pytest.mark.parametrize(("name", "kind"), [("coco", "coco"), ("cvat", "cvat"), ("voc", "voc_segmentation")])

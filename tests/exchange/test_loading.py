@@ -10,7 +10,7 @@ from camseg.base.files import sha256, write_json, write_text
 from camseg.data.images import write_image, write_mask
 from camseg.exchange.annotation import Annotation
 from camseg.exchange.loading import list_folder
-from camseg.exchange.record import Correction, correction_to_line
+from camseg.runs.corrections import Correction, correction_to_line
 from camseg.runs.record import Record, to_line
 
 MASK = np.zeros((6, 8), bool)

@@ -63,7 +63,7 @@ KEYS = [
         "propagation",
         "threshold",
     ),
-    *("refiner", "fallback", "area", "source", "status", "error"),
+    *("refiner", "fallback", "area", "quality", "quality_reasons", "agreements", "source", "status", "error"),
 ]
 
 
@@ -140,7 +140,7 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
         assert record.empty == reason
         assert record.fallback in (reason, *FLAWS)
     run = json.loads((out / RUN).read_text())
-    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds"]
+    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds", "agreement"]
     assert (run["schema_version"], run["command"]) == (SCHEMA_VERSION, "label")
     assert run["identity"]["cams.classifier"] == tiny_classifier.fingerprint()
     assert run["identity"]["inputs"] == str(images)
@@ -330,8 +330,9 @@ def test_label_is_the_chain_of_the_single_commands_byte_for_byte(images, tiny_cl
     assert len(here) == 6
     assert here == tree(tmp_path / "refined/masks")
     assert tree(tmp_path / "label/cams") == tree(tmp_path / f"spread/{propagation}")
-    # What the manifests say of each image has come along.
-    own = {"files": {}, "input_sha256": None}
+    # What the manifests say of each image has come along; views and levels are known to the whole chain only.
+    assert all(record.quality is not None for out in ("label", "refined") for record in read_manifest(tmp_path / out))
+    own = {"files": {}, "input_sha256": None, "quality": None, "quality_reasons": (), "agreements": {}}
     told = [[replace(record, **own) for record in read_manifest(tmp_path / out)] for out in ("label", "refined")]
     assert told[0] == told[1]
     assert all(record.score is not None and record.layer == "layer3,layer4" for record in told[1])

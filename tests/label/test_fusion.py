@@ -18,7 +18,7 @@ from camseg.masks.settings import FusionSettings, MaskSettings
 from camseg.masks.threshold import cam_to_mask
 from camseg.propagation.propagate import propagate
 from camseg.refinement.settings import RefineSettings
-from camseg.runs.output import read_manifest
+from camseg.runs.output import read_manifest, read_run
 
 QUICK = LabelSettings(
     cams=CamSettings(score="class", layers=("layer3",)),
@@ -102,6 +102,11 @@ def test_folders_say_how_far_members_agree(ensemble, make_folder, tmp_path):
         assert record.agreement == pytest.approx(alone.agreement, abs=1e-3) or record.empty
         assert (read_mask(tmp_path / "out" / record.files["mask"]) != alone.mask).mean() < 0.02
     assert len({record.agreement for record in records}) > 1
+    over_all = pytest.approx(np.mean([one.agreement for one in records if one.agreement is not None]), abs=1e-4)
+    assert report.agreement == over_all
+    again = label_folder(folder, ensemble, tmp_path / "out", settings("median", 0.1))
+    assert (again.kept, again.agreement) == (len({one.name for one in records}), report.agreement)
+    assert read_run(tmp_path / "out")["agreement"] == report.agreement
 
 
 def test_the_chain_by_single_commands_has_the_same_bytes(ensemble, make_folder, tmp_path):
@@ -120,6 +125,7 @@ def test_one_network_agrees_with_nobody(make_classifier, make_folder, tmp_path):
     for out, chosen in ((plain, settings()), (other, settings("median", 0.1))):
         label_folder(make_folder(count=1), make_classifier(), out, replace(chosen, save=("cams",)))
         assert all(record.agreement is None for record in read_manifest(out))
+        assert read_run(out)["agreement"] is None
     for record in read_manifest(plain):
         assert np.array_equal(read_cam(plain / record.files["cam"]), read_cam(other / record.files["cam"]))
 

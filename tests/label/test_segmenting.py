@@ -9,7 +9,7 @@ from camseg.data.images import read_cam, read_mask, write_image
 from camseg.label.settings import SegmentSettings
 from camseg.masks.settings import CleaningSettings, parse_threshold
 from camseg.refinement.settings import RefineSettings
-from camseg.runs.output import prediction_root, read_manifest
+from camseg.runs.output import map_root, prediction_root, read_manifest
 from camseg.runs.settings import FolderOptions
 from camseg.segment.settings import ViewSettings
 
@@ -46,6 +46,30 @@ def test_masks_are_where_the_probability_is_above_a_half(photos, make_segmenter,
     run = json.loads((out / "run.json").read_text())
     assert (run["command"], run["settings"]["threshold"], run["settings"]["segmenter"]) == ("segment", "0.5", None)
     assert prediction_root(out) == out / "masks"
+    assert map_root(out) == out / "cams"
+
+
+def test_masks_without_maps_are_no_maps(photos, make_segmenter, tmp_path):
+    camseg.segment_folder(photos, make_segmenter(), tmp_path / "out", options=ONE)
+    with pytest.raises(InputError, match="holds masks without their maps; repeat the command with --save cams"):
+        map_root(tmp_path / "out")
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+def test_a_mask_that_its_mirror_image_confirms_is_trusted(photos, make_segmenter, tmp_path, multi_label):
+    classes = ["spot", "scratch"]
+    segmenter, out = make_segmenter(classes=classes, multi_label=multi_label), tmp_path / "out"
+    camseg.segment_folder(photos, segmenter, out, SegmentSettings(views=ViewSettings(flip=True)), options=ONE)
+    camseg.segment_folder(photos, segmenter, tmp_path / "once", options=ONE)
+    told = 0
+    for record, once in zip(read_manifest(out), read_manifest(tmp_path / "once"), strict=True):
+        assert 0 <= record.quality <= 1
+        assert "flips" not in once.agreements
+        if record.area:
+            told += 0 < record.agreements["flips"] <= 1 and record.agreements["levels"] < 1
+        elif not record.empty.startswith("labelled"):
+            assert record.quality == pytest.approx(1 - record.score, abs=1e-3)
+    assert told
 
 
 def test_a_killed_run_goes_on_with_the_same_bytes(photos, make_segmenter, tmp_path):

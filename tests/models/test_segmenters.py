@@ -9,13 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional
 
 from camseg.base.errors import CheckpointError, InputError, WeightsUnavailableError
 from camseg.models.backbones.involution import Involution
 from camseg.models.building import create_model
 from camseg.models.segmenters.blocks import GainlessBatchNorm, chain_widths
 from camseg.models.segmenters.building import build_segmenter, default_segmenter_size
-from camseg.models.segmenters.registry import DECODERS, SEGMENTERS, canonical_segmenter
+from camseg.models.segmenters.registry import DECODERS, LINEAR, SEGMENTERS, canonical_segmenter
+from camseg.train.segmenter_learner import decoder_parameters
 
 sys.path.insert(0, str(Path(__file__).parent))
 from segmentation_pairs import PAIRS, SHARED, arrays, filled, needs_shared, network
@@ -211,7 +213,7 @@ def test_own_networks_have_no_weights():
         build_segmenter("unet", weights="imagenet")
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", [name for name in DECODERS if name != LINEAR])
 def test_the_library_s_decoders(decoder):
     torch.manual_seed(0)
     model = build_segmenter(f"{decoder}+resnet10t", outputs=2).eval().requires_grad_(False)
@@ -220,6 +222,29 @@ def test_the_library_s_decoders(decoder):
     expected = model.network(images)
     assert torch.equal(model(images), expected)  # what is there to be looked at changes nothing
     assert model(images[..., : side - 5, : side - 9]).shape == (1, 2, side - 5, side - 9)
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_resnet"])
+def test_a_linear_probe_is_one_linear_layer_on_the_classifier_s_maps(encoder, tmp_path):
+    torch.manual_seed(0)
+    classifier = create_model(encoder, 3).eval()
+    save_file(classifier.state_dict(), tmp_path / "weights.safetensors", {"arch": encoder})
+    model = build_segmenter(f"linear+{encoder}", outputs=2, weights=tmp_path / "weights.safetensors").eval()
+    side = classifier.pretrained_cfg["input_size"][1]
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        maps = classifier.forward_features(images)
+        if maps.ndim == 3:  # tokens
+            maps = maps[:, classifier.num_prefix_tokens :].transpose(1, 2).unflatten(2, (side // 16, side // 16))
+        model.standardised.running_mean.copy_(maps.mean(dim=(0, 2, 3)))
+        centred = maps - maps.mean(dim=(0, 2, 3), keepdim=True)
+        scores = torch.einsum("nchw,kc->nkhw", centred, model.scores.weight[..., 0, 0])
+        scores += model.scores.bias[:, None, None]
+        expected = functional.interpolate(scores, (side, side), mode="bilinear")
+        assert torch.allclose(model(images), expected, atol=1e-3)
+        assert model(images[..., :37, :50]).shape == (2, 2, 37, 50)
+    learning = {id(one) for one in decoder_parameters(model)}
+    assert learning == {id(one) for one in model.scores.parameters()}
 
 
 def test_a_classifier_s_weights_go_into_the_encoder(tmp_path):

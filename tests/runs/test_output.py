@@ -54,7 +54,7 @@ def test_a_fresh_folder_says_what_it_was_written_with(tmp_path):
     out = Output(tmp_path / "deep/out", RUN_A)
     out.close([], SECONDS)
     run = json.loads((out.folder / RUN).read_text())
-    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds"]
+    assert list(run) == ["schema_version", "command", "settings", "identity", "versions", "seconds", "agreement"]
     assert run["command"] == "cams"
     assert run["settings"] == {"methods": ["layercam"]}
     assert run["identity"] == {"scales": [1.0, 1.5], "classifier": "a" * 64}
@@ -232,7 +232,7 @@ def test_a_foreign_folder_is_refused(tmp_path):
         ('{"settings": 3}', "was not written by camseg"),
         ('{"settings": {}}', "another version"),
         ('{"schema_version": 99, "settings": {}}', "another version"),
-        ('{"schema_version": 2, "command": "masks", "settings": {}, "identity": {}}', "holds outputs of camseg masks"),
+        ('{"schema_version": 3, "command": "masks", "settings": {}, "identity": {}}', "holds outputs of camseg masks"),
     ],
 )
 def test_another_run_json_is_refused(tmp_path, content, message):

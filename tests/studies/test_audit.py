@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from camseg.base.errors import CheckpointError, DatasetError, EvaluationError, InputError, OutputError
-from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
+from camseg.cams.predict import predict
 from camseg.classify.checkpoint import load_network
 from camseg.cli import app
 from camseg.data.datasets import load_training_data, split

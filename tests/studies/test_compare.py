@@ -13,8 +13,8 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from camseg.base.errors import CheckpointError, DatasetError, EvaluationError, InputError, LayerError, OutputError
-from camseg.cams.capture import predict
 from camseg.cams.compute import compute_cams
+from camseg.cams.predict import predict
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.ensemble import Ensemble

@@ -13,7 +13,8 @@ from sklearn.svm import LinearSVC
 from typer.testing import CliRunner
 
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
-from camseg.cams.capture import Network, predict
+from camseg.cams.capture import Network
+from camseg.cams.predict import predict
 from camseg.classify.checkpoint import RUN_FILES, load_classifier
 from camseg.cli import app
 from camseg.data.datasets import load_images, load_training_data, split

@@ -10,6 +10,7 @@ import camseg
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.data.images import read_mask, write_image, write_mask
 from camseg.data.settings import NONE
+from camseg.train import segmenter_learner
 from camseg.train.recipes import SEGMENTER_RECIPES
 from camseg.train.segmenter_learner import pixel_weights
 from camseg.train.segmenter_plan import (
@@ -70,7 +71,8 @@ def test_a_run_learns_and_writes_its_files(whole_run, masked_folder):
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(masked_folder, tmp_path):
-    settings = {"student": {"consistency": 1.0}, "patience": 0}
+    student = {"consistency": 1.0, "crf": 0.1, "correct_after": 0.9}
+    settings = {"student": student, "patience": 0}
     wanted = train(masked_folder, tmp_path / "whole", **settings)
 
     def progress(items, _total, title):
@@ -248,6 +250,38 @@ def test_a_student_learns_from_a_labelled_folder(masked_folder, whole_run, tmp_p
     assert replace(prepared.training, weights_sha256=None) == prepared.training
 
 
+def test_masks_are_corrected_once_the_fit_to_them_bends(masked_folder, whole_run, tmp_path, monkeypatch):
+    images, _ = masked_folder
+    teacher = camseg.load_segmenter(whole_run[0])
+    camseg.segment_folder(images, teacher, tmp_path / "taught", camseg.SegmentSettings(save=("cams",)))
+    epochs, seen = [], []
+    original = segmenter_learner.corrected
+
+    def spy(targets, logits, certain, classes, above, multi_label):
+        found = original(targets, logits, certain, classes, above, multi_label)
+        seen.append((epochs[-1], certain.clone(), (found != targets).any(dim=(1, 2)), list(classes)))
+        return found
+
+    def progress(items, _total, title):
+        if title.startswith("epoch"):
+            epochs.append(int(title.split("/")[0].removeprefix("epoch ")))
+        return iter(items)
+
+    monkeypatch.setattr(segmenter_learner, "corrected", spy)
+    monkeypatch.setattr(segmenter_learner, "bent", lambda fits, fall: 2 if len(fits) >= 2 and fall == 0.9 else None)
+    student = {"correct_after": 0.9, "correct_above": 0.5, "teach": "masks"}
+    train((images, tmp_path / "taught"), tmp_path / "run", {"progress": progress}, student=student, patience=0)
+    assert {epoch for epoch, *_ in seen} == {3}
+    assert all(classes == [True] for *_, classes in seen)
+    changed, certain = torch.cat([one for _, _, one, _ in seen]), torch.cat([one for _, one, *_ in seen])
+    assert changed[~certain].any()
+    assert not changed[certain].any()  # labels stay what they are
+    with (tmp_path / "run/history.csv").open(newline="") as file:
+        fits = [float(row["train_iou_object"]) for row in csv.DictReader(file)]
+    assert len(fits) == 3
+    assert all(0 < fit <= 1 for fit in fits)
+
+
 def test_groups_stay_on_one_side_of_a_split(masked_folder, tmp_path):
     images, masks = masked_folder
     rows = ["image,label,group"]
@@ -262,3 +296,26 @@ def test_groups_stay_on_one_side_of_a_split(masked_folder, tmp_path):
     groups = [{sample.group for sample in part.data.samples} for part in parts]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 4
     assert sum(len(part.data.samples) for part in parts) == 16
+
+
+def test_a_channel_for_each_label(masked_folder, tmp_path):
+    images, masks = masked_folder
+    for place, root in (("images", images), ("masks", masks)):
+        for number, path in enumerate(sorted((root / "shape").glob("*.png"))):
+            target = tmp_path / place / ("square", "box")[number % 2] / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    joined = prepare_segmenter_training(plan((tmp_path / "images", tmp_path / "masks"), negative=()), tmp_path / "run")
+    assert "masks of box, square are learned as one class, object; --per-class tells them apart" in joined.remarks
+    metrics = train((tmp_path / "images", tmp_path / "masks"), tmp_path / "run", per_class=True, negative=(), epochs=1)
+    assert list(metrics["classes"]) == ["box", "square"]
+    assert json.loads((tmp_path / "run/segmenter.json").read_text())["training"]["per_class"] is True
+    teacher = camseg.load_segmenter(tmp_path / "run")
+    assert (teacher.classes, teacher.multi_label) == (("box", "square"), True)
+    # What it makes lies in a folder for each class, from which a student needs no labels to tell them apart.
+    camseg.segment_folder(tmp_path / "images", teacher, tmp_path / "taught", camseg.SegmentSettings(save=("cams",)))
+    with pytest.raises(DatasetError, match="holds masks of box, square already"):
+        prepare_segmenter_training(plan((tmp_path / "images", tmp_path / "taught"), per_class=True), tmp_path / "a")
+    assert prepare_segmenter_training(
+        plan((tmp_path / "images", tmp_path / "taught"), negative=()), tmp_path / "a"
+    ).segmenter.classes == ("box", "square")

@@ -8,7 +8,7 @@ import pytest
 from camseg.base.errors import DatasetError, ImageError, InputError
 from camseg.data.datasets import Sample
 from camseg.data.images import write_cam, write_mask
-from camseg.data.truth import IGNORED
+from camseg.data.truth import IGNORED, masks_by_label
 from camseg.runs.record import Record, to_line
 from camseg.train.settings import StudentSettings
 from camseg.train.student import better_part, find_pseudo_masks, is_labelled_folder, pixel_lessons, ramp
@@ -110,7 +110,12 @@ def test_a_folder_that_label_wrote(folder, tmp_path):
     assert found.read(c, 1, 4).weights.tolist() == [1]
     assert [found.trust(one) for one in (a, b, c)] == [0.75, 1.0, 0.6]
     assert [found.certain(one) for one in (a, b, c)] == [False, True, False]
-    flat = find_pseudo_masks(folder, replace(HOW, agreement=False))
+    rated = (folder / "manifest.jsonl").read_text().replace('"quality": null', '"quality": 0.5', 1)
+    (folder / "manifest.jsonl").write_text(rated)
+    by_quality = find_pseudo_masks(folder, replace(HOW, weigh_by="quality"))
+    assert by_quality.read(a, 1, 4).weights.tolist() == [0.5]
+    assert by_quality.trust(a) == 0.5
+    flat = find_pseudo_masks(folder, replace(HOW, weigh_by="none"))
     assert flat.read(a, 1, 4).weights.tolist() == [1]
     with pytest.raises(ImageError, match="expected a mask of its image's size, 5x4; it has 4x1"):
         found.read(a, 4, 5)
@@ -166,3 +171,22 @@ def test_a_folder_per_class(tmp_path):
     assert not b.target[..., 1].any()  # not labelled
     assert (c.target[..., 0] == IGNORED).all()  # labelled so, and no map of it
     assert c.weights.tolist() == [0, 1]
+
+
+def test_one_mask_per_image_is_of_its_label_or_of_what_was_predicted(folder, tmp_path):
+    source = find_pseudo_masks(folder, HOW)
+    a, b, c = (sample(tmp_path, name) for name in "abc")
+    other = sample(tmp_path, "a", ("dust",))
+    found = masks_by_label(source, [a, b, c, other])
+    assert found.classes == ("dust", "spot")
+    taught = [1, 1, IGNORED, 0]
+    truth = found.read(a, 1, 4)
+    assert truth.target[0, :, 1].tolist() == taught
+    assert not truth.target[..., 0].any()
+    assert truth.weights.tolist() == [1, 0.75]  # that it is no dust is certain
+    assert found.read(other, 1, 4).target[0, :, 0].tolist() == taught  # labels that are known now come first
+    truth = found.read(c, 1, 4)  # a prediction: no label excludes the other class
+    assert truth.target[0, :, 1].tolist() == taught
+    assert truth.target[0, :, 0].tolist() == [0, 0, IGNORED, 0]
+    assert not found.read(b, 1, 4).target.any()
+    assert [found.certain(one) for one in (a, b, c)] == [False, True, False]

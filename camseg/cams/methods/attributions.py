@@ -48,19 +48,19 @@ def occlusion(capture: Capture) -> Tensor:
     Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 4.2. There the map
     is of the score that is left; the drop, so that what counts is high, differs by sign and a constant.
     """
-    inputs, targets = capture.inputs, capture.targets
+    inputs = capture.inputs
     height, width = inputs.shape[2:]
     places = [(row, column) for row in _places(height) for column in _places(width)]
     patches = torch.zeros(len(places), height, width, dtype=torch.bool, device=inputs.device)
     for patch, (row, column) in zip(patches, places, strict=True):
         patch[row, column] = True
-    whole = capture.network.scores(inputs, targets)  # (N,)
+    whole = capture.rescore(inputs, torch.arange(len(inputs), device=inputs.device))  # (N,)
     drops = inputs.new_empty(len(inputs), len(places))
     images, which = torch.ones_like(drops).nonzero(as_tuple=True)  # (N places,), batches are filled across images
     size = batch_size(inputs)
     for n, k in zip(images.split(size), which.split(size), strict=True):
         hidden = inputs[n].masked_fill(patches[k][:, None], 0.0)
-        drops[n, k] = whole[n] - capture.network.scores(hidden, targets[n])
+        drops[n, k] = whole[n] - capture.rescore(hidden, n)
     covers = patches.to(drops.dtype).flatten(1)  # (places, H W)
     maps: Tensor = (drops @ covers / covers.sum(dim=0)).unflatten(1, (height, width))
     return maps

@@ -12,10 +12,11 @@ from camseg.cams.capture import Network
 from camseg.cams.hooks import Hook, hooked, private_copy
 
 
-def folded(network: Network, images: Tensor, targets: Tensor) -> Network:
+def folded(network: Network, images: Tensor, targets: Tensor, regions: Tensor | None = None) -> Network:
     """The network with a copy of its model whose batch norms are folded, or as it is where that changes scores.
 
-    ``images`` (M, 3, H, W), normalised, and class indices ``targets`` int64 (M,) are what the two are compared on.
+    ``images`` (M, 3, H, W), normalised, class indices ``targets`` int64 (M,) and ``regions`` as ``Network.scores``
+    takes them are what the two are compared on.
     """
     model = private_copy(network.classifier.model).eval()
     quick = replace(network, classifier=replace(network.classifier, model=model))
@@ -40,7 +41,7 @@ def folded(network: Network, images: Tensor, targets: Tensor) -> Network:
             # timm's batch norms hold an activation too.
             rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
             model.set_submodule(name, nn.Sequential(*rest))
-    before, after = network.scores(images, targets), quick.scores(images, targets)
+    before, after = (one.scores(images, targets, regions) for one in (network, quick))
     # A convolution that changes its weights as it runs, or that something else reads too, cannot be folded.
     return quick if (before - after).abs().max() <= 1e-4 * before.abs().max() else network
 

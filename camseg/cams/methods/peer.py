@@ -19,9 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camseg.base.compat import import_torchvision
 from camseg.base.errors import InputError
-from camseg.cams.capture import Capture, Network, target_scores
+from camseg.cams.capture import Capture, Network
 from camseg.cams.hooks import Hook, hooked, inference
 from camseg.cams.layers import layout_at, list_layers
+from camseg.segment.segmenter import Segmenter
 
 _COMPARED = 3
 """How many of the most similar classes Finer-CAM sets the target apart from."""
@@ -33,6 +34,8 @@ def finercam(capture: Capture) -> Tensor:
     The three closest are compared, weighted by their probabilities; with the score ``margin`` only negative
     classes are. Zhang et al., Finer-CAM, CVPR 2025.
     """
+    if isinstance(capture.network.classifier, Segmenter):
+        raise InputError("finercam compares the scores of classes, which pixels have none of; choose another method")
     classes = capture.network.classifier.classes
     allowed = capture.network.rivals or range(len(classes))
 
@@ -120,12 +123,14 @@ def sess(capture: Capture) -> Tensor:
 
     Tursun et al., SESS, ECCV 2022.
     """
+    if isinstance(capture.network.classifier, Segmenter):
+        raise InputError("sess shows the network windows of the image, with other pixels; choose another method")
     multi_label = capture.network.classifier.multi_label
     return _at_input(capture, "SESS", [capture.layer], use_softmax_scores=not multi_label)
 
 
 Target = Callable[[Tensor], Tensor]
-"""Logits (classes,), or (M, classes) -> the score, or (M,)."""
+"""Logits (classes,), or (M, classes), of a segmenter with (h, w) behind -> the score, or (M,)."""
 
 
 def _at_layer(capture: Capture, name: str, target: Callable[[int], Target] | None = None) -> Tensor:
@@ -173,12 +178,14 @@ def _release(method: Any) -> None:
 
 
 def _score(capture: Capture, n: int) -> Target:
-    rivals = capture.network.rivals
+    region = None if capture.regions is None else capture.regions[n]
 
     def score(logits: Tensor) -> Tensor:
-        rows = logits if logits.ndim == 2 else logits[None]
-        values = target_scores(rows.float(), capture.targets[n].expand(len(rows)), rivals)
-        return values if logits.ndim == 2 else values[0]
+        several = logits.ndim in (2, 4)
+        rows = logits if several else logits[None]
+        regions = None if region is None else region.expand(len(rows), -1, -1)
+        values = capture.network.measured(rows.float(), capture.targets[n].expand(len(rows)), regions)
+        return values if several else values[0]
 
     return score
 

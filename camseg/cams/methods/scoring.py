@@ -3,11 +3,13 @@
 Raw maps (N, h, w). They run the network again, once per channel.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camseg.cams.capture import Capture, Network
+from camseg.cams.capture import Capture
 from camseg.cams.methods.folding import folded
 
 BATCH = 32
@@ -29,18 +31,18 @@ def scorecam(capture: Capture) -> Tensor:
     the weights are a softmax over channels and the baseline, an input of zeros, is left out of it,
     which the softmax is blind to. A channel that is the same everywhere masks all of the input.
     """
-    activations, inputs, targets = capture.activations, capture.inputs, capture.targets  # (N, C, h, w)
-    network = folded(capture.network, inputs[:1], targets[:1])
+    activations, inputs = capture.activations, capture.inputs  # (N, C, h, w)
+    first = capture.only([0])
+    quick = replace(capture, network=folded(capture.network, first.inputs, first.targets, first.regions))
     flat = activations.flatten(2)
     varied = flat.amax(dim=2) > flat.amin(dim=2)  # (N, C)
     energy = (flat - flat.mean(dim=2, keepdim=True)).square().sum(dim=2)
     tried = _largest(energy, capture.score_channels)  # (N, C)
     scores = torch.zeros_like(energy)
-    # All channels that mask everything share one score.
+    # All of an image's channels that mask everything share one score.
     rows = (tried & ~varied).any(dim=1).nonzero()[:, 0]
     if len(rows):
-        some, which = targets[rows].unique(return_inverse=True)
-        empty = network.scores(torch.zeros_like(inputs[:1]).expand(len(some), -1, -1, -1), some)[which]
+        empty = quick.rescore(torch.zeros_like(inputs[:1]).expand(len(rows), -1, -1, -1), rows)
         scores[rows] = torch.where(tried[rows] & ~varied[rows], empty[:, None], scores[rows])
     # Batches are filled across images.
     images, channels = (tried & varied).nonzero(as_tuple=True)  # (P,)
@@ -50,7 +52,9 @@ def scorecam(capture: Capture) -> Tensor:
         )
         low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
         masks = (masks - low) / (high - low + 1e-8)  # (M, 1, H, W)
-        scores[n, k] = _scores(network, inputs[n] * masks, targets[n])
+        # In the order in which the network's weights lie; else every layer reorders its input first.
+        shown = (inputs[n] * masks).contiguous(memory_format=torch.channels_last)
+        scores[n, k] = quick.rescore(shown, n)
     mean = (scores * tried).sum(dim=1, keepdim=True) / tried.sum(dim=1, keepdim=True)
     weights = scores.where(tried, mean).softmax(dim=1)  # (N, C)
     return torch.einsum("nc,nchw->nhw", weights, activations)
@@ -95,8 +99,3 @@ def _largest(energy: Tensor, count: int | None) -> Tensor:
         return torch.ones_like(energy, dtype=torch.bool)
     chosen = energy.topk(count, dim=1).indices
     return torch.zeros_like(energy, dtype=torch.bool).scatter(1, chosen, True)
-
-
-def _scores(network: Network, images: Tensor, targets: Tensor) -> Tensor:
-    # In the order in which the network's weights lie; else every layer reorders its input first.
-    return network.scores(images.contiguous(memory_format=torch.channels_last), targets)

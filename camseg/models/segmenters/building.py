@@ -1,13 +1,18 @@
 """Names -> segmentation networks, with weights of their encoders from a file, from timm, or none."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from camseg.base.errors import InputError, WeightsUnavailableError, first_line
 from camseg.base.registry import choose
 from camseg.models.names import ModelArgs, canonical_name
 from camseg.models.segmenters.network import SegmentationNetwork
-from camseg.models.segmenters.registry import SEGMENTERS, canonical_segmenter
+from camseg.models.segmenters.registry import LINEAR, SEGMENTERS, canonical_segmenter
 from camseg.models.weights import read_weights
+
+if TYPE_CHECKING:
+    from camseg.models.segmenters.library import LibrarySegmenter
+    from camseg.models.segmenters.linear import LinearProbe
 
 
 def build_segmenter(
@@ -40,21 +45,29 @@ def build_segmenter(
         network: SegmentationNetwork = _own(canonical, inputs, outputs, given)
         network.arguments = given
         return network
-    from camseg.models.segmenters.library import LibrarySegmenter  # here: the extra may be absent
-
     file = None if fresh or weights == "imagenet" else read_weights(str(weights))
     decoder, _, encoder = canonical.partition("+")
     if file and file.arch and canonical_name(file.arch) != encoder:
         raise InputError(f"{weights} holds weights of {file.arch}, not of {encoder}; choose {decoder}+{file.arch}")
     given = {**(file.model_args if file else {}), **given}
-    library = LibrarySegmenter(
+    found = _on_encoder(decoder)(
         decoder, encoder, inputs=inputs, outputs=outputs, arguments=given, pretrained=weights == "imagenet"
     )
-    library.arguments = given
+    found.arguments = given
     if file:
-        library.load_encoder(file, str(weights))
-        library.mean, library.std = file.mean or library.mean, file.std or library.std
-    return library
+        found.load_encoder(file, str(weights))
+        found.mean, found.std = file.mean or found.mean, file.std or found.std
+    return found
+
+
+def _on_encoder(decoder: str) -> "type[LibrarySegmenter] | type[LinearProbe]":
+    if decoder == LINEAR:
+        from camseg.models.segmenters.linear import LinearProbe
+
+        return LinearProbe
+    from camseg.models.segmenters.library import LibrarySegmenter
+
+    return LibrarySegmenter
 
 
 def _own(name: str, inputs: int, outputs: int, arguments: ModelArgs) -> SegmentationNetwork:

@@ -24,6 +24,7 @@ class _SixBlocks(SegmentationNetwork):
     divisor = 32
     bottleneck = "bridge"
     last_decoder = "dec5"
+    classifying = "head"
 
     def __init__(self, inputs: int, outputs: int, *, deepest: int, drop_rate: float) -> None:
         super().__init__()

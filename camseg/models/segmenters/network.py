@@ -21,6 +21,8 @@ class SegmentationNetwork(nn.Module, ABC):
     """The layer, by its name in the network, that gives the deepest map."""
     last_decoder: ClassVar[str]
     """The layer that gives the last map before the one that classifies."""
+    classifying: ClassVar[str]
+    """The layer that classifies: its maps are the logits."""
     arguments: ModelArgs
     """With which the network can be built again, without weights."""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -57,6 +59,7 @@ class EncoderDecoder(SegmentationNetwork):
     divisor = 16
     bottleneck = "bridge"
     last_decoder = "dec9"
+    classifying = "head"
 
     def segment(self, images: Tensor) -> Tensor:
         """Images (N, inputs, H, W) with sides that are multiples of ``divisor`` -> logits (N, outputs, H, W)."""

@@ -76,7 +76,10 @@ SEGMENTERS: Final[dict[str, SegmenterEntry]] = {
 }
 """By name, in the order of the lists."""
 
+LINEAR: Final = "linear"
+"""The decoder that is none, built here."""
 DECODERS: Final[dict[str, str]] = {
+    LINEAR: "Alain, Bengio: Understanding intermediate layers using linear classifier probes, arXiv 1610.01644",
     "unet": "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015",
     "unetplusplus": "Zhou et al.: UNet++: A Nested U-Net Architecture for Medical Image Segmentation, DLMIA 2018",
     "manet": "Fan et al.: MA-Net: A Multi-Scale Attention Network for Liver and Tumor Segmentation, IEEE Access 2020",
@@ -89,8 +92,15 @@ DECODERS: Final[dict[str, str]] = {
     "upernet": "Xiao et al.: Unified Perceptual Parsing for Scene Understanding, ECCV 2018",
     "segformer": "Xie et al.: SegFormer, NeurIPS 2021",
 }
-"""What stands before ``+`` in ``DECODER+ENCODER``, by segmentation_models_pytorch's names; an encoder is any network of
-timm that gives maps at strides 2 or 4 to 32."""
+"""What stands before ``+`` in ``DECODER+ENCODER``: ``linear`` for one linear layer on the encoder's last maps or
+tokens, else by segmentation_models_pytorch's names; an encoder is any network of timm that gives maps at strides 2 or 4
+to 32, and for ``linear`` any transformer."""
+
+
+def names_segmenter(name: str) -> bool:
+    """Whether a name is that of a segmentation network, or begins as one; else it can only be a classifier's."""
+    own, decoder, _, _ = _parts(name)
+    return own in SEGMENTERS or decoder in DECODERS
 
 
 def canonical_segmenter(name: str) -> str:
@@ -98,11 +108,9 @@ def canonical_segmenter(name: str) -> str:
 
     Raises InputError, with the choices, for a name that is none.
     """
-    words = name.strip().lower().replace("_", "-") if "+" not in name else name.strip()
-    if words in SEGMENTERS:
-        return words
-    decoder, plus, encoder = words.partition("+")
-    decoder = decoder.strip().lower().replace("-", "").replace("_", "")
+    own, decoder, plus, encoder = _parts(name)
+    if own in SEGMENTERS:
+        return own
     if not plus or decoder not in DECODERS:
         known = f"{', '.join(SEGMENTERS)}, or DECODER+ENCODER with a decoder of {', '.join(DECODERS)}"
         raise InputError(f"unknown segmentation network {name!r}; choose among {known} and an encoder of timm")
@@ -110,3 +118,10 @@ def canonical_segmenter(name: str) -> str:
     if heads:
         raise InputError(f"expected one decoder and one encoder, such as {decoder}+{backbone}; got {name!r}")
     return f"{decoder}+{backbone}"
+
+
+def _parts(name: str) -> tuple[str, str, str, str]:
+    """A name as the networks of here are called, then what stands before ``+``, it, and what stands behind it."""
+    decoder, plus, encoder = name.strip().partition("+")
+    own = "" if plus else decoder.lower().replace("_", "-")
+    return own, decoder.strip().lower().replace("-", "").replace("_", ""), plus, encoder
