@@ -150,3 +150,13 @@ def test_copies_to_the_host_are_counted_by_their_bytes(gpu):
     names = ("Memcpy DtoH (Device -> Pageable)", "Memcpy DtoH (Device -> Pinned)", "Memcpy HtoD (Pageable -> Device)")
     events = [{"name": name, "args": {"bytes": 1 << n}} for n, name in enumerate(names)]
     assert gpu.device_to_host({"traceEvents": [*events, {"name": "aten::copy_"}, {"ph": "M"}]}) == (3, 2)
+
+
+def test_the_benchmark_of_scale_measures_what_it_says(tmp_path, monkeypatch):
+    scale = load("scale")
+    monkeypatch.setattr(scale, "run", lambda folder: scale.label(folder / "images", folder / "out"))
+    row = scale.measure(tmp_path, 30, 24)
+    assert len([*(tmp_path / "images").rglob("site_0/patient_00000/series_1_slice_0*.jpg")]) == row["images"] == 30
+    assert 300 < row["manifest, bytes per image"] < 3000
+    assert 0 < row["before its first, s"] < row["every tenth gone, s"]
+    assert row["all there, s"] < row["label, s"]

@@ -112,12 +112,12 @@ def find_masks(root: Path, files: Sequence[Path]) -> Masks:
     """
     paths = [PurePosixPath(path.relative_to(root).as_posix()) for path in files]
     folders = _mask_folders(root, paths)
-    inside = {str(path): folder for path in paths for folder in path.parents if folder in folders}
+    inside = {str(path): folder for path in paths for folder in path.parents if folder in folders} if folders else {}
     remarks = [
         f"{count} files in folders {name} are masks of others, and left out"
         for name, count in sorted(Counter(folder.name for folder in inside.values()).items())
     ]
-    rest = [path for path in paths if str(path) not in inside]
+    rest = [path for path in paths if str(path) not in inside] if inside else paths
     beside = _beside(root, rest)
     if len(beside) == 1:
         remarks.append(f"1 file looks like the mask of an image beside it and is left out: {beside[0]}")
@@ -130,17 +130,23 @@ def find_masks(root: Path, files: Sequence[Path]) -> Masks:
 
 def _mask_folders(root: Path, paths: Sequence[PurePosixPath]) -> set[PurePosixPath]:
     """The folders of masks: by their name, and by what lies beside or in them."""
-    held: defaultdict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    own_files: defaultdict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for path in paths:
-        for folder in path.parents[:-1]:
-            held[folder].append(path)
+        own_files[path.parent].append(path)
+    held: defaultdict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for parent, files in own_files.items():
+        for folder in [parent, *parent.parents][:-1]:
+            held[folder] += files
+    inner: defaultdict[PurePosixPath, set[PurePosixPath]] = defaultdict(set)
+    for folder in held:
+        inner[folder.parent].add(folder)
     found: set[PurePosixPath] = set()
     for folder, own in held.items():
         key = label_key(folder.name)
         if not _MASKS.fullmatch(key):
             continue
-        siblings = {label_key(other.name) for other in held if other.parent == folder.parent and other != folder}
-        around = {path.stem for path in paths if path.parent == folder.parent}
+        siblings = {label_key(other.name) for other in inner[folder.parent] if other != folder}
+        around = {path.stem for path in own_files.get(folder.parent, ())}
         if (
             siblings & _IMAGES
             or key.startswith(("ground", "gt"))

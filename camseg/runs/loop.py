@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from camseg.base.errors import InputError
 from camseg.base.progress import Say
-from camseg.data.datasets import Dataset
+from camseg.data.datasets import Dataset, Sample
 from camseg.data.remarks import unreadable
 from camseg.runs.executors.devices import find_places, run_devices
 from camseg.runs.executors.local import Note, run_here
@@ -185,12 +185,21 @@ def _run(
     for path, reason in failures:
         names.append(str(path))
         note([Record(input=str(path), name=str(path), status="failed", error=f"{path}: {reason}")])
-    done = [item for item in items if output.finished(item.sample.name, item.sample.labels)]
-    changed = [item.sample for item in done if output.changed(item.sample.name, files_read(stages, item))]
+    changed: list[Sample] = []
+    finished: set[str] = set()
+    missing: dict[str, set[str]] = {}
+    for item in items:
+        name = item.sample.name
+        if not output.finished(name, item.sample.labels):
+            continue
+        if output.changed(name, files_read(stages, item)):
+            changed.append(item.sample)
+            continue
+        finished.add(name)
+        if lacks := output.lacking(name, kinds):
+            missing[name] = lacks
     if changed:
         options.say(f"{len(changed)} inputs have changed and are done again, such as {changed[0].path}")
-    finished = {item.sample.name for item in done} - {sample.name for sample in changed}
-    missing = {name: found for name in finished if (found := output.lacking(name, kinds))}
     if missing:
         words = ", ".join(sorted(set().union(*missing.values())))
         options.say(f"{len(missing)} inputs get files that were not asked for before ({words}); the others stay")
@@ -234,16 +243,20 @@ def check_apart(inputs: Dataset, out: Path) -> None:
 
 def check_files_apart(files: Sequence[Path], root: Path, out: Path) -> None:
     """Raise InputError when outputs and inputs would mix: what is written would be an input of the next run."""
-    folder = _real(out)
+    folder, parents = _real(out), {}
     for file in files:
-        if _real(file).startswith(folder):
+        parent = os.path.dirname(file)
+        if parent not in parents:  # links are followed once for each folder
+            parents[parent] = _real(parent)
+        place = _real(file) if os.path.islink(file) else parents[parent]
+        if place.startswith(folder):
             raise InputError(f"the inputs lie in the output folder {out}, as does {file}; choose another --out")
     # A single file has its own folder as root, where other things may lie.
     if len(files) > 1 and folder.startswith(_real(root)):
         raise InputError(f"the output folder {out} lies in the folder of inputs {root}; choose another --out")
 
 
-def _real(path: Path) -> str:
+def _real(path: Path | str) -> str:
     """The path without links, with a separator at its end; one that can be no path as it is."""
     try:
         return os.path.join(os.path.realpath(path), "")

@@ -11,9 +11,10 @@ import platform
 import re
 import shutil
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ class Output:
         self._manifest, self._run = (
             name if portion is None else shard_file(name, portion.shard) for name in (MANIFEST, RUN)
         )
+        self._parsed: tuple[str, list[Record]] = "", []
         # As text, which takes a fraction of the memory of the records.
         self._lines = self._read(self._manifest)
         if not (self.folder / self._run).exists():
@@ -143,8 +145,17 @@ class Output:
             self._lines = {name: lines for name, lines in merged.items() if name in own} | self._lines
 
     def _read(self, name: str) -> dict[str, str]:
-        groups = group_records(read_manifest(self.folder, name=name))
-        return {name: "".join(map(to_line, records)) for name, records in groups.items()}
+        lines: dict[str, str] = {}
+        last = ""
+        for own, group in groupby(_iterate(self.folder / name), key=lambda one: None if one is None else one.name):
+            if own is None:
+                lines.pop(last, None)
+                break
+            # A killed run may have begun to replace lines, at once or later.
+            records = group_records([*_parse(lines.get(own, "")), *filter(None, group)])[own]
+            lines[own] = "".join(map(to_line, records))
+            last = own
+        return lines
 
     def finished(self, name: str, labels: Sequence[str] | None = None) -> bool:
         """Whether an input needs no more work: see ``is_finished``."""
@@ -211,7 +222,10 @@ class Output:
         return mean_agreement(one.agreement for name in told for one in self._records(name))
 
     def _records(self, name: str) -> list[Record]:
-        return [from_line(line) for line in self._lines.get(name, "").split("\n") if line]
+        lines = self._lines.get(name, "")
+        if self._parsed[0] != lines:  # asked about several times in a row
+            self._parsed = lines, _parse(lines)
+        return self._parsed[1]
 
     def _clear(self, parts: Sequence[str]) -> None:
         earlier = _try_run(self.folder)
@@ -254,23 +268,35 @@ def read_manifest(folder: Path | str, *, damaged_too: bool = False, name: str = 
     A kill may have cut the last line short; then it and the other lines of the last input are left out.
     Raises OutputError for another line that is damaged. With ``damaged_too`` all that can be read is returned.
     """
-    path = Path(folder) / name
-    if not path.is_file():
-        return []
     records: list[Record] = []
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n") and not damaged_too:
+    for record in _iterate(Path(folder) / name, damaged_too):
+        if record is None:
             return [record for record in records if record.name != records[-1].name]
-        try:
-            records.append(from_line(line))
-        except ValueError:
-            if damaged_too:
-                continue
-            raise OutputError(
-                f"{path}: line {number} is damaged; --overwrite the folder, or choose another --out"
-            ) from None
+        records.append(record)
     return records
+
+
+def _iterate(path: Path, damaged_too: bool = False) -> Iterator[Record | None]:
+    """The records of a manifest, if there is one, as ``read_manifest``; None where a kill cut the last line short."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") and not damaged_too:
+                yield None
+                return
+            try:
+                yield from_line(line)
+            except ValueError:
+                if damaged_too:
+                    continue
+                raise OutputError(
+                    f"{path}: line {number} is damaged; --overwrite the folder, or choose another --out"
+                ) from None
+
+
+def _parse(lines: str) -> list[Record]:
+    return [from_line(line) for line in lines.split("\n") if line]
 
 
 def group_records(records: Iterable[Record]) -> dict[str, list[Record]]:

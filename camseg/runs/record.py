@@ -107,14 +107,24 @@ def to_line(record: Record) -> str:
 
 def from_line(line: bytes | str) -> Record:
     """The record of a line; raises ValueError for one that is damaged or whose files lie outside the folder."""
+    record: Record
     try:
-        record: Record = _ADAPTER.validate_python(json.loads(line))  # whose texts may hold bytes that are no UTF-8
-    except RecursionError:
-        raise ValueError("brackets without end") from None
+        record = _ADAPTER.validate_json(line)
+    except ValueError:  # also of texts that hold bytes which are no UTF-8, as names of files may; these are read slowly
+        try:
+            record = _ADAPTER.validate_python(json.loads(line))
+        except RecursionError:
+            raise ValueError("brackets without end") from None
     # A manifest may come from anywhere; --overwrite must not follow it out of its folder.
-    if any(PurePath(file).is_absolute() or ".." in PurePath(file).parts for file in record.files.values()):
+    if any(map(_leads_out, record.files.values())):
         raise ValueError("files outside the folder")
     return record
+
+
+def _leads_out(file: str) -> bool:
+    if not (".." in file or ":" in file or file.startswith(("/", "\\"))):
+        return False  # at once, for nearly all
+    return PurePath(file).is_absolute() or ".." in PurePath(file).parts
 
 
 def schema() -> Mapping[str, Any]:

@@ -1,7 +1,11 @@
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from camseg.base.errors import DatasetError
+from camseg.data import layouts
 from camseg.data.datasets import load_images, load_training_data, own_parts
 from camseg.data.images import write_image
 from camseg.data.layouts import part_of, split_folders
@@ -157,3 +161,14 @@ def test_class_folders_one_level_further_down(fill):
     root = fill("Dataset/good/1.png", "Dataset/bad/1.png")
     with pytest.raises(DatasetError, match=r"at least 2 classes, got \['Dataset'\]; .* give .*Dataset$"):
         load_training_data(root)
+
+
+def test_many_folders_of_masks_take_no_longer_each_than_few():
+    def seconds(count):
+        files = [Path(f"/in/{n:04}/{kind}/{i}.jpg") for n in range(count) for kind in ("images", "masks") for i in "ab"]
+        clock = time.process_time()
+        assert len(layouts.find_masks(Path("/in"), files).files) == 2 * count
+        return time.process_time() - clock
+
+    few, many = (min(seconds(count) for _ in range(3)) for count in (200, 1600))
+    assert many < 20 * few  # not 64 times
