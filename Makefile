@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CODE := camseg tests benchmarks docs
 
 .NOTPARALLEL:
-.PHONY: demo test test-slow test-browser lint bench docs site package samples clean
+.PHONY: demo test test-slow test-browser lint bench bench-gpu docs site package samples clean
 
 demo: $(VENV)/.installed
 	$(BIN)/camseg demo --out demo
@@ -32,6 +32,10 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/cam_cost.py
 	$(BIN)/python benchmarks/refine_cost.py
 	$(BIN)/python benchmarks/matting.py
+
+# On a machine with a GPU, with whatever Python has camseg's libraries: nothing is installed. At most eight minutes.
+bench-gpu:
+	PYTHONPATH=. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py --out gpu_bench
 
 # Writes the generated pages, then the site into site/.
 docs: $(VENV)/.installed

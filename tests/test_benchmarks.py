@@ -26,6 +26,12 @@ def cam_cost(monkeypatch):
     return module
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # it takes functions of cam_cost
+    return load("gpu")
+
+
 def tables(text):
     """The tables of a Markdown text, each as the rows of its cells, without the line under the head."""
     found, lines = [], []
@@ -115,3 +121,32 @@ def test_rows_of_students_are_measured_once(make_classifier, make_images, tmp_pa
     assert [float(row[2]) for row in cells[1:]] == [pytest.approx(by_name[name], abs=5e-4) for name in names]
     student.main([*arguments, "--epochs", "2", "--only", "naive"])  # with other options it is another row
     assert len((tmp_path / "out/rows.jsonl").read_text().splitlines()) == len(names) + 1
+
+
+def test_the_gpu_benchmark_goes_through_its_code_on_a_cpu(gpu, tmp_path, capsys):
+    arguments = ["--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "parity", "copies", "memory"]
+    assert gpu.main(arguments) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert [*found] == ["training", "parity", "copies", "memory"]
+    assert found["parity"][0]["maps, mean difference"] == 0
+    assert 0 < found["parity"][1]["maps, mean difference"] < 0.02
+    assert (found["memory"][0]["halved to"], found["memory"][0]["said"]) == (2, 1)
+    assert (tmp_path / "gpu.md").read_text() == capsys.readouterr().out
+    assert len(tables((tmp_path / "gpu.md").read_text())) == 4
+
+
+def test_a_part_that_fails_or_comes_too_late_is_a_row(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "prepare", lambda *_: (None, []))
+    monkeypatch.setitem(gpu.SECTIONS, "copies", lambda world: 1 / 0)
+    arguments = ["--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", "copies"]
+    assert gpu.main(arguments) == 1
+    assert "ZeroDivisionError" in (tmp_path / "gpu.md").read_text()
+    assert gpu.main([*arguments, "--limit", "-1"]) == 0
+    assert "left out" in json.loads((tmp_path / "gpu.json").read_text())["sections"]["copies"][0]
+    assert gpu.main(["--device", "cuda:99"]) == 2
+
+
+def test_copies_to_the_host_are_counted_by_their_bytes(gpu):
+    names = ("Memcpy DtoH (Device -> Pageable)", "Memcpy DtoH (Device -> Pinned)", "Memcpy HtoD (Pageable -> Device)")
+    events = [{"name": name, "args": {"bytes": 1 << n}} for n, name in enumerate(names)]
+    assert gpu.device_to_host({"traceEvents": [*events, {"name": "aten::copy_"}, {"ph": "M"}]}) == (3, 2)

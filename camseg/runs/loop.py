@@ -7,20 +7,22 @@ run, whatever is finished already or cannot be read.
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from camseg.base.errors import InputError
+from camseg.base.progress import Say
 from camseg.data.datasets import Dataset
 from camseg.data.remarks import unreadable
 from camseg.runs.executors.devices import find_places, run_devices
-from camseg.runs.executors.local import run_local
+from camseg.runs.executors.local import Note, run_here
 from camseg.runs.output import (
     MANIFEST,
+    RUN,
     Output,
     Run,
     check_names,
@@ -32,7 +34,7 @@ from camseg.runs.output import (
     read_manifest,
 )
 from camseg.runs.record import Record
-from camseg.runs.settings import FolderOptions, Placement
+from camseg.runs.settings import FolderOptions, Placement, Shard
 from camseg.runs.shards import cut_portion, shard_file
 from camseg.runs.stage import Item, Stage, files_read
 
@@ -78,11 +80,53 @@ def run_folder(
     the call, from which ``--config`` repeats it; what decides whether a folder may be continued is the stages' own
     identity. Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError.
     """
-    options, placement = options or FolderOptions(), placement or Placement()
-    out = Path(out)
-    places = find_places(placement.devices) if placement.devices else []
-    if places:
-        device, settings = places[0], {**settings, "device": places[0]}
+    out, placement = Path(out), placement or Placement()
+    with _executor(placement, device, out, inputs) as (place, execute):
+        if place != device:
+            settings = {**settings, "device": place}
+        work = _Work(command=command, inputs=inputs, items=items, stages=stages, out=out, settings=settings)
+        return _run(work, place, batch_size, options or FolderOptions(), placement.shard, execute)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is to be done, whoever does it."""
+
+    command: str
+    inputs: Dataset
+    items: Sequence[Item]
+    stages: Sequence[Stage]
+    out: Path
+    settings: Mapping[str, Any]
+
+
+Execute: TypeAlias = Callable[
+    [Sequence[Stage], Sequence[Sequence[Item]], Set[str], int, Note, Say], Generator[list[Record], None, None]
+]
+"""(stages, batches, names that are finished, workers, note, say) -> the manifest lines of each other input."""
+
+
+@contextmanager
+def _executor(placement: Placement, device: str, out: Path, inputs: Dataset) -> Iterator[tuple[str, Execute]]:
+    """On which device the stages run, and what runs them; it is called when the output is opened."""
+    if placement.engine == "ray":
+        from camseg.runs.executors.ray import connected, run_ray
+
+        seen = [out / (RUN if placement.shard is None else shard_file(RUN, placement.shard))]
+        seen += [next((one.path for one in inputs.samples if one.path.is_file()), seen[0])]
+        with connected(placement.ray_address, placement.devices) as cluster:
+            yield cluster.device, partial(run_ray, cluster=cluster, files=seen)
+    elif placement.devices is not None:
+        found = find_places(placement.devices)
+        yield found[0], partial(run_devices, devices=found)
+    else:
+        yield device, partial(run_here, device=device)
+
+
+def _run(
+    work: _Work, device: str, batch_size: int, options: FolderOptions, shard: Shard | None, execute: Execute
+) -> FolderReport:
+    command, inputs, items, stages, out = work.command, work.inputs, work.items, work.stages, work.out
     if batch_size < 1:
         raise InputError(f"expected a batch size of at least 1, got {batch_size}")
     check_apart(inputs, out)
@@ -93,8 +137,7 @@ def run_folder(
         for stage in stages
         for key, value in stage.identity().items()
     }
-    run = Run(command=command, settings=settings, identity=identity)
-    shard, failures = placement.shard, inputs.failures
+    run, failures = Run(command=command, settings=work.settings, identity=identity), inputs.failures
     portion = None if shard is None else cut_portion(shard, [item.sample.name for item in items], batch_size)
     if portion is not None:
         own = set(portion.names)
@@ -161,12 +204,7 @@ def run_folder(
     waiting = [batch for batch in batches if any(item.sample.name not in finished for item in batch)]
     count = sum(item.sample.name not in finished for batch in waiting for item in batch)
     try:
-        if places:
-            completed = run_devices(stages, waiting, finished, options.workers, spent, options.say, places)
-        else:
-            for stage in stages if waiting else ():
-                stage.setup(device)
-            completed = run_local(stages, partial(next, iter(waiting), None), finished, options.workers, spent)
+        completed = execute(stages, waiting, finished, options.workers, spent, options.say)
         with closing(completed):  # an interrupt ends what works on before the folder is closed
             for records in options.progress(completed, count, command):
                 note(records)

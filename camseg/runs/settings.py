@@ -3,7 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
@@ -61,13 +61,28 @@ ShardText: TypeAlias = Annotated[
 
 @settings
 class Placement:
-    """Where a folder is worked through: in which of several calls, on which devices; results do not depend on it."""
+    """Where a folder is worked through: in which of several calls, on which devices or machines.
+
+    Results do not depend on it.
+    """
 
     shard: ShardText | None = None
     """Take part I of N of the images, as one of N calls that fill the same --out; camseg merge then joins them."""
     devices: Annotated[str, Option(metavar="DEVICE,...")] | None = None
     """Work side by side on these, a process on each: cuda:0,cuda:1, or cpu:2 for two processes on the CPU."""
 
+    engine: Literal["local", "ray"] = "local"
+    """ray: on the machines of a Ray cluster that share --out and the images, an actor on each GPU, or on the cores with
+    --devices cpu."""
+    ray_address: Annotated[str, Option(metavar="ADDRESS")] | None = None
+    """Where the cluster is, such as host:6379; default: RAY_ADDRESS, else one on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.ray_address is not None and self.engine != "ray":
+            raise InputError("an address of Ray, but another engine; add --engine ray, or leave --ray-address out")
+        if self.engine == "ray" and self.devices not in (None, "cpu", "cuda"):
+            raise InputError(f"Ray shares out devices itself: expected --devices cpu or cuda; got {self.devices}")
+
     def load_on(self, device: str) -> str:
-        """Where a network is loaded that else would be on ``device``: where processes have theirs, on the CPU."""
-        return device if self.devices is None else "cpu"
+        """Where a network is loaded that else would be on ``device``: where other processes have theirs, on the CPU."""
+        return device if self.devices is None and self.engine == "local" else "cpu"

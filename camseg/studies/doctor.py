@@ -4,7 +4,6 @@ import importlib
 import os
 import platform
 import shutil
-import socket
 import tempfile
 import time
 import warnings
@@ -16,19 +15,16 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata, packages_distributions, version
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeAlias
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from camseg.base.errors import first_line
+from camseg.base.errors import CamsegError, first_line
 from camseg.base.workers import Call, worker_processes
 
 Status: TypeAlias = Literal["ok", "absent", "broken"]
 """absent: not installed, or nothing there; broken: installed, and does not work."""
-_WAIT: Final = 5.0
-"""Seconds that a connection may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +68,8 @@ def _try(call: Call, what: str, check: Callable[..., list[Finding]], *arguments:
     try:
         found: list[Finding] = call(_quietly, check, *arguments)
     except Exception as error:
-        return [Finding(what=what, status="broken", detail=f"{type(error).__name__}: {first_line(error)}")]
+        detail = str(error) if isinstance(error, CamsegError) else f"{type(error).__name__}: {first_line(error)}"
+        return [Finding(what=what, status="broken", detail=detail)]
     return found
 
 
@@ -262,18 +259,10 @@ def _ray(address: str) -> list[Finding]:
         ray: Any = importlib.import_module("ray")
     except ModuleNotFoundError:
         return [Finding(what="Ray", status="absent", detail="not installed", remedy="pip install 'camseg[ray]'")]
-    place = urlsplit(address if "//" in address else f"//{address}")
-    if place.hostname and place.port:  # else a word of Ray's own, such as auto
-        try:
-            socket.create_connection((place.hostname, place.port), timeout=_WAIT).close()
-        except OSError as error:
-            detail, remedy = f"nothing answers at {address} ({error})", "ray start --head, or another --ray-address"
-            return [Finding(what="Ray", status="broken", detail=detail, remedy=remedy)]
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")  # raises for other versions there
-    try:
+    from camseg.runs.executors.ray import connected
+
+    with connected(address, None):
         held = ray.cluster_resources()
-    finally:
-        ray.shutdown()
     nodes = sum(name.startswith("node:") and "__" not in name for name in held)
     detail = f"{ray.__version__}, {nodes} machines, {held.get('CPU', 0):g} cores, {held.get('GPU', 0):g} GPUs"
     return [Finding(what="Ray", status="ok", detail=f"{detail} at {address}")]

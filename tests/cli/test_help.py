@@ -104,7 +104,7 @@ def test_an_interrupt_says_how_to_go_on(call, tmp_path, monkeypatch, arguments, 
         raise KeyboardInterrupt
 
     write_image(tmp_path / "maps/a.png", np.zeros((4, 4), np.uint8))
-    monkeypatch.setattr("camseg.runs.loop.run_local", interrupt)
+    monkeypatch.setattr("camseg.runs.executors.local.run_local", interrupt)
     monkeypatch.setattr("camseg.cli.console.print_table", interrupt)
     code, _, err = call(*(word.format(tmp_path / "maps", tmp_path / "out") for word in arguments))
     assert code == 130

@@ -77,9 +77,9 @@ def test_a_cluster_that_does_not_answer_is_broken_and_one_that_cannot_be_asked_i
     monkeypatch.setitem(sys.modules, "ray", None)
     (found,) = doctor._try(call_here, "Ray", doctor._ray, "127.0.0.1:9")
     assert (found.status, found.remedy) == ("absent", "pip install 'camseg[ray]'")
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
     (found,) = doctor._try(call_here, "Ray", doctor._ray, "127.0.0.1:9")
-    assert (found.status, "nothing answers at 127.0.0.1:9" in found.detail) == ("broken", True)
+    assert (found.status, "no Ray answers at 127.0.0.1:9" in found.detail) == ("broken", True)
 
 
 @pytest.mark.processes

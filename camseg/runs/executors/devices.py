@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Final, TypeAlias
+from typing import Final
 
-from camseg.base.allocation import keep_freed_memory
 from camseg.base.errors import InputError, WorkerError
 from camseg.base.progress import Say
 from camseg.base.workers import Call, worker_processes
-from camseg.runs.executors.local import Note, run_local
+from camseg.runs.executors.local import Answer, Note, Pipeline, threads
 from camseg.runs.record import Record
 from camseg.runs.stage import Item, Stage, failed_item
 
@@ -154,10 +153,6 @@ class _Work:
         self.results.put(error)
 
 
-_Answer: TypeAlias = tuple[list[list[Record]], dict[str, float], list[str]]
-"""The lines of one batch, the seconds since the last answer, and what was said."""
-
-
 @dataclass
 class _Feeder:
     """Keeps the process of one device busy, from a thread of its own."""
@@ -183,7 +178,7 @@ class _Feeder:
             self.work.stop(error)
 
     def _set_up(self) -> None:
-        self.call(_open, id(self), self.stages, self.device, self.workers, _threads())
+        self.call(_open, id(self), self.stages, self.device, self.workers, threads())
 
     def _feed(self, job: _Job | None) -> None:
         if job is not None:
@@ -192,7 +187,7 @@ class _Feeder:
         awaited = job is None or job.tries > 0 or len(self.inside) == _AHEAD
         try:
             given = None if job is None else (job.items, job.finished)
-            answer: _Answer | None = self.call(_advance, id(self), given, awaited)
+            answer: Answer | None = self.call(_advance, id(self), given, awaited)
         except WorkerError as error:
             if self.work.stopped:
                 raise
@@ -212,59 +207,15 @@ class _Feeder:
             self.work.settle(records)
 
 
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-class _Pipeline:
-    """What a process holds between calls: stages that are set up, and batches on their way through them."""
-
-    def __init__(self, stages: Sequence[Stage], workers: int) -> None:
-        self.waiting: deque[Sequence[Item]] = deque()
-        self.counts: deque[int] = deque()
-        self.finished: set[str] = set()
-        self.seconds: dict[str, float] = {}
-        self.said: list[str] = []
-        for stage in stages:
-            stage.hear(self.said.append)
-        take = lambda: self.waiting.popleft() if self.waiting else None  # noqa: E731
-        self.done = run_local(stages, take, self.finished, workers, self._note)
-
-    def _note(self, part: str, spent: float) -> None:
-        self.seconds[part] = self.seconds.get(part, 0.0) + spent
-
-    def add(self, items: Sequence[Item], finished: frozenset[str]) -> None:
-        """Take up a batch."""
-        self.waiting.append(items)
-        self.counts.append(sum(item.sample.name not in finished for item in items))
-        self.finished |= finished
-
-    def next_done(self) -> _Answer:
-        """The lines of the first batch on its way, when all are there."""
-        records = [next(self.done) for _ in range(self.counts.popleft())]
-        seconds, said = dict(self.seconds), list(self.said)
-        self.seconds.clear()
-        self.said.clear()
-        return records, seconds, said
-
-
-_PIPELINES: Final[dict[int, _Pipeline]] = {}
+_PIPELINES: Final[dict[int, Pipeline]] = {}
 """Of this process, by the feeder that has it."""
 
 
 def _open(key: int, stages: Sequence[Stage], device: str, workers: int, threads: int) -> None:
-    import torch
-
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    for stage in stages:
-        stage.setup(device)
-    _PIPELINES[key] = _Pipeline(stages, workers)
+    _PIPELINES[key] = Pipeline(stages, device, workers, threads)
 
 
-def _advance(key: int, batch: tuple[Sequence[Item], frozenset[str]] | None, wait: bool) -> _Answer | None:
+def _advance(key: int, batch: tuple[Sequence[Item], frozenset[str]] | None, wait: bool) -> Answer | None:
     """Take up a batch, and where ``wait`` says so come back with the first that is done."""
     pipeline = _PIPELINES[key]
     if batch is not None:

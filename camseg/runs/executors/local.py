@@ -9,10 +9,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
+from typing import TypeAlias
 
+from camseg.base.allocation import keep_freed_memory
 from camseg.base.errors import CamsegError
 from camseg.base.files import contents_sha256
+from camseg.base.progress import Say
 from camseg.base.workers import Call, call_here, worker_processes
 from camseg.runs.record import Record
 from camseg.runs.stage import Item, Stage, failed_item, files_read, run_stages
@@ -23,6 +27,21 @@ Note = Callable[[str, float], None]
 
 Take = Callable[[], Sequence[Item] | None]
 """Gives the next batch; None where there is none at the moment."""
+
+
+def run_here(
+    stages: Sequence[Stage],
+    batches: Sequence[Sequence[Item]],
+    finished: Set[str],
+    workers: int,
+    note: Note,
+    say: Say,
+    device: str,
+) -> Generator[list[Record], None, None]:
+    """``run_local`` for stages that are set up for a device first, if there is work; what they say is heard already."""
+    for stage in stages if batches else ():
+        stage.setup(device)
+    yield from run_local(stages, partial(next, iter(batches), None), finished, workers, note)
 
 
 def run_local(
@@ -111,3 +130,54 @@ def _together(stages: Sequence[Stage], items: Sequence[Item], note: Note) -> Map
         ) from error
     note("network", time.perf_counter() - clock)
     return {name: list(group) for name, group in groupby(items, key=lambda item: item.sample.name)}
+
+
+Answer: TypeAlias = tuple[list[list[Record]], dict[str, float], list[str]]
+"""The lines of a batch's inputs, the seconds since the last answer by part, and what was said."""
+
+
+class Pipeline:
+    """Stages set up in a process that others give work to: batches go in, and come out in their order."""
+
+    def __init__(self, stages: Sequence[Stage], device: str, workers: int, threads: int) -> None:
+        """``threads``: with how many the network calculates on the CPU, on which its last bits may depend."""
+        import torch
+
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        self._waiting: deque[Sequence[Item]] = deque()
+        self._counts: deque[int] = deque()
+        self._finished: set[str] = set()
+        self._seconds: dict[str, float] = {}
+        self._said: list[str] = []
+        for stage in stages:
+            stage.hear(self._said.append)
+            stage.setup(device)
+        self._done = run_local(stages, self._take, self._finished, workers, self._note)
+
+    def add(self, items: Sequence[Item], finished: Set[str]) -> None:
+        """Take up a batch; ``finished``: names of those that only keep the others company."""
+        self._waiting.append(items)
+        self._counts.append(sum(item.sample.name not in finished for item in items))
+        self._finished |= finished
+
+    def next_done(self) -> Answer:
+        """The answer to the first batch on its way, when it is done."""
+        records = [next(self._done) for _ in range(self._counts.popleft())]
+        seconds, said = dict(self._seconds), list(self._said)
+        self._seconds.clear()
+        self._said.clear()
+        return records, seconds, said
+
+    def _take(self) -> Sequence[Item] | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    def _note(self, part: str, spent: float) -> None:
+        self._seconds[part] = self._seconds.get(part, 0.0) + spent
+
+
+def threads() -> int:
+    """With how many threads this process calculates on the CPU."""
+    import torch
+
+    return torch.get_num_threads()
