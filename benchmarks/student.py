@@ -45,16 +45,18 @@ from camseg.train.settings import MemberSettings, StudentSettings
 from camseg.train.student import find_pseudo_masks
 
 PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "naive": {"student": {"teach": "masks", "weigh_by": "none"}},
-    "levels": {"student": {"weigh_by": "none"}},
-    "levels, per class": {"per_class": True, "student": {"weigh_by": "none"}},
-    "levels, agreement": {"student": {"weigh_by": "agreement"}},
-    "levels, quality": {"student": {"weigh_by": "quality"}},
-    "levels, consistency": {"student": {"weigh_by": "none", "consistency": 1.0}},
-    "levels, trusted first": {"student": {"weigh_by": "none", "trusted_epochs": 5}},
-    "levels, correction": {"student": {"weigh_by": "none", "correct_after": 0.9}},
-    "naive, correction": {"student": {"teach": "masks", "weigh_by": "none", "correct_after": 0.9}},
-    "levels, CRF loss": {"student": {"weigh_by": "none", "crf": 0.1}},
+    "naive": {"student": {"weigh_by": "none"}},
+    "agreement": {"student": {"weigh_by": "agreement"}},
+    "quality": {"student": {"weigh_by": "quality"}},
+    "levels": {"student": {"teach": "levels", "weigh_by": "none"}},
+    "levels, per class": {"per_class": True, "student": {"teach": "levels", "weigh_by": "none"}},
+    "levels, agreement": {"student": {"teach": "levels", "weigh_by": "agreement"}},
+    "levels, quality": {"student": {"teach": "levels", "weigh_by": "quality"}},
+    "levels, consistency": {"student": {"teach": "levels", "weigh_by": "none", "consistency": 1.0}},
+    "levels, trusted first": {"student": {"teach": "levels", "weigh_by": "none", "trusted_epochs": 5}},
+    "levels, correction": {"student": {"teach": "levels", "weigh_by": "none", "correct_after": 0.9}},
+    "naive, correction": {"student": {"weigh_by": "none", "correct_after": 0.9}},
+    "levels, CRF loss": {"student": {"teach": "levels", "weigh_by": "none", "crf": 0.1}},
     "all parts": {
         "student": {"weigh_by": "quality", "consistency": 1.0, "trusted_epochs": 5, "correct_after": 0.9, "crf": 0.1}
     },
@@ -135,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=224, help="Of the students.")
     parser.add_argument("--change", dest="changes", action="append", default=[], metavar="KEY=JSON")
     parser.add_argument("--few", default="5,10,20,50", help="How many true masks a few are.")
-    parser.add_argument("--few-with", default="levels", choices=PARTS, help="What learns from them beside the others.")
-    parser.add_argument("--second-of", default="levels", choices=PARTS, help="Whose masks a second round learns from.")
+    parser.add_argument("--few-with", default="naive", choices=PARTS, help="What learns from them beside the others.")
+    parser.add_argument("--second-of", default="naive", choices=PARTS, help="Whose masks a second round learns from.")
     parser.add_argument("--teachers", type=Path, help="Folder with NAME-SEED/classifier.")
     parser.add_argument("--teacher-epochs", type=int, default=20)
     parser.add_argument("--teacher-image-size", type=int, default=224)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import camseg
-from camseg.cli import console, options
+from camseg.cli import console, fields, options
 
 if TYPE_CHECKING:
     from camseg.review.progress import MeanEstimate
 
 
+@fields.command
 def loop(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="What label, segment or refine wrote.")],
     images: Annotated[

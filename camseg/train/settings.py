@@ -131,11 +131,11 @@ class Training:
 class StudentSettings:
     """What each pixel teaches where masks were made by a classifier's maps, not by people."""
 
-    teach: Literal["levels", "masks"] = "levels"
-    """Of a folder that label or segment wrote: ``levels`` of its saved maps, between which nothing is learned, or its
-    ``masks`` as if they were true."""
+    teach: Literal["masks", "levels"] = "masks"
+    """Of a folder that label or segment wrote: its ``masks`` as if they were true, or ``levels`` of its saved maps,
+    between which nothing is learned."""
     tight: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """On images with an object, pixels above this share of the map's maximum are object."""
+    """Of levels: on images with an object, pixels above this share of the map's maximum are object."""
     loose: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Pixels below this share of it are background."""
     weigh_by: Literal["agreement", "quality", "none"] = "agreement"

@@ -44,13 +44,12 @@ WALK = PropagateSettings(method="random-walk")
 ELSEWHERE = """
 import pickle, sys
 from pathlib import Path
-place = Path(sys.argv[1])
-stage, items = pickle.loads((place / "sent").read_bytes())
-light = "torch" not in sys.modules
-stage.setup("cpu")
-made = stage(items)
-light = light and "torch" not in sys.modules
-(place / "came").write_bytes(pickle.dumps((made, stage.identity(), stage.place, light)))
+for place in map(Path, sys.argv[1:]):
+    stage, items = pickle.loads((place / "sent").read_bytes())
+    stage.setup("cpu")
+    made = stage(items)
+    light = "torch" not in sys.modules
+    (place / "came").write_bytes(pickle.dumps((made, stage.identity(), stage.place, light)))
 """
 
 
@@ -232,39 +231,43 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    ("kind", "make"), [(kind, make) for kind, makes in CASES.items() for make in makes], ids=lambda one: one.__name__
-)
-def test_a_stage_does_the_same_in_a_process_of_its_own(world, tmp_path, kind, make):
-    stage, item = make(world)
-    assert type(stage) is kind
-    there = stage
-    if "folder" in {field.name for field in fields(stage)}:
-        there = replace(stage, folder=tmp_path / "there")
-    (tmp_path / "sent").write_bytes(pickle.dumps((there, [item])))
-    before = pickle.dumps(item)
-    stage.setup("cpu")
-    here = stage([item])
-    assert pickle.dumps(item) == before  # stages make new items
+@pytest.mark.parametrize("networks", [False, True])
+def test_stages_do_the_same_in_a_process_of_their_own(world, tmp_path, networks):
+    cases = [(kind, make) for kind, makes in CASES.items() if (kind in NETWORKS) == networks for make in makes]
+    stages, found = {}, {}
+    for kind, make in cases:
+        stage, item = make(world)
+        assert type(stage) is kind
+        place = tmp_path / "cases" / make.__name__
+        place.mkdir(parents=True)
+        there = stage
+        if "folder" in {field.name for field in fields(stage)}:
+            stage, there = (replace(stage, folder=place / name) for name in ("here", "there"))
+        (place / "sent").write_bytes(pickle.dumps((there, [item])))
+        before = pickle.dumps(item)
+        stage.setup("cpu")
+        stages[place], found[place] = stage, stage([item])
+        assert pickle.dumps(item) == before  # stages make new items
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
+        [sys.executable, "-c", ELSEWHERE, *map(str, stages)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    came, identity, place, light = pickle.loads((tmp_path / "came").read_bytes())
-    assert len(came) == len(here) > 0
-    for one, other in zip(here, came, strict=True):
-        assert isinstance(other.record, Record)
-        for field in fields(Item):
-            assert equal(getattr(one, field.name), getattr(other, field.name)), field.name
-    assert equal(stage.identity(), identity)
-    assert stage.place == place
-    assert light == (kind not in NETWORKS)
-    if there is not stage:
-        assert files(tmp_path / "here") == files(tmp_path / "there") != {}
+    for place, stage in stages.items():
+        came, identity, where, light = pickle.loads((place / "came").read_bytes())
+        assert len(came) == len(found[place]) > 0
+        for one, other in zip(found[place], came, strict=True):
+            assert isinstance(other.record, Record)
+            for field in fields(Item):
+                assert equal(getattr(one, field.name), getattr(other, field.name)), (place.name, field.name)
+        assert equal(stage.identity(), identity)
+        assert stage.place == where
+        assert light != networks, place.name
+        if (place / "here").exists():
+            assert files(place / "here") == files(place / "there") != {}
 
 
 def test_an_item_that_has_failed_takes_part_in_batches_and_is_left_as_it_is(world):

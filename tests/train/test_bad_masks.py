@@ -153,7 +153,7 @@ def test_a_folder_labelled_halfway_teaches_what_is_there(labelled, images, tmp_p
 
 def test_a_folder_labelled_halfway_that_holds_nothing_or_lost_something(labelled, images):
     name = loaded(images, labelled)[2].train.data.samples[0].name
-    (labelled / f"cams/{name}.png").unlink()
+    (labelled / f"masks/{name}.png").unlink()
     assert [*loaded(images, labelled)[1]] == [name]
     (labelled / MANIFEST).unlink()
     with pytest.raises(DatasetError, match="lists no image that was finished; label some first"):

@@ -14,7 +14,7 @@ from camseg.train.settings import StudentSettings
 from camseg.train.student import better_part, find_pseudo_masks, is_labelled_folder, pixel_lessons, ramp
 
 CAM = np.array([[0.8, 0.6, 0.4, 0.2]], np.float32)
-HOW = StudentSettings(tight=0.7, loose=0.3)
+HOW = StudentSettings(teach="levels", tight=0.7, loose=0.3)
 
 
 def test_levels_are_shares_of_the_maximum():
@@ -22,7 +22,7 @@ def test_levels_are_shares_of_the_maximum():
     target, weights = pixel_lessons(CAM, HOW, trust=0.5)
     assert target.tolist() == [[True, True, False, False]]
     assert weights.tolist() == [[0.5, 0.5, 0, 0.5]]
-    target, weights = pixel_lessons(CAM, StudentSettings(tight=0.75, loose=0.5))
+    target, weights = pixel_lessons(CAM, StudentSettings(teach="levels", tight=0.75, loose=0.5))
     assert target.tolist() == [[True, False, False, False]]  # a level itself is neither above nor below
     assert weights.tolist() == [[1, 0, 0, 1]]
 
