@@ -18,7 +18,7 @@ import torch
 from camseg.base.errors import CamsegError
 from camseg.base.settings import from_json
 from camseg.cams.capture import network
-from camseg.classify.checkpoint import load_network
+from camseg.classify.checkpoint import AnyClassifier, load_network
 from camseg.classify.classifier import Classifier
 from camseg.data.datasets import load_images
 from camseg.data.images import read_image, read_mask
@@ -35,7 +35,7 @@ def grids(classifier: Classifier, layers: Sequence[str]) -> str:
     return ", ".join("{} x {}".format(*one.shape[-2:]) for one in seen.maps)
 
 
-def mean_dice(classifier: Classifier, settings: LabelSettings, data: Path, half: str, count: int) -> float:
+def mean_dice(classifier: AnyClassifier, settings: LabelSettings, data: Path, half: str, count: int) -> float:
     """Over the images of one half with an object, of more than ``count`` a random choice."""
     samples = [
         sample

@@ -14,16 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from grids import mean_dice
 
 from camseg.base.errors import InputError
 from camseg.base.files import read_json, write_json
 from camseg.base.settings import from_json
 from camseg.classify.checkpoint import load_classifier
-from camseg.data.datasets import load_images
-from camseg.data.images import read_image, read_mask
-from camseg.label.chain import label_image
 from camseg.label.settings import LabelSettings
-from camseg.measure.metrics import dice, mask_counts
 from camseg.train.plan import plan_training, prepare_training, run_training
 
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -82,22 +79,7 @@ def measure(args: argparse.Namespace, name: str, negative: str, recipe: str, see
         )
     classifier = load_classifier(run, "cpu")
     found = {"accuracy": float(read_json(run / "metrics.json", InputError)["accuracy"])}
-    for half in ("train", "test"):
-        samples = [
-            sample
-            for sample in load_images(data / "images" / half, classifier.classes).samples
-            if not set(sample.labels or ()) & set(classifier.negative)
-        ]
-        chosen = sorted(np.random.default_rng(0).permutation(len(samples))[: args.images])
-        scores = []
-        for sample in (samples[index] for index in chosen):
-            truth = read_mask(data / "masks" / half / f"{sample.name}.png")
-            if truth.any():
-                (target,) = sample.labels
-                mask = label_image(read_image(sample.path), classifier, target, LABEL).mask
-                scores.append(float(dice(mask_counts(mask, truth))))
-        found[half] = float(np.mean(scores))
-    return found
+    return found | {half: mean_dice(classifier, LABEL, data, half, args.images) for half in ("train", "test")}
 
 
 def report(folder: Path, name: str, recipes: list[str]) -> None:

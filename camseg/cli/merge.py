@@ -21,6 +21,8 @@ def merge(
 
     report = merge_folders(folder, others or (), progress=console.progress)
     failed = [record.error for record in report.failed]
+    for one in report.uncorrected:
+        console.say(f"note: the corrections in {one} stay there; masks count uncorrected in {folder}")
     if json:
         console.print_json({"out": str(folder), "inputs": report.inputs, "copied": report.copied, "failed": failed})
     else:

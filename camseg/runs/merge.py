@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from camseg.base.errors import InputError, OutputError
 from camseg.base.files import check_can_write, write_json, writing
 from camseg.base.progress import Progress, silent
+from camseg.runs.corrections import CORRECTIONS
 from camseg.runs.output import MANIFEST, RUN, changed_settings, check_empty, check_names, mean_agreement, read_run
 from camseg.runs.record import Record, from_line, to_line
 from camseg.runs.settings import Shard
@@ -29,6 +30,8 @@ class MergeReport:
     """Files that came from other folders."""
     failed: list[Record] = field(default_factory=list)
     """The lines of inputs that had failed."""
+    uncorrected: list[Path] = field(default_factory=list)
+    """Other folders that hold people's corrections, which stay there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,8 @@ def merge_folders(out: Path | str, others: Sequence[Path | str] = (), *, progres
 
     Shards must be complete and all of equal settings; manifest and files are then those of one call. Folders of other
     inputs join into a new ``out``, which becomes the output of the folder that all their inputs lie in: names start
-    there. Files are copied, and the others stay as they are. A merge that was killed is repeated.
+    there. Files are copied, and the others stay as they are, with their corrections. A merge that was killed is
+    repeated.
 
     Raises InputError where there is nothing to join; OutputError for shards that are missing, not finished or of other
     images, for other settings, files that are gone, and inputs of which two folders tell.
@@ -84,7 +88,7 @@ def merge_folders(out: Path | str, others: Sequence[Path | str] = (), *, progres
         if not _is_unfinished(out):
             check_empty(out)
         write_json(out / RUN, {**run, "seconds": {}, "merging": True})
-    report = MergeReport()
+    report = MergeReport(uncorrected=[folder for folder in outside if (folder / CORRECTIONS).exists()])
     agreements: list[float | None] = []
     with writing(out / MANIFEST) as file:
         for source, records in progress(_in_order(sources), count, "merge"):

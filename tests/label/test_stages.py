@@ -18,6 +18,7 @@ from camseg.classify.targets import TargetRule
 from camseg.data.datasets import Sample
 from camseg.data.images import write_cam, write_image, write_mask
 from camseg.label.network_stages import CamStage, FeatureStage, LoadStage, PlaceStage, SquareStage
+from camseg.label.quality_stage import QualityStage
 from camseg.label.stages import (
     WRITERS,
     CleanStage,
@@ -37,7 +38,7 @@ from camseg.runs.record import Record
 from camseg.runs.stage import Item, Stage, new_item
 
 SIZE = (40, 60)
-MODULES = ("camseg.label.stages", "camseg.label.network_stages")
+MODULES = ("camseg.label.stages", "camseg.label.network_stages", "camseg.label.quality_stage")
 WALK = PropagateSettings(method="random-walk")
 
 # Raises where a stage asks for what only the process that made it has.
@@ -185,6 +186,12 @@ def cleaned(world):
     return CleanStage(settings=CleaningSettings(smooth="2", fill_holes="all", min_area="1%", keep=1)), world.item
 
 
+def judged(world):
+    before = world.item.mask & (np.arange(SIZE[0])[:, None] > 12)
+    views = (np.stack([world.item.cam, world.item.cam[:, ::-1]])[None, :, None],)  # (scales, flips, layers, h, w)
+    return QualityStage(), replace(world.item, before=before, views=views)
+
+
 def written(world):
     return WriteStage(folder=world.folder / "here", kinds={kind: f"{kind}s" for kind in WRITERS}), world.item
 
@@ -206,6 +213,7 @@ CASES = {
     TrimapStage: [trimap],
     RefineStage: [refined, chosen],
     CleanStage: [cleaned],
+    QualityStage: [judged],
     WriteStage: [written],
     WriteCamsStage: [written_maps],
 }

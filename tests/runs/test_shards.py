@@ -240,8 +240,10 @@ def test_outputs_of_parts_join_into_that_of_the_folder_around_them(tmp_path, mon
         patch.setattr(merge, "writing", full)
         with pytest.raises(OSError, match="No space"):
             merge_folders(out, folders)
+    (folders[1] / "corrections.jsonl").touch()
     report = merge_folders(out, folders)
     assert (report.inputs, len(report.failed), report.copied) == (6, 2, 4)
+    assert report.uncorrected == folders[1:]  # nobody should believe that they came along
     records = read_manifest(out)
     assert [record.input for record in records] == [
         f"{part}/{n}.png" for part in ("one", "two") for n in ("2", "x/1", "x/3")
