@@ -23,7 +23,7 @@ from camseg.label.folder import label_folder
 from camseg.label.settings import LabelSettings
 from camseg.measure.metrics import dice, mask_counts
 from camseg.measure.risk import risk_coverage
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 from camseg.runs.record import Record
 from camseg.runs.settings import FolderOptions
 

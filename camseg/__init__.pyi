@@ -157,9 +157,9 @@ from .runs.corrections import Correction as Correction
 from .runs.corrections import CorrectionSummary as CorrectionSummary
 from .runs.corrections import read_corrections as read_corrections
 from .runs.loop import FolderReport as FolderReport
+from .runs.manifest import read_manifest as read_manifest
 from .runs.merge import MergeReport as MergeReport
 from .runs.merge import merge_folders as merge_folders
-from .runs.output import read_manifest as read_manifest
 from .runs.record import Record as Record
 from .runs.settings import FolderOptions as FolderOptions
 from .runs.settings import Placement as Placement

@@ -38,7 +38,7 @@ from camseg.data.images import (
 from camseg.data.mask_settings import parse_mask_classes
 from camseg.data.opening import count_frames
 from camseg.masks.settings import parse_threshold
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 
 Check = Callable[[Path], object]
 Mutation = Callable[[bytes, Random], bytes]

@@ -89,7 +89,7 @@ def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool, shar
     if failed and dry_run:
         raise typer.Exit(1)
     if failed:
-        from camseg.runs.output import MANIFEST
+        from camseg.runs.manifest import MANIFEST
         from camseg.runs.shards import shard_file
 
         listed = MANIFEST if shard is None else shard_file(MANIFEST, shard)

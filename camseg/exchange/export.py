@@ -23,8 +23,10 @@ from camseg.exchange.loading import Listing, list_folder
 from camseg.exchange.output import ExportReport, safe_name, split_pieces
 from camseg.exchange.registry import EXPORTERS, IMPORTERS, Exporter
 from camseg.exchange.settings import ExportInputs, ExportSettings
+from camseg.runs.lineage import image_root
 from camseg.runs.loop import check_files_apart
-from camseg.runs.output import RUN, image_root, prediction_root
+from camseg.runs.output import prediction_root
+from camseg.runs.run import RUN
 
 EXPORT: Final = "export.json"
 """What an export leaves beside its files: the format, the settings, and what a later one may take away."""

@@ -22,14 +22,9 @@ from camseg.runs.corrections import (
     find_machine_masks,
     stale_line,
 )
-from camseg.runs.output import (
-    group_records,
-    image_root,
-    manifest_folder,
-    prediction_root,
-    read_manifest,
-    records_by_file,
-)
+from camseg.runs.lineage import image_root, manifest_folder, records_by_file
+from camseg.runs.manifest import group_records, read_manifest
+from camseg.runs.output import prediction_root
 from camseg.runs.record import Record, Source
 
 OBJECT = "object"

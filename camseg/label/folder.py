@@ -32,8 +32,9 @@ from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.refine import open_network
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs.corrections import decided_masks, find_machine_masks, stale_line
+from camseg.runs.lineage import records_by_file
 from camseg.runs.loop import FolderReport, run_folder
-from camseg.runs.output import prediction_root, records_by_file
+from camseg.runs.output import prediction_root
 from camseg.runs.record import Record
 from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Item, Stage, new_item

@@ -29,7 +29,7 @@ from camseg.propagation.settings import PropagateSettings, make_settings
 from camseg.refinement.refine import open_network, refine_with_report, warm_up, weights_hash
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.refinement.trimaps import mask_to_trimap, masks_to_trimap, published_trimap, unusable
-from camseg.runs.output import provenance
+from camseg.runs.lineage import provenance
 from camseg.runs.record import Record
 from camseg.runs.stage import Item, Place, Stage
 

@@ -49,7 +49,8 @@ from camseg.runs.corrections import (
     stale_line,
     summarise,
 )
-from camseg.runs.output import lineage, network_records, prediction_root
+from camseg.runs.lineage import lineage, network_records
+from camseg.runs.output import prediction_root
 
 MEASURES = {"dice": dice, "iou": iou, "precision": precision, "recall": recall, "pixel_accuracy": pixel_accuracy}
 """Of a mask against the true one; the names are those of the fields and of the JSON."""

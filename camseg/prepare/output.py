@@ -28,17 +28,10 @@ from camseg.base.settings import to_json
 from camseg.data.images import write_image, write_mask
 from camseg.prepare.settings import MASKS_FOLDER
 from camseg.runs.loop import check_files_apart
-from camseg.runs.output import (
-    RUN,
-    Output,
-    Run,
-    check_names,
-    check_output,
-    group_records,
-    has_changed,
-    read_manifest,
-)
+from camseg.runs.manifest import group_records, has_changed, read_manifest
+from camseg.runs.output import Output, check_names, check_output
 from camseg.runs.record import Record, Source
+from camseg.runs.run import RUN, Run
 from camseg.runs.settings import FolderOptions
 
 LABELS: Final = "labels.csv"

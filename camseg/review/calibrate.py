@@ -16,8 +16,9 @@ from camseg.measure.risk import RiskCoverage, risk_coverage
 from camseg.measure.trust import Trust, TrustFit, fit_trust
 from camseg.review.items import MaskItems, list_items
 from camseg.review.settings import QualitySettings
-from camseg.runs.output import MANIFEST, read_manifest, read_run
+from camseg.runs.manifest import MANIFEST, read_manifest
 from camseg.runs.record import Record, to_line
+from camseg.runs.run import read_run
 
 CALIBRATION: Final = "quality.json"
 """What was fitted, in the output folder."""

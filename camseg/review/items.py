@@ -11,7 +11,9 @@ from camseg.base.errors import InputError
 from camseg.data.datasets import load_images
 from camseg.masks.quality import UNUSUAL_AREA, unusual_areas
 from camseg.runs.corrections import Correction, Corrections, Decision, corrected_place, stale_line
-from camseg.runs.output import group_records, image_root, prediction_root, read_manifest
+from camseg.runs.lineage import image_root
+from camseg.runs.manifest import group_records, read_manifest
+from camseg.runs.output import prediction_root
 from camseg.runs.record import Record
 
 

@@ -22,7 +22,7 @@ from camseg.review.findings import COLUMNS, MaskRow, Report
 from camseg.review.items import MaskItem, list_items
 from camseg.review.report_page import report_page
 from camseg.review.settings import ReportSettings
-from camseg.runs.output import read_run
+from camseg.runs.run import read_run
 
 FEWEST: Final = 5
 """Masks of known Dice that make a curve."""

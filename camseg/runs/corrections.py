@@ -19,7 +19,8 @@ from camseg.base.arrays import Mask
 from camseg.base.errors import OutputError
 from camseg.base.files import Found, append_lines, sha256, whole_lines
 from camseg.data.images import find_images, write_mask
-from camseg.runs.output import MANIFEST, manifest_folder, read_manifest
+from camseg.runs.lineage import manifest_folder
+from camseg.runs.manifest import MANIFEST, read_manifest
 
 CORRECTIONS: Final = "corrections.jsonl"
 """The file of corrections in an output folder; it grows by whole lines, and the last line of a mask counts."""

@@ -20,20 +20,10 @@ from camseg.data.datasets import Dataset, Sample
 from camseg.data.remarks import unreadable
 from camseg.runs.executors.devices import find_places, run_devices
 from camseg.runs.executors.local import Note, run_here
-from camseg.runs.output import (
-    MANIFEST,
-    RUN,
-    Output,
-    Run,
-    check_names,
-    check_output,
-    group_records,
-    has_changed,
-    is_finished,
-    lacking,
-    read_manifest,
-)
+from camseg.runs.manifest import MANIFEST, group_records, has_changed, is_finished, lacking, read_manifest
+from camseg.runs.output import Output, check_names, check_output
 from camseg.runs.record import Record
+from camseg.runs.run import RUN, Run
 from camseg.runs.settings import FolderOptions, Placement, Shard
 from camseg.runs.shards import cut_portion, shard_file
 from camseg.runs.stage import Item, Stage, files_read

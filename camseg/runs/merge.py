@@ -14,8 +14,10 @@ from camseg.base.errors import InputError, OutputError
 from camseg.base.files import check_can_write, write_json, writing
 from camseg.base.progress import Progress, silent
 from camseg.runs.corrections import CORRECTIONS
-from camseg.runs.output import MANIFEST, RUN, changed_settings, check_empty, check_names, mean_agreement, read_run
+from camseg.runs.manifest import MANIFEST, mean_agreement
+from camseg.runs.output import check_empty, check_names
 from camseg.runs.record import Record, from_line, to_line
+from camseg.runs.run import RUN, changed_settings, read_run
 from camseg.runs.settings import Shard
 from camseg.runs.shards import find_shard_files, shard_file
 

@@ -26,7 +26,8 @@ from camseg.data.datasets import Dataset, load_training_data, split
 from camseg.data.mask_settings import MaskReading
 from camseg.measure.metrics import overlapping_splits_interval
 from camseg.runs.loop import check_apart
-from camseg.runs.output import Output, Run, check_names
+from camseg.runs.output import Output, check_names
+from camseg.runs.run import Run
 from camseg.studies.audit_report import FILTERS, MAP_MEASURES, Audit, Estimate, RunAudit, write_audit
 from camseg.studies.filtering import filter_by_maps, filter_by_masks, measure_maps
 from camseg.studies.material import (

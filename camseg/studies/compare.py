@@ -24,7 +24,8 @@ from camseg.data.datasets import Dataset, check_disjoint, load_training_data
 from camseg.data.mask_settings import MaskReading
 from camseg.models.building import check_architecture
 from camseg.runs.loop import check_apart
-from camseg.runs.output import Output, Run, check_names
+from camseg.runs.output import Output, check_names
+from camseg.runs.run import Run
 from camseg.studies.compare_report import Cell, Comparison, ModelScores, write_comparison
 from camseg.studies.judging import Judge
 from camseg.studies.material import (

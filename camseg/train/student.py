@@ -21,8 +21,9 @@ from camseg.data.datasets import Sample
 from camseg.data.images import read_cam, read_mask_and_void
 from camseg.data.truth import IGNORED, MaskSource, Truth, check_mask_size
 from camseg.runs.corrections import Corrections, Decided
-from camseg.runs.output import RUN, read_manifest, read_run
+from camseg.runs.manifest import read_manifest
 from camseg.runs.record import Record
+from camseg.runs.run import RUN, read_run
 from camseg.train.settings import StudentSettings
 
 COMMANDS: Final = ("label", "segment")

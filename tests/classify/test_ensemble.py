@@ -19,7 +19,8 @@ from camseg.data.images import read_image, read_levels, write_image
 from camseg.label.folder import cams_folder
 from camseg.label.settings import LabelSettings
 from camseg.propagation.settings import PropagateSettings
-from camseg.runs.output import RUN, read_manifest
+from camseg.runs.manifest import read_manifest
+from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions
 
 SIZES = [(40, 60), (64, 64), (30, 90)]

@@ -26,7 +26,8 @@ from camseg.masks.settings import save_threshold
 from camseg.models.names import DEFAULT_ARCH
 from camseg.propagation.registry import METHODS as PROPAGATORS
 from camseg.refinement.registry import METHODS as REFINERS
-from camseg.runs.output import MANIFEST, RUN, read_manifest
+from camseg.runs.manifest import MANIFEST, read_manifest
+from camseg.runs.run import RUN
 
 COMMANDS = (
     "train-cls",

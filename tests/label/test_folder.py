@@ -33,8 +33,9 @@ from camseg.measure.overlays import overlay_cam
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs import stage
-from camseg.runs.output import MANIFEST, RUN, read_manifest
+from camseg.runs.manifest import MANIFEST, read_manifest
 from camseg.runs.record import SCHEMA_VERSION
+from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions
 
 SIZES = [(40, 60), (64, 64), (30, 90), (50, 20)]

@@ -18,7 +18,8 @@ from camseg.masks.settings import FusionSettings, MaskSettings
 from camseg.masks.threshold import cam_to_mask
 from camseg.propagation.propagate import propagate
 from camseg.refinement.settings import RefineSettings
-from camseg.runs.output import read_manifest, read_run
+from camseg.runs.manifest import read_manifest
+from camseg.runs.run import read_run
 
 QUICK = LabelSettings(
     cams=CamSettings(score="class", layers=("layer3",)),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from camseg.data.images import read_cam, write_image, write_mask
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 
 METHODS = ("gradcam", "layercam")
 

@@ -9,7 +9,8 @@ from camseg.data.images import read_cam, read_mask, write_image
 from camseg.label.settings import SegmentSettings
 from camseg.masks.settings import CleaningSettings, parse_threshold
 from camseg.refinement.settings import RefineSettings
-from camseg.runs.output import map_root, prediction_root, read_manifest
+from camseg.runs.manifest import read_manifest
+from camseg.runs.output import map_root, prediction_root
 from camseg.runs.settings import FolderOptions
 from camseg.segment.settings import ViewSettings
 

@@ -14,7 +14,7 @@ from camseg.data.images import read_image, read_levels
 from camseg.prepare.dicom import prepare_dicom
 from camseg.prepare.settings import DicomSettings
 from camseg.prepare.windows import find_common_limits
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 
 pydicom = pytest.importorskip("pydicom")
 

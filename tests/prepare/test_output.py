@@ -13,7 +13,7 @@ from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_mask
 from camseg.prepare.output import Picture, Preparation, PreparationInput, Skipped, require, source_name, write_pictures
 from camseg.prepare.settings import FrameSettings, check_class
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 from camseg.runs.record import Record, to_line
 from camseg.runs.settings import FolderOptions
 

@@ -10,7 +10,7 @@ from camseg.data.datasets import load_images, load_training_data, split
 from camseg.data.images import read_image, read_mask, write_image, write_mask
 from camseg.prepare.rois import Box, find_boxes, pad_box, prepare_rois
 from camseg.prepare.settings import Padding, RoiSettings
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 from camseg.runs.settings import FolderOptions
 
 

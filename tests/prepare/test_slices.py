@@ -12,7 +12,7 @@ from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_levels, read_mask
 from camseg.prepare.settings import LabelClass, SliceSettings
 from camseg.prepare.slices import prepare_slices
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 from camseg.runs.settings import FolderOptions
 
 nibabel = pytest.importorskip("nibabel")

@@ -8,7 +8,7 @@ from camseg.base.errors import InputError, OutputError
 from camseg.exchange.corrections import Corrector
 from camseg.review.calibrate import CALIBRATION, quality_folder
 from camseg.review.settings import QualitySettings
-from camseg.runs.output import read_manifest
+from camseg.runs.manifest import read_manifest
 
 NAMES = [f"{n:02}" for n in range(24)]
 ASKED = QualitySettings(calibrate=True)

@@ -15,7 +15,8 @@ from camseg.label.settings import LabelSettings
 from camseg.refinement.settings import RefineSettings
 from camseg.runs.executors.devices import find_places
 from camseg.runs.loop import run_folder
-from camseg.runs.output import RUN, read_manifest
+from camseg.runs.manifest import read_manifest
+from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Stage, new_item
 

@@ -13,8 +13,9 @@ from camseg.base.errors import CamsegError, ImageError, OutputError
 from camseg.base.progress import silent
 from camseg.data.datasets import Dataset, Sample
 from camseg.runs.loop import run_folder
-from camseg.runs.output import MANIFEST, RUN, read_manifest
+from camseg.runs.manifest import MANIFEST, read_manifest
 from camseg.runs.record import from_line
+from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions
 from camseg.runs.stage import Stage, new_item
 
@@ -298,7 +299,7 @@ def test_a_long_manifest_is_no_burden(tmp_path, monkeypatch):
         read += 1
         return from_line(line)
 
-    monkeypatch.setattr("camseg.runs.output.from_line", counting)
+    monkeypatch.setattr("camseg.runs.manifest.from_line", counting)
     stages = [Reading(Load), Together(None)]
     run(tmp_path, stages, count, batch_size=50)
     assert run(tmp_path, stages, count, batch_size=50).kept == count

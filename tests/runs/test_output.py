@@ -4,19 +4,11 @@ from pathlib import Path
 import pytest
 
 from camseg.base.errors import InputError, OutputError
-from camseg.runs.output import (
-    MANIFEST,
-    RUN,
-    Output,
-    Run,
-    check_names,
-    check_output,
-    map_root,
-    network_records,
-    provenance,
-    read_manifest,
-)
+from camseg.runs.lineage import network_records, provenance
+from camseg.runs.manifest import MANIFEST, read_manifest
+from camseg.runs.output import Output, check_names, check_output, map_root
 from camseg.runs.record import Record
+from camseg.runs.run import RUN, Run
 
 
 def make_run(command="cams", settings=None, **identity):

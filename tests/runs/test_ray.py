@@ -16,7 +16,8 @@ from camseg.data.datasets import Dataset, Sample
 from camseg.data.images import write_image
 from camseg.runs.executors import ray as executor
 from camseg.runs.loop import run_folder
-from camseg.runs.output import RUN, read_manifest
+from camseg.runs.manifest import read_manifest
+from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Stage, new_item
 

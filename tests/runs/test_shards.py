@@ -8,8 +8,9 @@ import pytest
 from camseg.base.errors import ImageError, InputError, OutputError
 from camseg.data.datasets import Dataset, Sample
 from camseg.runs.loop import run_folder
+from camseg.runs.manifest import MANIFEST, read_manifest
 from camseg.runs.merge import merge_folders
-from camseg.runs.output import MANIFEST, RUN, read_manifest
+from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions, Placement, parse_shard
 from camseg.runs.shards import cut_portion
 from camseg.runs.stage import Stage, new_item

@@ -24,7 +24,7 @@ from camseg.label.settings import LabelSettings
 from camseg.masks.consensus import centrality, pairwise_dice
 from camseg.measure.calibration import fit_temperature
 from camseg.refinement.settings import RefineSettings
-from camseg.runs.output import RUN
+from camseg.runs.run import RUN
 from camseg.studies.ensembles import make_ensemble
 from camseg.studies.settings import EnsembleSettings
 from camseg.train.plan import plan_training, prepare_training, run_training

@@ -7,7 +7,8 @@ from PIL import Image as PilImage
 from camseg.base.errors import DatasetError, OutputError
 from camseg.data.images import write_image, write_mask
 from camseg.data.truth import IGNORED
-from camseg.runs.output import MANIFEST, RUN
+from camseg.runs.manifest import MANIFEST
+from camseg.runs.run import RUN
 from camseg.train.mask_batches import load_masks
 from camseg.train.segmenter_plan import plan_segmenter_training, prepare_segmenter_training
 

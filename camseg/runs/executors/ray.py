@@ -29,8 +29,8 @@ from camseg.base.errors import CamsegError, InputError, OutputError, WorkerError
 from camseg.base.files import sha256
 from camseg.base.progress import Say
 from camseg.runs.executors.local import Note, Pipeline, threads
-from camseg.runs.output import versions
 from camseg.runs.record import Record, from_line, to_line
+from camseg.runs.run import versions
 from camseg.runs.stage import Item, Stage, failed_item
 
 _PER_TASK: Final = 8
