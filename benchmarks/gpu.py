@@ -40,8 +40,9 @@ from camseg.cams.plan import Plan, plan
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
 from camseg.classify.targets import target_rule
-from camseg.data.datasets import load_images, load_training_data, split
+from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, write_image
+from camseg.data.splits import split
 from camseg.label.chain import label_image, map_stages
 from camseg.label.folder import label_folder
 from camseg.label.settings import LabelSettings

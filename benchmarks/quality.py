@@ -22,8 +22,9 @@ from camseg.cams.methods.registry import METHODS
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import Dataset, load_images, load_training_data, split
+from camseg.data.datasets import Dataset, load_images, load_training_data
 from camseg.data.images import read_image
+from camseg.data.splits import split
 from camseg.label.folder import cams_folder
 from camseg.label.settings import LabelSettings
 from camseg.masks.settings import Threshold

@@ -22,8 +22,9 @@ from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
 from camseg.classify.checkpoint import load_network
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import Dataset, load_training_data, split
+from camseg.data.datasets import Dataset, load_training_data
 from camseg.data.mask_settings import MaskReading
+from camseg.data.splits import split
 from camseg.measure.metrics import overlapping_splits_interval
 from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, check_names

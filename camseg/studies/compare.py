@@ -20,8 +20,9 @@ from camseg.base.settings import to_json
 from camseg.cams.plan import plan
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import AnyClassifier, load_classifier
-from camseg.data.datasets import Dataset, check_disjoint, load_training_data
+from camseg.data.datasets import Dataset, load_training_data
 from camseg.data.mask_settings import MaskReading
+from camseg.data.splits import check_disjoint
 from camseg.models.building import check_architecture
 from camseg.runs.loop import check_apart
 from camseg.runs.output import Output, check_names

@@ -13,8 +13,9 @@ from camseg.base.files import write_csv
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_network
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import Sample, load_images, load_training_data, split
+from camseg.data.datasets import Sample, load_images, load_training_data
 from camseg.data.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
+from camseg.data.splits import split
 from camseg.label.folder import cams_folder, masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.measure.evaluate import Evaluation, evaluate_folder

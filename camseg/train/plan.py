@@ -18,18 +18,10 @@ from camseg.base.registry import choose
 from camseg.base.settings import from_json, to_json
 from camseg.classify.classifier import Classifier
 from camseg.classify.network import FedNetwork
-from camseg.data.datasets import (
-    Dataset,
-    check_disjoint,
-    fold,
-    image_places,
-    load_training_data,
-    own_parts,
-    samples_sha256,
-    split,
-)
+from camseg.data.datasets import Dataset, image_places, load_training_data, samples_sha256
 from camseg.data.labels import negative_hint
 from camseg.data.remarks import data_remarks, unreadable
+from camseg.data.splits import check_disjoint, fold, own_parts, split
 from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
 from camseg.models.weights import head_parameters

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import DatasetError, InputError
-from camseg.data.datasets import Dataset, Sample, check_disjoint, load_images, load_training_data, samples_sha256, split
+from camseg.data.datasets import Dataset, Sample, load_images, load_training_data, samples_sha256
+from camseg.data.splits import check_disjoint, split
 
 
 def touch(root, *names):

@@ -6,9 +6,10 @@ import pytest
 
 from camseg.base.errors import DatasetError
 from camseg.data import layouts
-from camseg.data.datasets import load_images, load_training_data, own_parts
+from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import write_image
 from camseg.data.layouts import part_of, split_folders
+from camseg.data.splits import own_parts
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from camseg.cams.compute import compute_cams
 from camseg.cams.layers import find_layer, list_layers
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import load_training_data, split
+from camseg.data.datasets import load_training_data
 from camseg.data.images import read_image
+from camseg.data.splits import split
 from camseg.models.backbones.med_ic import MedIC
 from camseg.models.building import OWN, create_model, default_image_size, normalisation
 from camseg.models.names import ARCHITECTURES, canonical_name

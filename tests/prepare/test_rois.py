@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import DatasetError, InputError
-from camseg.data.datasets import load_images, load_training_data, split
+from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_mask, write_image, write_mask
+from camseg.data.splits import split
 from camseg.prepare.rois import Box, find_boxes, pad_box, prepare_rois
 from camseg.prepare.settings import Padding, RoiSettings
 from camseg.runs.manifest import read_manifest

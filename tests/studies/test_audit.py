@@ -14,8 +14,9 @@ from camseg.cams.compute import compute_cams
 from camseg.cams.predict import predict
 from camseg.classify.checkpoint import load_network
 from camseg.cli import app
-from camseg.data.datasets import load_training_data, split
+from camseg.data.datasets import load_training_data
 from camseg.data.images import read_image, read_mask, write_image, write_mask
+from camseg.data.splits import split
 from camseg.measure.faithfulness import (
     confidence_drop,
     confidence_rises,

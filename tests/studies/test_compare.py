@@ -19,8 +19,9 @@ from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.ensemble import Ensemble
 from camseg.cli import app
-from camseg.data.datasets import load_training_data, split
+from camseg.data.datasets import load_training_data
 from camseg.data.images import read_image, read_mask, write_image, write_mask
+from camseg.data.splits import split
 from camseg.measure.faithfulness import confidence_drop, confidences, filter_image
 from camseg.measure.figures import plot_heat_map
 from camseg.measure.metrics import bootstrap_interval, dice, mask_counts, mean_dice

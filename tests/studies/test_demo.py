@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camseg.data.datasets import load_images, load_training_data, split
+from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_mask
+from camseg.data.splits import split
 from camseg.studies.demo import write_samples
 from camseg.studies.samples import NEGATIVE_CLASS, OBJECT_CLASS
 

@@ -17,8 +17,9 @@ from camseg.cams.capture import Network
 from camseg.cams.predict import predict
 from camseg.classify.checkpoint import RUN_FILES, load_classifier
 from camseg.cli import app
-from camseg.data.datasets import load_images, load_training_data, split
+from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_levels, write_image
+from camseg.data.splits import split
 from camseg.label.chain import label_image
 from camseg.label.settings import LabelSettings
 from camseg.masks.consensus import centrality, pairwise_dice

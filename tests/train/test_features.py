@@ -7,8 +7,9 @@ import torch
 
 from camseg.base.errors import InputError
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import load_training_data, split
+from camseg.data.datasets import load_training_data
 from camseg.data.settings import NONE, Augmentation
+from camseg.data.splits import split
 from camseg.train import features
 from camseg.train.features import FeatureCache
 from camseg.train.settings import TrainSettings

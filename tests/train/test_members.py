@@ -12,7 +12,8 @@ from camseg.base.errors import DatasetError, InputError, OutputError
 from camseg.base.progress import silent
 from camseg.base.settings import to_json
 from camseg.classify.checkpoint import load_classifier, load_network
-from camseg.data.datasets import fold, load_training_data
+from camseg.data.datasets import load_training_data
+from camseg.data.splits import fold
 from camseg.label.agreement import set_agreement
 from camseg.train.members import plan_members, prepare_members, train_members, try_members
 from camseg.train.plan import plan_training, read_training

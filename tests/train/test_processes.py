@@ -34,7 +34,8 @@ main()
 
 TWICE = """
 import sys
-from camseg.data.datasets import load_training_data, split
+from camseg.data.datasets import load_training_data
+from camseg.data.splits import split
 from camseg.train.plan import plan_training, prepare_training, run_training
 
 data, out = sys.argv[1:]

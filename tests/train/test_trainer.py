@@ -13,9 +13,10 @@ from safetensors import safe_open
 from camseg.base.errors import CheckpointError, DatasetError, InputError, OutputError
 from camseg.classify.checkpoint import load_classifier
 from camseg.classify.classifier import Classifier
-from camseg.data.datasets import load_training_data, split
+from camseg.data.datasets import load_training_data
 from camseg.data.images import read_image
 from camseg.data.settings import NONE, Augmentation
+from camseg.data.splits import split
 from camseg.measure.metrics import expected_calibration_error, reliability
 from camseg.train import learner, report
 from camseg.train.balance import class_weights, sampling_shares
