@@ -28,7 +28,8 @@ from camseg.data.splits import split
 from camseg.label.folder import cams_folder
 from camseg.label.settings import LabelSettings
 from camseg.masks.settings import Threshold
-from camseg.measure.evaluate import evaluate_folder, save_best_threshold
+from camseg.measure.evaluate import evaluate_folder
+from camseg.measure.evaluate_report import save_best_threshold
 from camseg.runs.settings import FolderOptions
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier

@@ -35,13 +35,8 @@ def evaluate(
 ) -> None:
     """Measure maps or masks against true masks: mean-Dice, Dice, IoU, precision, recall, accuracy."""
     from camseg.data.images import write_image
-    from camseg.measure.evaluate import (
-        evaluate_folder,
-        evaluation_note,
-        evaluation_plot,
-        evaluation_table,
-        save_best_threshold,
-    )
+    from camseg.measure.evaluate import evaluate_folder
+    from camseg.measure.evaluate_report import evaluation_note, evaluation_plot, evaluation_table, save_best_threshold
     from camseg.runs.output import prediction_root
 
     if save_threshold and not name:

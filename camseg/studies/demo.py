@@ -18,7 +18,8 @@ from camseg.data.images import read_cam, read_image, read_mask, read_trimap, wri
 from camseg.data.splits import split
 from camseg.label.folder import cams_folder, masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.masks.settings import MaskSettings, parse_threshold
-from camseg.measure.evaluate import Evaluation, evaluate_folder
+from camseg.measure.evaluate import evaluate_folder
+from camseg.measure.evaluate_report import Evaluation
 from camseg.measure.overlays import contact_sheet, overlay_cam, overlay_mask
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings

@@ -14,16 +14,10 @@ from camseg.data.mask_settings import MaskReading, parse_mask_classes
 from camseg.label.folder import cams_folder, masks_folder
 from camseg.masks.settings import MaskSettings, load_threshold, parse_threshold
 from camseg.masks.threshold import cam_to_mask
-from camseg.measure.evaluate import (
-    MEASURES,
-    NOT_RECORDED,
-    THESE_MASKS,
-    evaluate_folder,
-    evaluation_note,
-    evaluation_table,
-    save_best_threshold,
-)
+from camseg.measure.evaluate import NOT_RECORDED, evaluate_folder
+from camseg.measure.evaluate_report import evaluation_note, evaluation_table, save_best_threshold
 from camseg.measure.metrics import bootstrap_interval, dice, mask_counts, mean_dice
+from camseg.measure.tally import MEASURES, THESE_MASKS
 
 SHAPE = (12, 16)
 TUMOURS, CLEAN = ("tumour/a", "tumour/b", "tumour/deep er/ç"), ("clean/a", "clean/d")
