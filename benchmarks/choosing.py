@@ -20,7 +20,9 @@ from camseg.classify.checkpoint import load_classifier
 from camseg.data.datasets import load_images
 from camseg.data.images import read_mask
 from camseg.measure.metrics import dice, mask_counts
-from camseg.studies.choose import Choice, choose_runs, masks_of, read_views
+from camseg.studies.choose import choose_runs
+from camseg.studies.choose_maps import masks_of, read_views
+from camseg.studies.choose_report import Choice
 from camseg.studies.settings import ChooseSettings
 
 

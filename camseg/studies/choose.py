@@ -8,45 +8,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from camseg.base.arrays import Cam, Image, Mask, quantise
+from camseg.base.arrays import Cam, Mask, quantise
 from camseg.base.errors import ImageError, InputError, failure_line
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.cams.compute import classifier_features, compute_cams
 from camseg.cams.predict import predict
 from camseg.classify.checkpoint import AnyClassifier, load_classifier
 from camseg.data.datasets import Dataset, Sample, load_images
 from camseg.data.images import read_image
-from camseg.masks.consensus import pairwise_dice
-from camseg.masks.threshold import cam_to_mask
-from camseg.measure.faithfulness import deletion_curve, insertion_curve
-from camseg.propagation.propagate import propagate
-from camseg.propagation.settings import PropagateSettings
-from camseg.studies.choose_report import Candidate, Choice, ranks, vetoes
+from camseg.studies.choose_maps import MASK_SIDE, faithfulness, masks_of, read_views, shrunk
+from camseg.studies.choose_report import Choice
+from camseg.studies.choose_scores import Seen, dice_with_others, find_donors, mask_dice, rank_candidates
 from camseg.studies.material import in_batches
 from camseg.studies.planting import GENERATORS, Donor, plant
 from camseg.studies.settings import ChooseSettings
 
-IMAGE_SIDE: Final = 512
-"""Longest side of the images that are looked at; larger ones are made smaller first."""
-MASK_SIDE: Final = 256
-"""Longest side of the masks that are compared."""
 GUESSED: Final = 4
 """How many unlabelled images are asked for their class, for each that may be looked at."""
 FAITHFUL: Final = 16
 """Most images on which insertion and deletion are measured."""
-STEPS: Final = 20
-"""Steps of those curves."""
-AREAS: Final = (0.002, 0.4)
-"""Least and greatest area of a region that is planted, as shares of its image."""
-
-ByWindow: TypeAlias = Mapping[str, Image]
-"""An image as it looks in each window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +38,6 @@ class _Case:
 
     sample: Sample
     target: str
-
-
-@dataclass(kw_only=True, eq=False)
-class _Seen:
-    """What all runs have shown of one image so far."""
-
-    masks: list[NDArray[np.uint8]]
-    """Per candidate, in the order of runs, the mask's bits."""
-    total: NDArray[np.uint32]
-    """(h, w) the sum of the runs' 8-bit maps."""
-
-    def unpacked(self) -> list[Mask]:
-        """The masks."""
-        shape, size = self.total.shape, self.total.size
-        return [np.unpackbits(bits, count=size).reshape(shape).astype(np.bool_) for bits in self.masks]
 
 
 def choose_runs(
@@ -101,15 +69,15 @@ def choose_runs(
     data = images if isinstance(images, Dataset) else load_images(images, classes)
     loaded = partial(_load, settings=settings, device=device)
     cases, empty, failed = _draw(runs, data, classes, negative, multi, loaded, settings, progress, say)
-    seen: list[_Seen] = []
+    seen: list[Seen] = []
     faithful = []
     for run in runs:
         classifier = loaded(run)
         faithful.append(_look(run, classifier, cases, seen, settings, progress))
         del classifier  # before the next one is loaded
     each = len(settings.propagations) * len(settings.thresholds)
-    agreement = _agreement(seen, len(runs), each)
-    donors = _donors(seen)
+    agreement = dice_with_others(seen, len(runs), each)
+    donors = find_donors(seen)
     planted: dict[str, list[float]] = {}
     notes = [
         f"{len(cases)} images with an object, toward {', '.join(sorted({case.target for case in cases}))}.",
@@ -129,7 +97,7 @@ def choose_runs(
             for name, scores in _find(run, classifier, empty, cases, donors, settings, progress).items():
                 planted.setdefault(name, []).extend(scores)
             del classifier
-    chosen = _candidates(runs, settings, agreement, planted, np.array(faithful))
+    chosen = rank_candidates(runs, settings, agreement, planted, np.array(faithful))
     return Choice(
         images=str(images.root if isinstance(images, Dataset) else images),
         positives=tuple((case.sample.name, case.target) for case in cases),
@@ -138,46 +106,6 @@ def choose_runs(
         notes=tuple(notes),
         failed=tuple(failed),
     )
-
-
-def masks_of(
-    classifier: AnyClassifier, images: Sequence[ByWindow], targets: Sequence[str], settings: ChooseSettings
-) -> Iterator[tuple[Cam, list[Mask]]]:
-    """Of each image its map toward its target, float32 (H, W), and a mask at ``MASK_SIDE`` for every setting.
-
-    The masks are in the order of ``propagations``, of each that of ``thresholds``.
-    """
-    cams = settings.cams
-    maps = compute_cams(
-        classifier,
-        images,
-        targets,
-        cams.methods,
-        scales=cams.scales,
-        flip=cams.flip,
-        score=cams.score,
-        layer=cams.layers,
-        score_channels=cams.score_channels,
-        precision=cams.precision,
-        batch_size=settings.batch_size,
-    )[cams.methods[0]]
-    for views, cam in zip(images, maps, strict=True):
-        image, masks = views[classifier.window], []
-        for name in settings.propagations:
-            wide = cam
-            if name != "none":
-                guided = PropagateSettings(method=name).needs_features
-                features = classifier_features(classifier, image) if guided else None
-                wide = propagate(image, cam, name, features=features, device=classifier.device)
-            small = _shrunk(wide, MASK_SIDE)
-            masks += [cam_to_mask(small, threshold) for threshold in settings.thresholds]
-        yield cam, masks
-
-
-def read_views(classifier: AnyClassifier, path: Path) -> dict[str, Image]:
-    """An image at ``IMAGE_SIDE`` in each window that a classifier reads; raises ImageError."""
-    windows = dict.fromkeys((classifier.window, *(member.window for member in classifier.members)))
-    return {window: _shrunk(read_image(path, window), IMAGE_SIDE) for window in windows}
 
 
 # ---- what is looked at ---------------------------------------------------------------------------
@@ -308,7 +236,7 @@ def _look(
     run: Path | str,
     classifier: AnyClassifier,
     cases: Sequence[_Case],
-    seen: list[_Seen],
+    seen: list[Seen],
     settings: ChooseSettings,
     progress: Progress,
 ) -> list[float]:
@@ -320,13 +248,13 @@ def _look(
         images = [read_views(classifier, case.sample.path) for case in batch]
         found = _named(run, masks_of(classifier, images, [case.target for case in batch], settings))
         for place, (case, views, (cam, masks)) in enumerate(zip(batch, images, found, strict=True), start):
-            small = quantise(_shrunk(cam, MASK_SIDE)).astype(np.uint32)
+            small = quantise(shrunk(cam, MASK_SIDE)).astype(np.uint32)
             if place == len(seen):
-                seen.append(_Seen(masks=[], total=np.zeros_like(small)))
+                seen.append(Seen(masks=[], total=np.zeros_like(small)))
             seen[place].total += small
             seen[place].masks += [np.packbits(mask) for mask in masks]
             if place < FAITHFUL:
-                scores.append(_faithfulness(classifier, views[classifier.window], cam, case.target, settings))
+                scores.append(faithfulness(classifier, views[classifier.window], cam, case.target, settings))
     return scores
 
 
@@ -336,50 +264,6 @@ def _named(run: Path | str, found: Iterator[tuple[Cam, list[Mask]]]) -> list[tup
         return list(found)
     except InputError as error:
         raise InputError(f"run {run}: {error}") from None
-
-
-def _faithfulness(classifier: AnyClassifier, image: Image, cam: Cam, target: str, settings: ChooseSettings) -> float:
-    """The area under the insertion curve minus that under the deletion curve, in [-1, 1]."""
-    place, windows = classifier.class_index(target), [member.window for member in classifier.members]
-
-    def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return predict(classifier, [dict.fromkeys(windows, one) for one in images])[:, place]
-
-    insertion, deletion = insertion_curve, deletion_curve
-    mean = 255 * np.asarray(classifier.members[0].mean)
-    size = settings.batch_size
-    return (
-        insertion(score, image, cam, steps=STEPS, batch_size=size).area
-        - deletion(score, image, cam, baseline=mean, steps=STEPS, batch_size=size).area
-    )
-
-
-def _agreement(seen: Sequence[_Seen], runs: int, each: int) -> NDArray[np.float64]:
-    """Each candidate's mean Dice with the masks of the other runs, over the images: (runs * each,)."""
-    owner = np.repeat(np.arange(runs), each)
-    others = owner[:, None] != owner
-    total = np.zeros(runs * each)
-    for one in seen:
-        total += (pairwise_dice(one.unpacked()) * others).sum(axis=1) / others.sum(axis=1)
-    return total / len(seen)
-
-
-def _donors(seen: Sequence[_Seen]) -> dict[int, Donor]:
-    """By the number of the case the largest region that more than half of the masks hold, and the mean map's peak."""
-    found = {}
-    for place, one in enumerate(seen):
-        masks = one.unpacked()
-        agreed = np.sum(masks, axis=0, dtype=np.int64) * 2 > len(masks)
-        count, labels, facts, _ = cv2.connectedComponentsWithStats(agreed.astype(np.uint8))
-        if count < 2:
-            continue
-        region = labels == 1 + int(facts[1:, cv2.CC_STAT_AREA].argmax())
-        row, column = np.unravel_index(one.total.argmax(), one.total.shape)
-        height, width = region.shape
-        if AREAS[0] <= region.mean() <= AREAS[1]:
-            peak = ((float(row) + 0.5) / height, (float(column) + 0.5) / width)
-            found[place] = Donor(region=region, peak=peak)
-    return found
 
 
 def _find(
@@ -406,62 +290,13 @@ def _find(
                 case = cases[place]
                 lent = read_views(classifier, case.sample.path)
                 made = {window: plant(name, base[window], lent[window], donors[place], key) for window in base}
-                truth = _shrunk(made[classifier.window].mask.astype(np.float32), MASK_SIDE) > 0.5
+                truth = shrunk(made[classifier.window].mask.astype(np.float32), MASK_SIDE) > 0.5
                 if truth.any():  # else nothing of it fell on the image
                     images.append({window: one.image for window, one in made.items()})
                     truths.append(truth)
                     targets.append(case.target)
             found = _named(run, masks_of(classifier, images, targets, settings))
             dices[name] += [
-                [_dice(mask, truth) for mask in masks] for (_, masks), truth in zip(found, truths, strict=True)
+                [mask_dice(mask, truth) for mask in masks] for (_, masks), truth in zip(found, truths, strict=True)
             ]
     return {name: np.mean(rows, axis=0).tolist() for name, rows in dices.items() if rows}
-
-
-def _dice(mask: Mask, truth: Mask) -> float:
-    return float(2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth)))
-
-
-def _candidates(
-    runs: Sequence[Path | str],
-    settings: ChooseSettings,
-    agreement: NDArray[np.float64],
-    planted: Mapping[str, Sequence[float]],
-    faithful: NDArray[np.float64],
-) -> list[Candidate]:
-    """Every run under every setting, with its ranks."""
-    vetoed = vetoes(faithful)
-    rank, planted_rank = ranks(agreement.tolist()), None
-    if planted:
-        planted_rank = np.mean([ranks(scores) for scores in planted.values()], axis=0)
-        rank = (rank + planted_rank) / 2
-    places = [
-        (number, propagation, threshold)
-        for number in range(len(runs))
-        for propagation in settings.propagations
-        for threshold in settings.thresholds
-    ]
-    return [
-        Candidate(
-            run=str(runs[number]),
-            propagation=propagation,
-            threshold=str(threshold),
-            agreement=float(agreement[place]),
-            planted={name: float(scores[place]) for name, scores in planted.items()},
-            planted_rank=None if planted_rank is None else float(planted_rank[place]),
-            rank=float(rank[place]),
-            faithfulness=float(faithful[number].mean()),
-            vetoed=bool(vetoed[number]),
-        )
-        for place, (number, propagation, threshold) in enumerate(places)
-    ]
-
-
-def _shrunk(pixels: NDArray[Any], longest: int) -> NDArray[Any]:
-    """An array (H, W, ...) with sides of at most so many pixels."""
-    height, width = pixels.shape[:2]
-    factor = longest / max(height, width)
-    if factor >= 1.0:
-        return pixels
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))

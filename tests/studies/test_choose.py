@@ -12,8 +12,10 @@ from camseg.data.images import read_image, write_image
 from camseg.masks.settings import parse_threshold
 from camseg.measure.faithfulness import deletion_curve, insertion_curve
 from camseg.studies import choose
-from camseg.studies.choose import choose_runs, masks_of, read_views
+from camseg.studies.choose import choose_runs
+from camseg.studies.choose_maps import faithfulness, masks_of, read_views
 from camseg.studies.choose_report import ranks, vetoes
+from camseg.studies.choose_scores import Seen, dice_with_others, find_donors
 from camseg.studies.planting import GENERATORS, Donor, plant
 from camseg.studies.settings import ChooseSettings
 
@@ -100,9 +102,8 @@ def test_insertion_and_deletion_only_veto(make_run, images, monkeypatch):
     runs = [make_run(seed) for seed in range(3)]
     before = choose_runs(runs, images, QUICK)
     worst = before.best.run
-    measure = choose._faithfulness
     monkeypatch.setattr(
-        choose, "_faithfulness", lambda classifier, *rest: measure(classifier, *rest) - (classifier.run == worst)
+        choose, "faithfulness", lambda classifier, *rest: faithfulness(classifier, *rest) - (classifier.run == worst)
     )
     after = choose_runs(runs, images, QUICK)
     assert [(one.run, one.rank) for one in after.candidates] == [(one.run, one.rank) for one in before.candidates]
@@ -120,7 +121,7 @@ def test_faithfulness_is_insertion_minus_deletion(make_run, images):
 
     curves = insertion_curve(score, image, cam, steps=20), None
     lost = deletion_curve(score, image, cam, steps=20, baseline=255 * np.array(classifier.mean))
-    found = choose._faithfulness(classifier, image, cam, "scratch", QUICK)
+    found = faithfulness(classifier, image, cam, "scratch", QUICK)
     assert found == pytest.approx(curves[0].area - lost.area, abs=1e-6)
 
 
@@ -138,8 +139,8 @@ def test_equal_scores_share_their_rank():
 
 
 def test_what_finds_nothing_agrees_with_nothing():
-    seen = choose._Seen(masks=[np.packbits(np.zeros((8, 8), bool))] * 3, total=np.zeros((8, 8), np.uint32))
-    assert choose._agreement([seen], 3, 1).tolist() == [0, 0, 0]
+    seen = Seen(masks=[np.packbits(np.zeros((8, 8), bool))] * 3, total=np.zeros((8, 8), np.uint32))
+    assert dice_with_others([seen], 3, 1).tolist() == [0, 0, 0]
 
 
 def test_only_a_large_region_of_most_masks_is_lent():
@@ -149,7 +150,7 @@ def test_only_a_large_region_of_most_masks_is_lent():
     masks[0, 10:14, 10:14] = True  # one of three
     total = np.zeros((20, 20), np.uint32)
     total[4, 5] = 9
-    (donor,) = choose._donors([choose._Seen(masks=[np.packbits(mask) for mask in masks], total=total)]).values()
+    (donor,) = find_donors([Seen(masks=[np.packbits(mask) for mask in masks], total=total)]).values()
     right = np.zeros((20, 20), bool)
     right[2:8, 2:8] = True
     assert np.array_equal(donor.region, right)

@@ -1,0 +1,95 @@
+"""What a run makes of an image: its map toward a class, masks of it, and how faithful the map is to the network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from camseg.base.arrays import Cam, Image, Mask
+from camseg.cams.compute import classifier_features, compute_cams
+from camseg.cams.predict import predict
+from camseg.classify.checkpoint import AnyClassifier
+from camseg.data.images import read_image
+from camseg.masks.threshold import cam_to_mask
+from camseg.measure.faithfulness import deletion_curve, insertion_curve
+from camseg.propagation.propagate import propagate
+from camseg.propagation.settings import PropagateSettings
+from camseg.studies.settings import ChooseSettings
+
+IMAGE_SIDE: Final = 512
+"""Longest side of the images that are looked at; larger ones are made smaller first."""
+MASK_SIDE: Final = 256
+"""Longest side of the masks that are compared."""
+STEPS: Final = 20
+"""Steps of insertion and deletion curves."""
+ByWindow: TypeAlias = Mapping[str, Image]
+"""An image as it looks in each window."""
+
+
+def masks_of(
+    classifier: AnyClassifier, images: Sequence[ByWindow], targets: Sequence[str], settings: ChooseSettings
+) -> Iterator[tuple[Cam, list[Mask]]]:
+    """Of each image its map toward its target, float32 (H, W), and a mask at ``MASK_SIDE`` for every setting.
+
+    The masks are in the order of ``propagations``, of each that of ``thresholds``.
+    """
+    cams = settings.cams
+    maps = compute_cams(
+        classifier,
+        images,
+        targets,
+        cams.methods,
+        scales=cams.scales,
+        flip=cams.flip,
+        score=cams.score,
+        layer=cams.layers,
+        score_channels=cams.score_channels,
+        precision=cams.precision,
+        batch_size=settings.batch_size,
+    )[cams.methods[0]]
+    for views, cam in zip(images, maps, strict=True):
+        image, masks = views[classifier.window], []
+        for name in settings.propagations:
+            wide = cam
+            if name != "none":
+                guided = PropagateSettings(method=name).needs_features
+                features = classifier_features(classifier, image) if guided else None
+                wide = propagate(image, cam, name, features=features, device=classifier.device)
+            small = shrunk(wide, MASK_SIDE)
+            masks += [cam_to_mask(small, threshold) for threshold in settings.thresholds]
+        yield cam, masks
+
+
+def read_views(classifier: AnyClassifier, path: Path) -> dict[str, Image]:
+    """An image at ``IMAGE_SIDE`` in each window that a classifier reads; raises ImageError."""
+    windows = dict.fromkeys((classifier.window, *(member.window for member in classifier.members)))
+    return {window: shrunk(read_image(path, window), IMAGE_SIDE) for window in windows}
+
+
+def faithfulness(classifier: AnyClassifier, image: Image, cam: Cam, target: str, settings: ChooseSettings) -> float:
+    """The area under the insertion curve minus that under the deletion curve, in [-1, 1]."""
+    place, windows = classifier.class_index(target), [member.window for member in classifier.members]
+
+    def score(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return predict(classifier, [dict.fromkeys(windows, one) for one in images])[:, place]
+
+    insertion, deletion = insertion_curve, deletion_curve
+    mean = 255 * np.asarray(classifier.members[0].mean)
+    size = settings.batch_size
+    return (
+        insertion(score, image, cam, steps=STEPS, batch_size=size).area
+        - deletion(score, image, cam, baseline=mean, steps=STEPS, batch_size=size).area
+    )
+
+
+def shrunk(pixels: NDArray[Any], longest: int) -> NDArray[Any]:
+    """An array (H, W, ...) with sides of at most so many pixels."""
+    height, width = pixels.shape[:2]
+    factor = longest / max(height, width)
+    if factor >= 1.0:
+        return pixels
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
