@@ -21,7 +21,7 @@ from camseg.data.datasets import load_images
 from camseg.data.images import read_mask
 from camseg.measure.metrics import dice, mask_counts
 from camseg.studies.choose import choose_runs
-from camseg.studies.choose_maps import masks_of, read_views
+from camseg.studies.choose_maps import BatchMaps, masks_of, read_views
 from camseg.studies.choose_report import Choice
 from camseg.studies.settings import ChooseSettings
 
@@ -79,8 +79,9 @@ def true_dice(
         own = [name for name in names if name[0] == run]
         for name, target in found.positives:
             truth = read_mask(masks / f"{name}.png")
-            views = read_views(classifier, places[name])
-            ((_, made),) = masks_of(classifier, [views], [target], settings)
+            inputs = [read_views(classifier, places[name])], [target]
+            maps = BatchMaps(classifier=classifier, load=lambda inputs=inputs: inputs, settings=settings)
+            (made,) = masks_of({name: maps.spread(name) for name in settings.propagations}, settings)
             for candidate, mask in zip(own, made, strict=True):
                 size = mask.shape[::-1]
                 small = cv2.resize(truth.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0

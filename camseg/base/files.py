@@ -113,16 +113,17 @@ def by_name(names: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return found
 
 
-def check_can_write(folder: Path | str) -> None:
+def check_can_write(folder: Path | str, *, option: str = "--out") -> None:
     """Raise OutputError where nothing can be written into a folder, which need not exist; leaves nothing behind.
 
-    Whether it can is found out by writing: rights, full disks and read-only mounts tell in no other way.
+    Whether it can is found out by writing: rights, full disks and read-only mounts tell in no other way. ``option``:
+    what named the folder.
     """
     folder = Path(folder)
     places = [folder, *folder.absolute().parents]
     try:
         if file := next((place for place in places if place.is_file()), None):
-            raise OutputError(f"cannot write to {folder}: {file} is a file, no folder; choose another --out")
+            raise OutputError(f"cannot write to {folder}: {file} is a file, no folder; choose another {option}")
         missing = [place for place in places if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -133,7 +134,7 @@ def check_can_write(folder: Path | str) -> None:
                     place.rmdir()
     except (OSError, ValueError) as error:  # ValueError: a null byte
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write to {folder}: {reason}; choose another --out") from None
+        raise OutputError(f"cannot write to {folder}: {reason}; choose another {option}") from None
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -200,7 +200,7 @@ _INTERRUPTED, _TERMINATED = 130, 143
 def _farewell(code: int) -> str:
     word = "interrupted" if code == _INTERRUPTED else "terminated"
     called = next((one for one in sys.argv[1:] if not one.startswith("-")), "")
-    if called not in _CONTINUED:
+    if called not in _CONTINUED and not (called == "choose" and any(one.startswith("--cache") for one in sys.argv)):
         return word
     without = " without --overwrite" if "--overwrite" in sys.argv else ""
     return f"{word}; what is finished is kept, and the same command{without} continues it"

@@ -23,6 +23,13 @@ def choose(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the result there, as JSON.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for what is computed of each run and image: after a stop the same command goes on from there.",
+        ),
+    ] = None,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
@@ -36,7 +43,7 @@ def choose(
             raise OutputError(f"expected a file to write to, got the folder {out}; choose another --out")
         check_can_write(out.parent)
     *runs, images = inputs
-    found = choose_runs(runs, images, settings, device=device, progress=console.progress, say=console.say)
+    found = choose_runs(runs, images, settings, cache=cache, device=device, progress=console.progress, say=console.say)
     if out is not None:
         write_json(out, found.to_dict())
     if json:

@@ -4,40 +4,45 @@ Three things tell: how far runs' masks agree on images with an object, what they
 into images without one, and, for a veto alone, how faithful maps are to their network.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from camseg.base.arrays import Cam, Mask, quantise
-from camseg.base.errors import ImageError, InputError, failure_line
+from camseg.base.arrays import Mask, quantise
+from camseg.base.device import find_device
+from camseg.base.errors import InputError
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.cams.predict import predict
-from camseg.classify.checkpoint import AnyClassifier, load_classifier
+from camseg.base.settings import to_json
+from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Dataset, Sample, load_images
-from camseg.data.images import read_image
-from camseg.studies.choose_maps import MASK_SIDE, faithfulness, masks_of, read_views, shrunk
+from camseg.studies.array_cache import ArrayCache
+from camseg.studies.choose_images import Case, Study, draw_images, load_run, own_folder
+from camseg.studies.choose_maps import (
+    IMAGE_SIDE,
+    MASK_SIDE,
+    BatchMaps,
+    ByWindow,
+    all_views,
+    masks_of,
+    read_views,
+    shrunk,
+)
 from camseg.studies.choose_report import Choice
 from camseg.studies.choose_scores import Seen, dice_with_others, find_donors, mask_dice, rank_candidates
-from camseg.studies.material import in_batches
+from camseg.studies.material import digest
 from camseg.studies.planting import GENERATORS, Donor, plant
 from camseg.studies.settings import ChooseSettings
 
-GUESSED: Final = 4
-"""How many unlabelled images are asked for their class, for each that may be looked at."""
 FAITHFUL: Final = 16
 """Most images on which insertion and deletion are measured."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Case:
-    """An image with an object, and toward which class it is looked at."""
-
-    sample: Sample
-    target: str
 
 
 def choose_runs(
@@ -45,6 +50,7 @@ def choose_runs(
     images: Dataset | Path | str,
     settings: ChooseSettings | None = None,
     *,
+    cache: Path | str | None = None,
     device: str = "auto",
     progress: Progress = silent,
     say: Say = unheard,
@@ -59,7 +65,12 @@ def choose_runs(
     every image without one, of a region where the runs agree; a run's score is the mean Dice of its masks with theirs,
     a setting's rank the mean over the generators. A run is *vetoed* as ``choose_report.vetoes`` says.
 
-    Raises InputError for fewer than two runs, runs of other classes, or images none of which has an object.
+    ``cache``: a folder for what is computed, batch by batch of each run and propagation; a later call goes on with what
+    it holds, also with more runs, propagations, thresholds or images. What hangs on files that have changed is computed
+    again.
+
+    Raises InputError for fewer than two runs, runs of other classes, or images none of which has an object; OutputError
+    for a folder ``cache`` that holds other things.
     """
     settings = settings or ChooseSettings()
     _check_runs(runs)
@@ -67,13 +78,19 @@ def choose_runs(
         raise InputError(f"expected images last; {images} is a run")
     classes, negative, multi = _check_together(runs, settings)
     data = images if isinstance(images, Dataset) else load_images(images, classes)
-    loaded = partial(_load, settings=settings, device=device)
-    cases, empty, failed = _draw(runs, data, classes, negative, multi, loaded, settings, progress, say)
+    study = Study(
+        settings=settings,
+        device=device,
+        cache=ArrayCache(cache, _identity(settings, device), say),
+        progress=progress,
+        say=say,
+    )
+    cases, empty, failed = draw_images(study, runs, data, classes, negative, multi)
     seen: list[Seen] = []
     faithful = []
     for run in runs:
-        classifier = loaded(run)
-        faithful.append(_look(run, classifier, cases, seen, settings, progress))
+        classifier = study.load(run)
+        faithful.append(_look(study, run, classifier, cases, seen))
         del classifier  # before the next one is loaded
     each = len(settings.propagations) * len(settings.thresholds)
     agreement = dice_with_others(seen, len(runs), each)
@@ -93,8 +110,8 @@ def choose_runs(
     else:
         notes.insert(1, f"Objects were planted into {len(empty)} images without one.")
         for run in runs:
-            classifier = loaded(run)
-            for name, scores in _find(run, classifier, empty, cases, donors, settings, progress).items():
+            classifier = study.load(run)
+            for name, scores in _find(study, run, classifier, empty, cases, donors).items():
                 planted.setdefault(name, []).extend(scores)
             del classifier
     chosen = rank_candidates(runs, settings, agreement, planted, np.array(faithful))
@@ -122,9 +139,11 @@ def _check_runs(runs: Sequence[Path | str]) -> None:
         raise InputError(f"expected different runs, got {', '.join(map(str, runs))}")
 
 
-def _load(run: Path | str, settings: ChooseSettings, device: str) -> AnyClassifier:
-    classifier = load_classifier(run, device)
-    return classifier.with_negative(settings.negative) if settings.negative else classifier
+def _identity(settings: ChooseSettings, device: str) -> dict[str, Any]:
+    """What decides all maps, whichever runs, images, propagations and thresholds are asked for."""
+    asked = to_json(settings)
+    facts = {name: asked[name] for name in ("cams", "negative", "batch_size", "seed")}
+    return {**facts, "device": find_device(device).type, "sides": [IMAGE_SIDE, MASK_SIDE]}
 
 
 def _check_together(
@@ -133,7 +152,7 @@ def _check_together(
     """The runs' classes, negative classes, and whether those are independent; InputError where runs differ in them."""
     facts = []
     for run in runs:
-        classifier = _load(run, settings, "cpu")
+        classifier = load_run(run, settings, "cpu")
         facts.append((classifier.classes, classifier.negative, classifier.multi_label))
     classes, negative, multi = facts[0]
     for run, (others, ours, independent) in zip(runs, facts, strict=True):
@@ -153,150 +172,115 @@ def _check_together(
     return classes, negative, multi
 
 
-def _draw(
-    runs: Sequence[Path | str],
-    data: Dataset,
-    classes: Sequence[str],
-    negative: Sequence[str],
-    multi: bool,
-    loaded: "partial[AnyClassifier]",
-    settings: ChooseSettings,
-    progress: Progress,
-    say: Say,
-) -> tuple[list[_Case], list[Sample], list[str]]:
-    """The images with an object, those without, and why others cannot be read."""
-    order = np.random.default_rng(settings.seed).permutation(len(data.samples))
-    samples = [data.samples[place] for place in order]
-    failed: list[str] = [f"{place}: {reason}" for place, reason in data.failures]
-
-    def readable(sample: Sample) -> bool:
-        try:
-            read_image(sample.path)
-        except ImageError as error:
-            failed.append(failure_line(sample.path, error))
-            say(f"left out: {failed[-1]}")
-            return False
-        return True
-
-    unlabelled = [sample for sample in samples if sample.labels is None]
-    asked = [sample for sample in unlabelled[: GUESSED * settings.limit] if readable(sample)]
-    guesses = _guess(runs, asked, classes, multi, loaded, settings, progress) if asked else {}
-    cases: list[_Case] = []
-    empty: list[Sample] = []
-    for sample in samples:
-        labels = guesses.get(sample.name) if sample.labels is None else sample.labels
-        if labels is None:  # nobody has asked
-            continue
-        targets = [label for label in labels if label not in negative]
-        room = len(cases) < settings.limit if targets else len(empty) < settings.limit
-        if not room or not (sample.name in guesses or readable(sample)):
-            continue
-        if targets:
-            cases += [_Case(sample=sample, target=target) for target in targets][: settings.limit - len(cases)]
-        else:
-            empty.append(sample)
-    if not cases:
-        raise InputError(
-            f"expected images with an object in {data.root}; {len(empty)} of {len(samples)} are labelled or predicted "
-            f"as without one ({', '.join(negative) or 'no negative class'}), {len(failed)} cannot be read"
-        )
-    return cases, empty, failed
-
-
-def _guess(
-    runs: Sequence[Path | str],
-    samples: Sequence[Sample],
-    classes: Sequence[str],
-    multi: bool,
-    loaded: "partial[AnyClassifier]",
-    settings: ChooseSettings,
-    progress: Progress,
-) -> dict[str, tuple[str, ...]]:
-    """The classes of images by the runs' mean probabilities: the likeliest, or those of at least a half."""
-    total = np.zeros((len(samples), len(classes)))
-    for run in runs:
-        classifier = loaded(run)
-        columns = [classifier.class_index(name) for name in classes]
-        rows = [
-            predict(classifier, [read_views(classifier, sample.path) for sample in batch])[:, columns]
-            for batch in in_batches(samples, settings.batch_size, progress, f"{run}, classes")
-        ]
-        total += np.concatenate(rows)
-    found = {}
-    for sample, row in zip(samples, total / len(runs), strict=True):
-        chosen = np.flatnonzero(row >= 0.5).tolist() if multi else [int(row.argmax())]
-        found[sample.name] = tuple(classes[place] for place in chosen)
-    return found
-
-
-# ---- what runs show ------------------------------------------------------------------------------
-
-
 def _look(
-    run: Path | str,
-    classifier: AnyClassifier,
-    cases: Sequence[_Case],
-    seen: list[Seen],
-    settings: ChooseSettings,
-    progress: Progress,
+    study: Study, run: Path | str, classifier: AnyClassifier, cases: Sequence[Case], seen: list[Seen]
 ) -> list[float]:
     """Add a run's masks and maps of every image to ``seen``; return its insertion minus deletion on the first."""
-    scores: list[float] = []
-    starts = range(0, len(cases), settings.batch_size)
-    for start in progress(starts, len(starts), f"{run}, masks"):
-        batch = cases[start : start + settings.batch_size]
-        images = [read_views(classifier, case.sample.path) for case in batch]
-        found = _named(run, masks_of(classifier, images, [case.target for case in batch], settings))
-        for place, (case, views, (cam, masks)) in enumerate(zip(batch, images, found, strict=True), start):
-            small = quantise(shrunk(cam, MASK_SIDE)).astype(np.uint32)
+    own, scores = own_folder(classifier), list[float]()
+    for start, batch in study.batches(cases, f"{run}, masks"):
+        paths, targets = [case.sample.path for case in batch], [case.target for case in batch]
+        maps = BatchMaps(classifier=classifier, load=partial(_inputs, classifier, batch), settings=study.settings)
+        name, facts = f"{own}/images/{start}", {"targets": targets}
+        with _naming(run):
+            found = study.maps(maps, name, paths, facts)
+            if (count := min(len(batch), FAITHFUL - start)) > 0:
+                measure = partial(_measured, maps, count)
+                scores += study.cache.once(f"{name}/faithfulness-{count}", paths, facts, measure)[0].tolist()
+        for place, (cam, masks) in enumerate(zip(found["none"], masks_of(found, study.settings), strict=True), start):
+            small = quantise(cam).astype(np.uint32)
             if place == len(seen):
                 seen.append(Seen(masks=[], total=np.zeros_like(small)))
             seen[place].total += small
             seen[place].masks += [np.packbits(mask) for mask in masks]
-            if place < FAITHFUL:
-                scores.append(faithfulness(classifier, views[classifier.window], cam, case.target, settings))
     return scores
 
 
-def _named(run: Path | str, found: Iterator[tuple[Cam, list[Mask]]]) -> list[tuple[Cam, list[Mask]]]:
-    """What a run gives; what it is refused for, by its name."""
+def _inputs(classifier: AnyClassifier, cases: Sequence[Case]) -> tuple[list[ByWindow], list[str]]:
+    return all_views(classifier, [case.sample.path for case in cases]), [case.target for case in cases]
+
+
+def _measured(maps: BatchMaps, count: int) -> list[NDArray[np.float64]]:
+    return [np.array(maps.faithfulness(count), np.float64)]
+
+
+@contextmanager
+def _naming(run: Path | str) -> Iterator[None]:
+    """What a run is refused for is told by its name."""
     try:
-        return list(found)
+        yield
     except InputError as error:
         raise InputError(f"run {run}: {error}") from None
 
 
 def _find(
+    study: Study,
     run: Path | str,
     classifier: AnyClassifier,
     empty: Sequence[Sample],
-    cases: Sequence[_Case],
+    cases: Sequence[Case],
     donors: Mapping[int, Donor],
-    settings: ChooseSettings,
-    progress: Progress,
 ) -> dict[str, list[float]]:
     """By generator the mean Dice of a run's masks with planted objects, for each setting."""
     dices: dict[str, list[list[float]]] = {name: [] for name in GENERATORS}
-    places = list(donors)
-    starts = range(0, len(empty), settings.batch_size)
-    for start in progress(starts, len(starts), f"{run}, planted objects"):
-        batch = empty[start : start + settings.batch_size]
-        bases = [read_views(classifier, sample.path) for sample in batch]
-        for name in GENERATORS:
-            images, truths, targets = [], [], []
-            for number, base in enumerate(bases, start):
-                key = (settings.seed, number)
-                place = places[np.random.default_rng((*key, *name.encode())).integers(len(places))]
-                case = cases[place]
-                lent = read_views(classifier, case.sample.path)
-                made = {window: plant(name, base[window], lent[window], donors[place], key) for window in base}
-                truth = shrunk(made[classifier.window].mask.astype(np.float32), MASK_SIDE) > 0.5
-                if truth.any():  # else nothing of it fell on the image
-                    images.append({window: one.image for window, one in made.items()})
-                    truths.append(truth)
-                    targets.append(case.target)
-            found = _named(run, masks_of(classifier, images, targets, settings))
-            dices[name] += [
-                [mask_dice(mask, truth) for mask in masks] for (_, masks), truth in zip(found, truths, strict=True)
-            ]
+    own, lenders = own_folder(classifier), [cases[place].sample.path for place in donors]
+    facts = {"objects to plant": digest([_donor_facts(cases[place], donor) for place, donor in donors.items()])}
+    for start, batch in study.batches(empty, f"{run}, planted objects"):
+        paths = [sample.path for sample in batch]
+        bases = functools.cache(partial(all_views, classifier, paths))
+        for generator in GENERATORS:
+            planting = _Planting(
+                generator=generator,
+                classifier=classifier,
+                bases=bases,
+                keys=[(study.settings.seed, number) for number in range(start, start + len(batch))],
+                cases=cases,
+                donors=donors,
+            )
+            maps = BatchMaps(classifier=classifier, load=planting.inputs, settings=study.settings)
+            name, files = f"{own}/{generator}/{start}", [*paths, *lenders]
+            truths = study.cache.once(f"{name}/planted", files, facts, planting.truths)
+            if truths:
+                with _naming(run):
+                    masks = masks_of(study.maps(maps, name, files, facts), study.settings)
+                dices[generator] += [
+                    [mask_dice(mask, truth) for mask in one] for one, truth in zip(masks, truths, strict=True)
+                ]
     return {name: np.mean(rows, axis=0).tolist() for name, rows in dices.items() if rows}
+
+
+def _donor_facts(case: Case, donor: Donor) -> list[object]:
+    region = hashlib.sha256(np.packbits(donor.region).tobytes()).hexdigest()
+    return [case.sample.name, case.target, donor.region.shape, region, donor.peak]
+
+
+@dataclass(kw_only=True, eq=False)
+class _Planting:
+    """Objects of one generator in a batch of images: nothing is planted before it is asked for, and nothing twice."""
+
+    generator: str
+    classifier: AnyClassifier
+    bases: Callable[[], Sequence[ByWindow]]
+    keys: Sequence[tuple[int, int]]  # of each image, what its random numbers follow from
+    cases: Sequence[Case]
+    donors: Mapping[int, Donor]
+
+    @cached_property
+    def made(self) -> list[tuple[ByWindow, str, Mask]]:
+        """Images with what is looked for in them and its mask; without those on which nothing of it fell."""
+        places = list(self.donors)
+        found: list[tuple[ByWindow, str, Mask]] = []
+        for base, key in zip(self.bases(), self.keys, strict=True):
+            place = places[np.random.default_rng((*key, *self.generator.encode())).integers(len(places))]
+            case, donor = self.cases[place], self.donors[place]
+            lent = read_views(self.classifier, case.sample.path)
+            views = {window: plant(self.generator, base[window], lent[window], donor, key) for window in base}
+            truth = shrunk(views[self.classifier.window].mask.astype(np.float32), MASK_SIDE) > 0.5
+            if truth.any():
+                found.append(({window: one.image for window, one in views.items()}, case.target, truth))
+        return found
+
+    def inputs(self) -> tuple[list[ByWindow], list[str]]:
+        return [views for views, _, _ in self.made], [target for _, target, _ in self.made]
+
+    def truths(self) -> list[Mask]:
+        return [truth for _, _, truth in self.made]

@@ -1,6 +1,8 @@
 """What a run makes of an image: its map toward a class, masks of it, and how faithful the map is to the network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -29,44 +31,77 @@ ByWindow: TypeAlias = Mapping[str, Image]
 """An image as it looks in each window."""
 
 
-def masks_of(
-    classifier: AnyClassifier, images: Sequence[ByWindow], targets: Sequence[str], settings: ChooseSettings
-) -> Iterator[tuple[Cam, list[Mask]]]:
-    """Of each image its map toward its target, float32 (H, W), and a mask at ``MASK_SIDE`` for every setting.
+@dataclass(kw_only=True, eq=False)
+class BatchMaps:
+    """A batch of images through a run's network: nothing is computed before it is asked for, and nothing twice."""
 
-    The masks are in the order of ``propagations``, of each that of ``thresholds``.
-    """
-    cams = settings.cams
-    maps = compute_cams(
-        classifier,
-        images,
-        targets,
-        cams.methods,
-        scales=cams.scales,
-        flip=cams.flip,
-        score=cams.score,
-        layer=cams.layers,
-        score_channels=cams.score_channels,
-        precision=cams.precision,
-        batch_size=settings.batch_size,
-    )[cams.methods[0]]
-    for views, cam in zip(images, maps, strict=True):
-        image, masks = views[classifier.window], []
-        for name in settings.propagations:
+    classifier: AnyClassifier
+    load: Callable[[], tuple[Sequence[ByWindow], Sequence[str]]]
+    """Gives the images, and the class toward which each is looked at."""
+    settings: ChooseSettings
+
+    @cached_property
+    def inputs(self) -> tuple[Sequence[ByWindow], Sequence[str]]:
+        """What ``load`` gives."""
+        return self.load()
+
+    @cached_property
+    def cams(self) -> list[Cam]:
+        """Of each image its map, float32 (H, W)."""
+        cams, (images, targets) = self.settings.cams, self.inputs
+        return compute_cams(
+            self.classifier,
+            images,
+            targets,
+            cams.methods,
+            scales=cams.scales,
+            flip=cams.flip,
+            score=cams.score,
+            layer=cams.layers,
+            score_channels=cams.score_channels,
+            precision=cams.precision,
+            batch_size=self.settings.batch_size,
+        )[cams.methods[0]]
+
+    def spread(self, name: str) -> list[Cam]:
+        """The maps spread in one way, or as they are for ``none``, at ``MASK_SIDE``: float32 (h, w) each."""
+        images, found = [views[self.classifier.window] for views in self.inputs[0]], []
+        for image, cam in zip(images, self.cams, strict=True):
             wide = cam
             if name != "none":
                 guided = PropagateSettings(method=name).needs_features
-                features = classifier_features(classifier, image) if guided else None
-                wide = propagate(image, cam, name, features=features, device=classifier.device)
-            small = shrunk(wide, MASK_SIDE)
-            masks += [cam_to_mask(small, threshold) for threshold in settings.thresholds]
-        yield cam, masks
+                features = classifier_features(self.classifier, image) if guided else None
+                wide = propagate(image, cam, name, features=features, device=self.classifier.device)
+            found.append(shrunk(wide, MASK_SIDE))
+        return found
+
+    def faithfulness(self, count: int) -> list[float]:
+        """Of the first ``count`` images what ``faithfulness`` says of their maps."""
+        images, targets = self.inputs
+        return [
+            faithfulness(self.classifier, views[self.classifier.window], cam, target, self.settings)
+            for views, cam, target in zip(images[:count], self.cams, targets, strict=False)
+        ]
+
+
+def masks_of(maps: Mapping[str, Sequence[Cam]], settings: ChooseSettings) -> list[list[Mask]]:
+    """Of each image a mask for every setting, in the order of ``propagations``, of each that of ``thresholds``.
+
+    ``maps``: by the name of a propagation what ``BatchMaps.spread`` gives.
+    """
+    spread = zip(*(maps[name] for name in settings.propagations), strict=True)
+    return [[cam_to_mask(cam, threshold) for cam in cams for threshold in settings.thresholds] for cams in spread]
 
 
 def read_views(classifier: AnyClassifier, path: Path) -> dict[str, Image]:
     """An image at ``IMAGE_SIDE`` in each window that a classifier reads; raises ImageError."""
     windows = dict.fromkeys((classifier.window, *(member.window for member in classifier.members)))
     return {window: shrunk(read_image(path, window), IMAGE_SIDE) for window in windows}
+
+
+def all_views(classifier: AnyClassifier, paths: Sequence[Path]) -> list[ByWindow]:
+    """``read_views`` of several images."""
+    return [read_views(classifier, path) for path in paths]
 
 
 def faithfulness(classifier: AnyClassifier, image: Image, cam: Cam, target: str, settings: ChooseSettings) -> float:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from camseg.base.arrays import check_same_size
 from camseg.base.errors import DatasetError, EvaluationError, InputError
@@ -20,6 +20,8 @@ from camseg.data.masks import MaskAndVoid
 from camseg.measure.metrics import bootstrap_interval
 from camseg.models.weights import read_weights
 from camseg.train.plan import trained_on
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +136,10 @@ def own_class(sample: Sample) -> str:
     return name
 
 
-def in_batches(samples: Sequence[Sample], size: int, progress: Progress, title: str) -> Iterator[Sequence[Sample]]:
-    """Samples in their order, ``size`` at once."""
-    starts = range(0, len(samples), size)
-    return progress((samples[start : start + size] for start in starts), len(starts), title)
+def in_batches(items: Sequence[T], size: int, progress: Progress, title: str) -> Iterator[Sequence[T]]:
+    """Samples, or what is asked of them, in their order, ``size`` at once."""
+    starts = range(0, len(items), size)
+    return progress((items[start : start + size] for start in starts), len(starts), title)
 
 
 def check_run(name: str, classifier: AnyClassifier, data: Dataset) -> None:

@@ -1,19 +1,23 @@
 """Runs ranked without true masks: every figure from its definition on tiny runs, planted objects as their masks say."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from camseg.base.errors import InputError
+from camseg.cams.compute import compute_cams
+from camseg.cams.predict import predict
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier
 from camseg.data.images import read_image, write_image
 from camseg.masks.settings import parse_threshold
 from camseg.measure.faithfulness import deletion_curve, insertion_curve
-from camseg.studies import choose
+from camseg.studies import choose, choose_maps
 from camseg.studies.choose import choose_runs
-from camseg.studies.choose_maps import faithfulness, masks_of, read_views
+from camseg.studies.choose_maps import BatchMaps, faithfulness, masks_of, read_views
 from camseg.studies.choose_report import ranks, vetoes
 from camseg.studies.choose_scores import Seen, dice_with_others, find_donors
 from camseg.studies.planting import GENERATORS, Donor, plant
@@ -46,6 +50,13 @@ def make_run(make_classifier, tmp_path):
     return make
 
 
+def maps_and_masks(classifier, images, targets, settings):
+    """Of each image the map and the masks."""
+    maps = BatchMaps(classifier=classifier, load=lambda: (images, targets), settings=settings)
+    masks = masks_of({name: maps.spread(name) for name in settings.propagations}, settings)
+    return list(zip(maps.cams, masks, strict=True))
+
+
 def dice(first, second):
     return 2 * (first & second).sum() / (first.sum() + second.sum())
 
@@ -57,7 +68,7 @@ def test_agreement_is_the_mean_dice_with_the_other_runs(make_run, images):
     for run in runs:
         classifier = load_classifier(run)
         views = [read_views(classifier, images / f"scratch/{index}.png") for index in range(3)]
-        masks.append([own[0] for _, own in masks_of(classifier, views, ["scratch"] * 3, QUICK)])
+        masks.append([own[0] for _, own in maps_and_masks(classifier, views, ["scratch"] * 3, QUICK)])
     scores = {one.run: one for one in found.candidates}
     for own, run in enumerate(runs):
         others = [place for place in range(3) if place != own]
@@ -90,7 +101,7 @@ def test_settings_are_ranked_beside_runs(make_run, images):
     for run in runs:
         classifier = load_classifier(run)
         views = [read_views(classifier, images / f"{name}.png") for name, _ in found.positives]
-        masks[run] = [own for _, own in masks_of(classifier, views, ["scratch"] * 2, settings)]
+        masks[run] = [own for _, own in maps_and_masks(classifier, views, ["scratch"] * 2, settings)]
     names = [(spread, str(level)) for spread in settings.propagations for level in settings.thresholds]
     for one in found.candidates:
         place, other = names.index((one.propagation, one.threshold)), runs[1 - runs.index(one.run)]
@@ -102,9 +113,11 @@ def test_insertion_and_deletion_only_veto(make_run, images, monkeypatch):
     runs = [make_run(seed) for seed in range(3)]
     before = choose_runs(runs, images, QUICK)
     worst = before.best.run
-    monkeypatch.setattr(
-        choose, "faithfulness", lambda classifier, *rest: faithfulness(classifier, *rest) - (classifier.run == worst)
-    )
+
+    def lowered(classifier, *rest):
+        return faithfulness(classifier, *rest) - (classifier.run == worst)
+
+    monkeypatch.setattr(choose_maps, "faithfulness", lowered)
     after = choose_runs(runs, images, QUICK)
     assert [(one.run, one.rank) for one in after.candidates] == [(one.run, one.rank) for one in before.candidates]
     assert [one.run for one in after.candidates if one.vetoed] == [worst]
@@ -114,10 +127,10 @@ def test_insertion_and_deletion_only_veto(make_run, images, monkeypatch):
 def test_faithfulness_is_insertion_minus_deletion(make_run, images):
     classifier = load_classifier(make_run(0))
     image = read_image(images / "scratch/0.png")
-    ((cam, _),) = masks_of(classifier, [{"full": image}], ["scratch"], QUICK)
+    ((cam, _),) = maps_and_masks(classifier, [{"full": image}], ["scratch"], QUICK)
 
     def score(stack):
-        return choose.predict(classifier, list(stack))[:, 1]
+        return predict(classifier, list(stack))[:, 1]
 
     curves = insertion_curve(score, image, cam, steps=20), None
     lost = deletion_curve(score, image, cam, steps=20, baseline=255 * np.array(classifier.mean))
@@ -193,7 +206,7 @@ def test_planted_scores_are_dice_with_the_planted_masks(make_run, images, monkey
     (one,) = [one for one in found.candidates if one.run == runs[0]]
     for name in GENERATORS:
         made = [planted for generator, planted in first if generator == name]
-        own = masks_of(classifier, [{"full": planted.image} for planted in made], ["scratch"] * 2, QUICK)
+        own = maps_and_masks(classifier, [{"full": planted.image} for planted in made], ["scratch"] * 2, QUICK)
         right = [dice(masks[0], planted.mask) for (_, masks), planted in zip(own, made, strict=True)]
         assert one.planted[name] == pytest.approx(np.mean(right))
 
@@ -216,8 +229,74 @@ def test_images_without_labels_go_by_the_mean_prediction(make_run, images, tmp_p
     found = choose_runs(runs, tmp_path / "flat", QUICK)
     for name, target in found.positives:
         image = read_image(tmp_path / f"flat/{name}.png")
-        mean = np.mean([choose.predict(load_classifier(run), [image])[0] for run in runs], axis=0)
+        mean = np.mean([predict(load_classifier(run), [image])[0] for run in runs], axis=0)
         assert target == ("clean", "scratch")[mean.argmax()]
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The batches that go through networks for maps, and after how many of them the work is killed."""
+
+    class Passes(list):
+        killed_at = None
+
+        def compute(self, *arguments, **options):
+            if len(self) == self.killed_at:
+                raise KeyboardInterrupt
+            self.append(len(arguments[1]))
+            return compute_cams(*arguments, **options)
+
+    made = Passes()
+    monkeypatch.setattr(choose_maps, "compute_cams", made.compute)
+    return made
+
+
+def test_killed_it_goes_on(make_run, images, tmp_path, passes):
+    runs = [make_run(0), make_run(1)]
+    settings = replace(QUICK, batch_size=2, limit=3)
+    expected, every = choose_runs(runs, images, settings), len(passes)
+    assert every == 2 * (2 + len(GENERATORS))  # of each run two batches with an object, and one to plant into
+    cache, said = tmp_path / "kept", []
+    passes.clear()
+    for stop in (3, every - 2):  # among the maps, and among the planted objects
+        passes.killed_at = stop
+        with pytest.raises(KeyboardInterrupt):
+            choose_runs(runs, images, settings, cache=cache, say=said.append)
+    passes.killed_at = None
+    assert choose_runs(runs, images, settings, cache=cache, say=said.append) == expected
+    assert len(passes) == every
+    assert said == [f"goes on with what {cache} holds of an earlier call"] * 2
+    # Nothing is left to do, and an added run is looked at alone until objects are planted.
+    assert choose_runs(runs, images, settings, cache=cache) == expected
+    assert len(passes) == every
+    three = [*runs, make_run(2)]
+    wide = choose_runs(three, images, settings, cache=cache)
+    assert len(passes) - every <= 2 + 3 * len(GENERATORS)
+    assert wide == choose_runs(three, images, settings)
+
+
+def test_what_has_changed_is_done_again(make_run, images, tmp_path, passes):
+    runs, copy, cache = [make_run(0), make_run(1)], tmp_path / "images", tmp_path / "kept"
+    shutil.copytree(images, copy)
+    settings = replace(QUICK, batch_size=1)
+    choose_runs(runs, copy, settings, cache=cache)
+    passes.clear()
+    said = []
+    write_image(copy / "scratch/0.png", read_image(images / "scratch/0.png")[::-1])
+    found = choose_runs(runs, copy, settings, cache=cache, say=said.append)
+    planted = 2 * 2 * len(GENERATORS)  # every image may be lent
+    assert len(passes) == 2 + planted
+    assert any("scratch/0.png changed since an earlier call" in line for line in said)
+    assert found == choose_runs(runs, copy, settings)
+    passes.clear()
+    damaged = sorted(cache.rglob("images/*/none.safetensors"))[0]
+    damaged.write_bytes(b"rubbish")
+    assert choose_runs(runs, copy, settings, cache=cache, say=said.append) == found
+    assert len(passes) == 1
+    assert f"{damaged} is damaged and computed again" in said
+    # Other settings lie apart.
+    choose_runs(runs, copy, replace(settings, seed=1), cache=cache)
+    assert choose_runs(runs, copy, settings, cache=cache) == found
 
 
 def test_the_command(call, make_run, images, tmp_path):
@@ -259,6 +338,8 @@ def test_what_cannot_be_ranked_is_refused(call, make_run, images, tmp_path):
         ([run, other, images, "--propagation", "spread"], "propagation"),
         ([run, other, images, "--method", "layercam", "--method", "gradcam"], "one CAM method"),
         ([run, other, images, "--out", tmp_path], "expected a file"),
+        ([run, other, images, "--cache", run], "holds other files, such as"),
+        ([run, other, images, "--cache", images / "clean/0.png"], "is a file, no folder; choose another --cache"),
     ):
         code, out, err = call("choose", *inputs)
         assert (code, out) == (2, ""), err
