@@ -35,6 +35,11 @@ class Decides(Protocol):
         """The classes that each row (N, classes) speaks for, as indices."""
 
 
+def why_empty(labels: Sequence[str]) -> str:
+    """In words, why an image with these labels, none or negative ones, holds no object."""
+    return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetRule:
     """How targets are chosen; ``target_rule`` makes one from what a user says."""

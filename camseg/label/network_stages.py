@@ -17,15 +17,12 @@ from camseg.cams.extract import BatchCams, BatchLimit, extract, stack_inputs
 from camseg.cams.placing import features_over_image, mean_of_members, members_over_image, members_views
 from camseg.cams.plan import Plan, guiding_layer
 from camseg.classify.checkpoint import AnyClassifier
-from camseg.classify.targets import TargetRule
+from camseg.classify.targets import TargetRule, why_empty
 from camseg.data.datasets import Sample
 from camseg.data.images import read_image
 from camseg.data.truth import MaskSource, class_regions
 from camseg.masks.quality import working_size
-from camseg.runs.stage import Item, Place, Stage, failed_item
-
-_KEPT_PIXELS = 4_000_000
-"""Larger images are not kept while they wait for the network, but read again for the later stages."""
+from camseg.runs.stage import Item, Place, Stage, failed_item, waiting_pixels
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,7 +51,7 @@ class LoadStage(Stage):
         }
         image = views[self.plan.classifier.window]
         height, width = image.shape[:2]
-        kept = image if item.pixels is not None or height * width <= _KEPT_PIXELS else None
+        kept = waiting_pixels(image) if item.pixels is None else image
         squares = self.plan.inputs(views, self._regions(item.sample, height, width))
         return replace(item, squares=tuple(squares), size=(height, width), pixels=kept)
 
@@ -163,7 +160,7 @@ class CamStage(Stage):
             )
         # Without a folder per class an image without any class has a mask too, an empty one.
         known = self.rule.word != "predicted" and item.sample.labels is not None
-        reason = (known and self._why_labelled(item.sample)) or "none of the classes predicted"
+        reason = (known and why_empty(item.sample.labels or ())) or "none of the classes predicted"
         sure = 1.0 if known else round(1.0 - float(probabilities.max()), 6)
         record = replace(record, empty=reason, quality=sure)
         return items or [replace(base, record=record, done=self.rule.per_class)]
@@ -172,7 +169,7 @@ class CamStage(Stage):
         """Why the map of a class is all zero whatever the network sees, in words; None where it is not."""
         negative, labels = self.plan.classifier.negative, sample.labels
         if self.rule.is_empty(self.plan.classifier, sample):
-            return self._why_labelled(sample)
+            return why_empty(labels or ())
         if target not in negative or not self.plan.settings.gate:
             return None
         chosen = self.rule.word in ("predicted", "likeliest") or (self.rule.word == "auto" and labels is None)
@@ -184,10 +181,6 @@ class CamStage(Stage):
         if self._why_empty(sample, target) is None:
             return None
         return 1.0 if sample.labels is not None else score
-
-    def _why_labelled(self, sample: Sample) -> str:
-        labels = sample.labels
-        return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
 
     def _without_pixels(self, target: str) -> str:
         masked = self.plan.members[0].network.score == "mask"

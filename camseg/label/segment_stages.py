@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch.nn import functional
 from camseg.base.arrays import dequantise, quantise
 from camseg.base.errors import InputError
 from camseg.base.settings import to_json
+from camseg.classify.targets import why_empty
 from camseg.data.datasets import Sample
 from camseg.data.images import read_image
 from camseg.masks.consensus import agreement
 from camseg.masks.quality import working_size
-from camseg.runs.stage import Item, Place, Stage, failed_item
+from camseg.runs.stage import Item, Place, Stage, failed_item, waiting_pixels
 from camseg.segment.segmenter import Segmenter, mean_of_views
 from camseg.segment.settings import ViewSettings
 
@@ -24,8 +26,6 @@ METHOD: Final = "probability"
 """What such maps are called in manifests."""
 LIKELIEST: Final = "likeliest"
 """The threshold of masks whose class is the likeliest one."""
-_KEPT_PIXELS = 4_000_000
-"""Larger images are not kept while they wait for the network, but read again for the later stages."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,18 +38,15 @@ class TileStage(Stage):
     tile: int | None
     """As in ``ViewSettings``."""
 
-    def files(self, item: Item) -> tuple[Any, ...]:
+    def files(self, item: Item) -> tuple[Path, ...]:
         """The image."""
         return (item.sample.path,)
 
     def each(self, item: Item) -> Item:
         """The item with its inputs, and with its pixels unless they are too many to wait."""
         image = read_image(item.sample.path, self.segmenter.window)
-        height, width = image.shape[:2]
         squares = tuple(self.segmenter.squares(image, self.tile))
-        return replace(
-            item, squares=squares, size=(height, width), pixels=image if height * width <= _KEPT_PIXELS else None
-        )
+        return replace(item, squares=squares, size=image.shape[:2], pixels=waiting_pixels(image))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -135,7 +132,6 @@ class PixelStage(Stage):
         segmenter, grids = self.segmenter, np.stack(item.grids[METHOD])
         height, width = item.size
         found = segmenter.place(grids, height, width, self.tile)  # (channels, H, W)
-        per_class = len(segmenter.classes) > 1
         winners = found.argmax(axis=0) if self.likeliest else None
         items = []
         for name in segmenter.classes:
@@ -156,7 +152,7 @@ class PixelStage(Stage):
                 quality=1.0 if excluded else None,
                 agreements={} if excluded else self._flips(item, channel),
             )
-            named = f"{name}/{item.name}" if per_class else item.name
+            named = f"{name}/{item.name}" if segmenter.several else item.name
             items.append(replace(item, name=named, record=record, cams={METHOD: cam}, mask=mask, grids={}, views=()))
         return items
 
@@ -174,6 +170,6 @@ class PixelStage(Stage):
         if labels is None:
             return None
         if set(labels) <= set(negative):
-            return f"labelled {', '.join(labels)}, a negative class" if labels else "labelled with none of the classes"
+            return why_empty(labels)
         known = set(labels) <= {*self.segmenter.classes, *negative}
         return f"labelled {', '.join(labels)}" if known and class_name not in labels else None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from camseg.base.settings import to_json
 from camseg.data.datasets import Sample
 from camseg.data.images import read_image
 from camseg.runs.record import Record
+
+KEPT_PIXELS: Final = 4_000_000
+"""Larger images are not kept while they wait for the network, but read again for the later stages."""
 
 Place: TypeAlias = Literal["thread", "batch", "process"]
 """Where a stage runs: item by item in a thread, item by item in a process of its own beside it, or with all items of a
@@ -85,6 +88,11 @@ def new_item(sample: Sample, window: str = "full") -> Item:
     """The item of an image of which nothing is known yet but its labels."""
     record = Record(input=sample.input, name=sample.name, labels=sample.labels)
     return Item(sample=sample, record=record, name=sample.name, source=sample.path, window=window)
+
+
+def waiting_pixels(image: Image) -> Image | None:
+    """An image that an item keeps while it waits for the network; None where it has more than ``KEPT_PIXELS``."""
+    return image if image.shape[0] * image.shape[1] <= KEPT_PIXELS else None
 
 
 def failed_item(item: Item, error: Exception) -> Item:

@@ -16,7 +16,6 @@ from camseg.cams.methods.registry import METHODS
 from camseg.cams.settings import AUTO_SCALES, CamSettings
 from camseg.data.images import read_cam, read_image, read_levels, read_mask, read_trimap, write_image
 from camseg.data.mask_settings import MaskReading
-from camseg.label import network_stages
 from camseg.label.chain import label_image
 from camseg.label.folder import (
     cams_folder,
@@ -748,7 +747,7 @@ def test_16_bit_images_pass_the_same_window_in_every_stage(make_classifier, tmp_
 def test_large_images_are_not_kept_in_memory_while_they_wait(images, tiny_classifier, tmp_path, monkeypatch):
     settings = replace(QUICK, save=("overlays",))
     kept = label_folder(images, tiny_classifier, tmp_path / "kept", settings)
-    monkeypatch.setattr(network_stages, "_KEPT_PIXELS", 0)
+    monkeypatch.setattr(stage, "KEPT_PIXELS", 0)
     reads = []
     monkeypatch.setattr(stage, "read_image", lambda path, window: reads.append(path) or read_image(path, window))
     label_folder(images, tiny_classifier, tmp_path / "reread", settings)
