@@ -53,11 +53,9 @@ def run_devices(
     process, and after two such repetitions its images have failed. An error of a batch stage, as of setting up, ends
     all; so does whoever closes the iterator.
     """
-    jobs = []
-    for batch in batches:
-        names = {item.sample.name for item in batch}
-        jobs.append(_Job(items=batch, finished=frozenset(names & finished)))
-    work = _Work(jobs)
+    work = _Work(
+        [_Job(items=one, finished=frozenset(finished & {item.sample.name for item in one})) for one in batches]
+    )
     share = max(1, workers // len(devices))
     with ExitStack() as stack:
         # Left in this order: no more is handed out, the processes end, and so do the threads that wait for them.

@@ -21,11 +21,9 @@ from camseg.base.workers import Call, call_here, worker_processes
 from camseg.runs.record import Record
 from camseg.runs.stage import Item, Stage, failed_item, files_read, run_stages
 
-Note = Callable[[str, float], None]
+Note: TypeAlias = Callable[[str, float], None]
 """Takes the seconds that a part (``read``, ``network``, ``write``) took."""
-
-
-Take = Callable[[], Sequence[Item] | None]
+Take: TypeAlias = Callable[[], Sequence[Item] | None]
 """Gives the next batch; None where there is none at the moment."""
 
 

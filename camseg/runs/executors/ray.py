@@ -175,6 +175,7 @@ class _Surroundings:
     files: Mapping[Path, str]
     """Files that are there, with their SHA-256."""
     versions: Mapping[str, str]
+    """Of what results may depend on, as ``_comparable`` gives them."""
 
     def check(self) -> None:
         """Raise InputError where the versions differ here, OutputError where a file is not there, or another one."""
