@@ -40,7 +40,8 @@ from camseg.studies.material import (
     starting_weights,
 )
 from camseg.studies.settings import CompareSettings
-from camseg.train.plan import Prepared, load_parts, plan_training, prepare_training, run_training
+from camseg.train.parts import load_parts
+from camseg.train.plan import Prepared, plan_training, prepare_training, run_training
 from camseg.train.settings import Training
 
 TEST_FRACTION: Final = 0.2

@@ -29,8 +29,9 @@ from camseg.measure.figures import plot_confusion
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
 from camseg.runs.loop import check_apart
 from camseg.studies.settings import EnsembleSettings, MemberWeights
+from camseg.train.parts import load_parts
 from camseg.train.passes import Passes, Seen
-from camseg.train.plan import load_parts, trained_on
+from camseg.train.plan import trained_on
 
 _WRITTEN_FIRST: Final = ("metrics.json", "confusion.png", "rule.safetensors")
 """An ensemble's files that stand there before its ``classifier.json`` does."""

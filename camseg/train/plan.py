@@ -2,11 +2,10 @@
 
 import copy
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,10 +17,9 @@ from camseg.base.registry import choose
 from camseg.base.settings import from_json, to_json
 from camseg.classify.classifier import Classifier
 from camseg.classify.network import FedNetwork
-from camseg.data.datasets import Dataset, image_places, load_training_data, samples_sha256
+from camseg.data.datasets import Dataset, image_places
 from camseg.data.labels import negative_hint
 from camseg.data.remarks import data_remarks, unreadable
-from camseg.data.splits import check_disjoint, fold, own_parts, split
 from camseg.models.building import has_pretrained
 from camseg.models.names import DEFAULT_ARCH
 from camseg.models.weights import head_parameters
@@ -29,13 +27,12 @@ from camseg.runs.loop import check_apart
 from camseg.train.course import check_run_folder
 from camseg.train.features import FeatureCache, check_can_keep
 from camseg.train.freezing import HeadOf, freeze_others, learning_parameters
+from camseg.train.parts import training_parts
 from camseg.train.recipes import RECIPES
 from camseg.train.settings import Training, TrainSettings
 from camseg.train.trainer import train_classifier
 
 T = TypeVar("T", bound=Training)
-Load: TypeAlias = Callable[[Path | str, Sequence[str] | None], Dataset]
-"""Images and the classes that their labels must be of, or None -> a dataset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +75,14 @@ def plan_training(
 
     Raises InputError for names that there are not, and CheckpointError for a run that does not say how it was trained.
     """
+
+    def base() -> Training:
+        return choose("recipe", recipe or "default", RECIPES).training if like is None else read_training(like)
+
     return planned(
         Training,
         data,
-        base=lambda: (
-            choose("recipe", recipe or "default", RECIPES).training if like is None else read_training(like or "")
-        ),
+        base=base,
         recipe=recipe,
         like=like,
         changes=changes,
@@ -157,7 +156,7 @@ def trained_on(classifier: Classifier) -> tuple[set[str], set[str]] | None:
     None where it does not say, or other images are there now.
     """
     try:
-        train, val, _, _ = _parts(_from_record(Training, classifier.training, classifier.arch))
+        train, val, _, _ = training_parts(_from_record(Training, classifier.training, classifier.arch))
     except CamsegError:
         return None
     return image_places(train), image_places(val)
@@ -182,7 +181,7 @@ def prepare_training(training: Training, out: Path | str) -> Prepared:
     Raises what loading, splitting and creating do, and InputError for images or a weights file that are no longer the
     same.
     """
-    train, val, test, samples = _parts(training)
+    train, val, test, samples = training_parts(training)
     for part in (train, val):
         check_apart(part, Path(out))
     _check_empty_labels([train, val, *([test] if test else ())], training)
@@ -242,88 +241,6 @@ def _check_empty_labels(parts: Sequence[Dataset], training: Training) -> None:
         )
 
 
-def load_parts(
-    data: Path | str,
-    *,
-    val: Path | str | None,
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
-    numbered: tuple[int, int] | None = None,
-    load: Load = load_training_data,
-    labelled: bool = True,
-) -> tuple[Dataset, Dataset, Dataset | None]:
-    """The images to learn from, those for validation, and those for the test where there are such.
-
-    A data set that comes divided (``train/<class>/...``, ``val/...``, ``test/...``) stays so; else shares are split
-    off, or with ``numbered`` that fold: (which, of how many). The same images, fractions and seed give the same parts;
-    what is to be said of them are the first one's remarks. ``load``: reads images; without ``labelled``
-    labels guide the split, but no part needs any. Raises what loading and splitting do, and DatasetError for validation
-    images that ``data`` has too, that have other classes, or that there are twice.
-    """
-    dataset = load(data, None)
-    remarks = [*dataset.remarks]
-    own = own_parts(dataset)
-    if not labelled:
-        dataset = replace(dataset, classes=())
-    rest, test = dataset, None
-    if own is not None:
-        own = {name: replace(part, classes=dataset.classes) for name, part in own.items()}
-        rest, test = own["train"], own.get("test")
-        remarks.append(_divided(dataset))
-    elif any(sample.part is not None for sample in dataset.samples):
-        remarks.append(
-            f"{data} comes divided, but its training images are not of every class; all its images, those for testing "
-            "among them, are split anew"
-        )
-    if test is None and test_fraction:
-        rest, test = split(rest, test_fraction, seed)
-    if numbered is not None:
-        if val is not None or (own is not None and "val" in own):
-            raise DatasetError("validation images are there, and folds would be others; leave these out, or the folds")
-        rest, held = fold(rest, *numbered, seed)
-    elif val is not None:
-        if own is not None and "val" in own:
-            raise DatasetError(f"{data} comes with validation images of its own; give its training folder, or no --val")
-        held = load(val, dataset.classes)
-        remarks += held.remarks
-        if labelled:
-            replace(held, multi_label=dataset.multi_label).targets(dataset.classes)
-        check_disjoint(dataset, held)
-    elif own is not None and "val" in own:
-        held = own["val"]
-        if missing := sorted(set(dataset.classes) - {label for one in held.samples for label in one.labels or ()}):
-            remarks.append(f"the validation images of {data} show no {', '.join(missing)}")
-    else:
-        rest, held = split(rest, val_fraction, seed)
-    if test is not None:
-        test = replace(test, remarks=())
-    return replace(rest, remarks=tuple(dict.fromkeys(remarks))), replace(held, remarks=()), test
-
-
-def _divided(dataset: Dataset) -> str:
-    """How a data set comes divided, in a line."""
-    counts = Counter((sample.name.partition("/")[0], sample.part) for sample in dataset.samples)
-    folders = ", ".join(f"{count} in {folder} ({part})" for (folder, part), count in sorted(counts.items()))
-    return f"{dataset.root} comes divided, and stays so: {folders}"
-
-
-def _parts(training: Training) -> tuple[Dataset, Dataset, Dataset | None, str]:
-    """The parts of a training's images, and the hash of them all; InputError where they are not those of the run."""
-    train, val, test = load_parts(
-        training.data,
-        val=training.val,
-        val_fraction=training.val_fraction,
-        test_fraction=training.test_fraction,
-        seed=training.settings.seed if training.split_seed is None else training.split_seed,
-        numbered=training.fold,
-    )
-    found = samples_sha256(train, val, *([test] if test else ()))
-    if training.samples_sha256 not in (None, found):
-        raise InputError(f"{training.data} has other images, labels or groups than then; name DATA to train on these")
-    return train, val, test, found
-
-
 def try_training(
     prepared: Prepared, out: Path | str, *, device: str = "auto", overwrite: bool = False
 ) -> dict[Path, str]:
@@ -359,7 +276,6 @@ def run_training(
     cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
     """``train_classifier`` on what was prepared; the run's ``classifier.json`` then says how to repeat it."""
-    origin = {name: value for name, value in to_json(prepared.training).items() if name != "settings"}
     return train_classifier(
         prepared.classifier,
         prepared.train,
@@ -367,13 +283,18 @@ def run_training(
         out,
         prepared.training.settings,
         test=prepared.test,
-        origin=origin,
+        origin=origin_of(prepared.training),
         device=device,
         overwrite=overwrite,
         progress=progress,
         say=say,
         cache=cache,
     )
+
+
+def origin_of(training: Training) -> dict[str, Any]:
+    """What a run's file says of its training beside the settings, from which it can be repeated: JSON values."""
+    return {name: value for name, value in to_json(training).items() if name != "settings"}
 
 
 def starting_weights(given: str | None, pretrained: bool) -> str:

@@ -12,8 +12,7 @@ from camseg.base.device import find_device
 from camseg.base.errors import DatasetError, InputError
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.registry import choose
-from camseg.base.settings import to_json
-from camseg.data.datasets import Dataset, load_images, samples_sha256
+from camseg.data.datasets import Dataset, load_images
 from camseg.data.images import squeezed
 from camseg.data.labels import negative_hint
 from camseg.data.mask_settings import MaskReading
@@ -27,14 +26,8 @@ from camseg.runs.output import prediction_root
 from camseg.segment.segmenter import Segmenter
 from camseg.train.course import check_run_folder
 from camseg.train.mask_batches import MaskedSet
-from camseg.train.plan import (
-    check_batches,
-    load_parts,
-    planned,
-    starting_weights,
-    training_of_run,
-    with_weights_hash,
-)
+from camseg.train.parts import training_parts
+from camseg.train.plan import check_batches, origin_of, planned, starting_weights, training_of_run, with_weights_hash
 from camseg.train.recipes import SEGMENTER_RECIPES
 from camseg.train.segmenter_learner import decoder_parameters
 from camseg.train.segmenter_trainer import train_segmenter
@@ -138,19 +131,7 @@ def prepare_segmenter_training(training: SegmenterTraining, out: Path | str) -> 
         sources.append(source)
         return replace(data, samples=known)
 
-    train, val, test = load_parts(
-        training.data,
-        val=training.val,
-        val_fraction=training.val_fraction,
-        test_fraction=training.test_fraction,
-        seed=training.settings.seed if training.split_seed is None else training.split_seed,
-        numbered=training.fold,
-        load=load,
-        labelled=False,
-    )
-    found = samples_sha256(train, val, *([test] if test else ()))
-    if training.samples_sha256 not in (None, found):
-        raise InputError(f"{training.data} has other images, labels or groups than then; name IMAGES to train on these")
+    train, val, test, found = training_parts(training, load=load, labelled=False, called="IMAGES")
     for part in (train, val):
         check_apart(part, Path(out))
     # Validation images may have been drawn by people, where the others were not.
@@ -252,7 +233,6 @@ def run_segmenter_training(
     say: Say = unheard,
 ) -> dict[str, Any]:
     """``train_segmenter`` on what was prepared; the run's ``segmenter.json`` then says how to repeat it."""
-    origin = {name: value for name, value in to_json(prepared.training).items() if name != "settings"}
     return train_segmenter(
         prepared.segmenter,
         prepared.train,
@@ -260,7 +240,7 @@ def run_segmenter_training(
         out,
         prepared.training.settings,
         test=prepared.test,
-        origin=origin,
+        origin=origin_of(prepared.training),
         device=device,
         overwrite=overwrite,
         progress=progress,

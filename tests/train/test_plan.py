@@ -4,7 +4,8 @@ import pytest
 
 from camseg.base.errors import DatasetError, InputError, OutputError
 from camseg.data.images import write_image
-from camseg.train.plan import load_parts, plan_training, prepare_training, try_training
+from camseg.train.parts import load_parts
+from camseg.train.plan import plan_training, prepare_training, try_training
 
 TINY = {"model": "test_resnet", "weights": "none", "image_size": 32}
 SHARES = {"val": None, "val_fraction": 0.25, "test_fraction": 0.0, "seed": 0}
