@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -187,7 +188,7 @@ class PseudoMasks(MaskSource):
         """The classes, and what pixels teach."""
         return {**super().facts(), "student": to_json(self.settings), "negative": list(self.negative)}
 
-    @property
+    @cached_property  # looks at all records, and is asked for with every image
     def _folders(self) -> tuple[str, ...]:
         per_class = any(folder for records in self.records.values() for folder in records)
         return self.classes if per_class else ("",)
@@ -266,4 +267,4 @@ def _class_folder(record: Record) -> str:
     """The folder per class that a record's files lie in; "" where there is none."""
     file = record.files.get("mask", "")
     inner = f"masks/{record.class_name}/{record.name}.png"
-    return record.class_name or "" if file == inner and record.class_name else ""
+    return record.class_name if record.class_name and file == inner else ""

@@ -121,6 +121,21 @@ def test_a_folder_that_label_wrote(folder, tmp_path):
         found.read(a, 4, 5)
 
 
+def test_records_are_looked_through_once_however_many_images(folder):
+    class Counted(dict):
+        looked = 0
+
+        def values(self):
+            Counted.looked += 1
+            return super().values()
+
+    found = find_pseudo_masks(folder, HOW)
+    found = replace(found, records=Counted(found.records))
+    known = [found.knows(Sample(path=folder / f"{name}.png", name=name)) for name in "abcd"]
+    assert known == [True, True, True, False]
+    assert Counted.looked == 1
+
+
 def test_corrections_replace_what_the_machine_made(folder, tmp_path):
     drawn = np.array([[False, True, True, False]])
     for name in "ae":
