@@ -101,6 +101,19 @@ def read_both(masks: MaskSource, sample: Sample, preprocessing: Preprocessing) -
     return preprocessing.to_input(image), square
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Loaded:
+    """What one image gives: its pixels and target where they are kept, and what is told of them in any case."""
+
+    square: Image | None
+    target: NDArray[np.uint8] | None
+    weights: NDArray[np.float32]
+    certain: NDArray[np.bool_]
+    shown: NDArray[np.int64]
+    known: int
+    digest: bytes
+
+
 def load_masks(
     images: MaskedSet, preprocessing: Preprocessing, progress: Progress, title: str
 ) -> tuple[LoadedMasks, dict[Path, str]]:
@@ -113,15 +126,22 @@ def load_masks(
     side = preprocessing.image_size
     keep = len(samples) * side * side * (3 + channels) <= _MEMORY
 
-    def read(sample: Sample) -> Any:
+    def read(sample: Sample) -> _Loaded | ImageError:
         try:
             square, truth = read_both(masks, sample, preprocessing)
         except ImageError as error:
             return error
         target, weights, certain = truth.target, truth.weights, truth.certain
         digest = hashlib.sha256(target.tobytes() + weights.tobytes() + certain.tobytes()).digest()
-        facts = _shown(target, classes, masks.multi_label), _known(target), digest, weights, certain
-        return (square, target, facts) if keep else (None, None, facts)
+        return _Loaded(
+            square=square if keep else None,
+            target=target if keep else None,
+            weights=weights,
+            certain=certain,
+            shown=_shown(target, classes, masks.multi_label),
+            known=_known(target),
+            digest=digest,
+        )
 
     with ThreadPoolExecutor() as pool:
         results = list(progress(pool.map(read, samples), len(samples), title))
@@ -133,13 +153,13 @@ def load_masks(
         raise DatasetError(f"none of {len(results)} images and masks can be read; the first: {first}")
     loaded = LoadedMasks(
         images=replace(images, data=replace(images.data, samples=tuple(sample for sample, _ in good))),
-        pixels=np.stack([found[0] for _, found in good]) if keep else None,
-        targets=np.stack([found[1] for _, found in good]) if keep else None,
-        weights=np.stack([found[2][3] for _, found in good]),
-        certain=np.stack([found[2][4] for _, found in good]),
-        shown=np.stack([found[2][0] for _, found in good]),
-        known=np.array([found[2][1] for _, found in good]),
-        sha256=hashlib.sha256(b"".join(found[2][2] for _, found in good)).hexdigest(),
+        pixels=np.stack([one.square for _, one in good if one.square is not None]) if keep else None,
+        targets=np.stack([one.target for _, one in good if one.target is not None]) if keep else None,
+        weights=np.stack([one.weights for _, one in good]),
+        certain=np.stack([one.certain for _, one in good]),
+        shown=np.stack([one.shown for _, one in good]),
+        known=np.array([one.known for _, one in good]),
+        sha256=hashlib.sha256(b"".join(one.digest for _, one in good)).hexdigest(),
     )
     return loaded, failures
 
