@@ -6,6 +6,7 @@ from typing import TypeAlias, get_args
 from torch import nn
 
 from camseg.base.errors import InputError
+from camseg.base.progress import Say
 from camseg.models.weights import head_parameters
 from camseg.train.settings import Trainable, TrainSettings
 
@@ -43,6 +44,23 @@ def possible_warmup(model: nn.Module, settings: TrainSettings, head_of: HeadOf =
     None where a network has no head apart from its backbone.
     """
     return min(settings.warmup_epochs, settings.epochs - 1) if head_of(model) else 0
+
+
+def settled_warmup(
+    model: nn.Module,
+    settings: TrainSettings,
+    say: Say,
+    head_of: HeadOf = head_parameters,
+    called: str = "a head apart from its backbone",
+) -> int:
+    """``possible_warmup``, and a line to who waits where it is not what was asked for; ``called``: what can warm up."""
+    warmup = possible_warmup(model, settings, head_of)
+    if warmup != settings.warmup_epochs:
+        say(
+            f"the warm-up takes {warmup} epochs, not {settings.warmup_epochs}: one epoch at least is left to what "
+            f"learns after it, and only {called} warms up"
+        )
+    return warmup
 
 
 def freeze_others(model: nn.Module, learning: list[nn.Parameter]) -> None:

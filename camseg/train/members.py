@@ -33,6 +33,7 @@ from camseg.train.features import FeatureCache
 from camseg.train.passes import Passes, Seen
 from camseg.train.plan import Prepared, prepare_training, read_training, run_training, try_training
 from camseg.train.processes import started_together
+from camseg.train.report import calibration_error, scores
 from camseg.train.settings import MemberSettings, Training
 
 
@@ -261,7 +262,6 @@ def _per_image(
 
 
 def _headline(member: Classifier, seen: Seen) -> dict[str, float]:
-    scores = member.probabilities(seen.logits[0]).numpy()
-    found = classification_metrics(seen.truth, scores, member.classes, member.multi_label)
-    error = expected_calibration_error(reliability(seen.truth, scores, member.multi_label))
+    found = scores(member, seen.logits[0], seen.truth)
+    error = calibration_error(member, seen.logits[0], seen.truth)
     return {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"], "expected_calibration_error": error}

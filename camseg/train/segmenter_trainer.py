@@ -21,7 +21,7 @@ from camseg.measure.metrics import expected_calibration_error, reliability
 from camseg.segment.checkpoint import clear_segmenter_run
 from camseg.segment.segmenter import Segmenter
 from camseg.train.course import STATE, check_run_folder, run_course
-from camseg.train.freezing import possible_warmup
+from camseg.train.freezing import settled_warmup
 from camseg.train.mask_batches import LoadedMasks, MaskedSet, load_masks
 from camseg.train.processes import started_together
 from camseg.train.segmenter_learner import SegmenterLearner, decoder_parameters
@@ -69,13 +69,8 @@ def train_segmenter(
         progress, say = silent, unheard
     else:
         check_run_folder(out, overwrite=overwrite)
-    warmup = possible_warmup(segmenter.model, settings, decoder_parameters)
-    if warmup != settings.warmup_epochs:
-        say(
-            f"the warm-up takes {warmup} epochs, not {settings.warmup_epochs}: one epoch at least is left to what "
-            "learns after it, and only a decoder apart from its encoder warms up"
-        )
-        settings = replace(settings, warmup_epochs=warmup)
+    warmup = settled_warmup(segmenter.model, settings, say, decoder_parameters, "a decoder apart from its encoder")
+    settings = replace(settings, warmup_epochs=warmup)
     sets: list[LoadedMasks] = []
     failed: dict[Path, str] = {}
     for part, name in zip(parts, ("training", "validation", "test"), strict=False):

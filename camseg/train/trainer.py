@@ -25,7 +25,7 @@ from camseg.train.batches import LoadedSet, load_pixels
 from camseg.train.classifier_learner import ClassifierLearner
 from camseg.train.course import STATE, check_run_folder, run_course
 from camseg.train.features import FeatureCache
-from camseg.train.freezing import possible_warmup
+from camseg.train.freezing import settled_warmup
 from camseg.train.processes import started_together
 from camseg.train.report import calibration_error, reliability_of, scores, write_reports
 from camseg.train.settings import TrainSettings
@@ -64,17 +64,11 @@ def train_classifier(
     parts = [replace(part, multi_label=classifier.multi_label) for part in (train, val, *([test] if test else ()))]
     out = Path(out)
     processes = started_together()
-    warmup = possible_warmup(classifier.model, settings)
     if not processes.first:
         progress, say = silent, unheard
-    if processes.first:
+    else:
         check_run_folder(out, overwrite=overwrite)
-    if warmup != settings.warmup_epochs:
-        say(
-            f"the warm-up takes {warmup} epochs, not {settings.warmup_epochs}: one epoch at least is left to what "
-            "learns after it, and only a head apart from its backbone warms up"
-        )
-        settings = replace(settings, warmup_epochs=warmup)
+    settings = replace(settings, warmup_epochs=settled_warmup(classifier.model, settings, say))
     sets: list[LoadedSet] = []
     failed: dict[Path, str] = {}
     for part, name in zip(parts, ("training", "validation", "test"), strict=False):
