@@ -70,9 +70,19 @@ def label_folder(
     behind = [*mask_stages(settings, classifier.shares), WriteStage(folder=Path(out), kinds=kinds)]
     guided = settings.propagation.needs_features
     open_refiner(settings.refinement, str(classifier.device))
-    asked, cams = to_json(settings), settings.cams
     return _network_folder(
-        "label", images, classifier, out, cams, behind, asked, targets, batch_size, options, placement, guided
+        "label",
+        images,
+        classifier,
+        out,
+        cams=settings.cams,
+        behind=behind,
+        asked=to_json(settings),
+        targets=targets,
+        batch_size=batch_size,
+        options=options,
+        placement=placement,
+        guided=guided,
     )
 
 
@@ -118,16 +128,15 @@ def cams_folder(
         images,
         classifier,
         out,
-        settings,
-        behind,
-        asked,
-        targets,
-        batch_size,
-        options,
-        placement,
-        False,
-        masks,
-        reading,
+        cams=settings,
+        behind=behind,
+        asked=asked,
+        targets=targets,
+        batch_size=batch_size,
+        options=options,
+        placement=placement,
+        masks=masks,
+        reading=reading,
     )
 
 
@@ -136,17 +145,19 @@ def _network_folder(
     images: Dataset | Path | str,
     classifier: "Decider",
     out: Path | str,
+    *,
     cams: "CamSettings",
     behind: Sequence[Stage],
-    settings: Mapping[str, Any],
+    asked: Mapping[str, Any],
     targets: Sequence[str],
     batch_size: int,
     options: FolderOptions | None,
     placement: Placement | None,
-    guided: bool,
+    guided: bool = False,
     masks: Path | str | None = None,
     reading: MaskReading | None = None,
 ) -> FolderReport:
+    """The folder loop with a network in front of the stages ``behind``; ``guided``: for features to propagate over."""
     from camseg.cams.plan import plan
     from camseg.classify.targets import target_rule
     from camseg.segment.segmenter import Segmenter
@@ -178,7 +189,7 @@ def _network_folder(
         stages,
         out,
         settings={
-            **settings,
+            **asked,
             **run,
             **({} if stride is None else {"output_stride": stride}),
             "targets": list(targets),
