@@ -113,11 +113,12 @@ def guiding_layer(classifier: AnyNetwork) -> str:
 
 def _plan_member(classifier: AnyNetwork, settings: CamSettings) -> MemberPlan:
     chosen = network(classifier, layers=settings.layers, score=settings.score, precision=settings.precision)
-    given = AUTO_SCALES if settings.scales == "auto" else settings.scales
+    tried = settings.tried_scales
+    given = AUTO_SCALES if tried == "auto" else tried
     ready = MemberPlan(network=chosen, settings=settings, scales=given)
     refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}
     for scale, problem in refused.items():
-        if scale == 1.0 or settings.scales != "auto":
+        if scale == 1.0 or tried != "auto":
             raise InputError(problem)
     return replace(ready, scales=tuple(scale for scale in given if scale not in refused))
 
