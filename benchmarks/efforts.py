@@ -1,6 +1,6 @@
-"""What fewer views cost in Dice and save in time: every effort of ``label``, and other choices of scales and mirroring.
+"""What fewer views cost in Dice and save in time: the efforts of ``label``, and other scales, mirrored or not.
 
-    python benchmarks/efforts.py DATA --set NAME=RUN[,RUN...] ... [--half train] [--images 40] [--views 1,1.5 --views 2m]
+    python benchmarks/efforts.py DATA --set NAME=RUN[,RUN...] ... [--half train] [--images 40] [--views 1,1.5 ...]
 
 DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/; the runs are classifiers trained on the
 set. Passes are those through the network at scale 1 that all views cost together; seconds are those of the processor
@@ -27,7 +27,7 @@ from camseg.label.chain import label_image
 from camseg.label.settings import LabelSettings
 from camseg.measure.metrics import dice, mask_counts
 
-TRIED: Final = ("1", "1m", "1.5", "1.5m", "0.75,1m", "1,1.5", "0.75,1.5", "1,1.5m", "0.75,1,1.5", "1,2", "auto", "autom")
+TRIED: Final = ("1", "1m", "1.5", "1.5m", "0.75,1m", "1,1.5", "0.75,1,1.5", "1,2", "1,1.5m", "auto", "autom")
 """Scales, and m where mirrored images are looked at too."""
 
 
@@ -42,9 +42,7 @@ class Views:
     def parse(cls, text: str) -> "Views":
         """From scales with commas, or auto, and m for mirrored ones too."""
         scales = text.removesuffix("m")
-        return cls(
-            scales="auto" if scales == "auto" else tuple(map(float, scales.split(","))), flip=text.endswith("m")
-        )
+        return cls(scales="auto" if scales == "auto" else tuple(map(float, scales.split(","))), flip=text.endswith("m"))
 
     @property
     def passes(self) -> float:

@@ -94,7 +94,8 @@ class Plan:
 
 
 def plan(classifier: Decider, settings: CamSettings, *, guided: bool = False) -> Plan:
-    """Find the layers, and see that the network takes inputs of every scale; ``auto`` leaves out those it does not.
+    """Find the layers, and see that the network takes inputs of every scale; ``auto`` and efforts leave out those it does
+    not.
 
     Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
     for propagation that walks over features. Raises InputError or LayerError for a layer, scale or
@@ -118,7 +119,7 @@ def _plan_member(classifier: AnyNetwork, settings: CamSettings) -> MemberPlan:
     ready = MemberPlan(network=chosen, settings=settings, scales=given)
     refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}
     for scale, problem in refused.items():
-        if scale == 1.0 or tried != "auto":
+        if scale == 1.0 or isinstance(settings.scales, tuple):  # one that somebody asked for
             raise InputError(problem)
     return replace(ready, scales=tuple(scale for scale in given if scale not in refused))
 
