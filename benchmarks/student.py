@@ -49,14 +49,11 @@ PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "agreement": {"student": {"weigh_by": "agreement"}},
     "quality": {"student": {"weigh_by": "quality"}},
     "levels": {"student": {"teach": "levels", "weigh_by": "none"}},
-    "levels, per class": {"per_class": True, "student": {"teach": "levels", "weigh_by": "none"}},
     "levels, agreement": {"student": {"teach": "levels", "weigh_by": "agreement"}},
-    "levels, quality": {"student": {"teach": "levels", "weigh_by": "quality"}},
-    "levels, consistency": {"student": {"teach": "levels", "weigh_by": "none", "consistency": 1.0}},
-    "levels, trusted first": {"student": {"teach": "levels", "weigh_by": "none", "trusted_epochs": 5}},
-    "levels, correction": {"student": {"teach": "levels", "weigh_by": "none", "correct_after": 0.9}},
-    "naive, correction": {"student": {"weigh_by": "none", "correct_after": 0.9}},
-    "levels, CRF loss": {"student": {"teach": "levels", "weigh_by": "none", "crf": 0.1}},
+    "consistency": {"student": {"weigh_by": "none", "consistency": 1.0}},
+    "trusted first": {"student": {"weigh_by": "none", "trusted_epochs": 5}},
+    "correction": {"student": {"weigh_by": "none", "correct_after": 0.9}},
+    "CRF loss": {"student": {"weigh_by": "none", "crf": 0.1}},
     "all parts": {
         "student": {"weigh_by": "quality", "consistency": 1.0, "trusted_epochs": 5, "correct_after": 0.9, "crf": 0.1}
     },

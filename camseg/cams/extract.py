@@ -166,7 +166,7 @@ def _member_maps(
     for scale, square, region in zip(plan.input_scales, squares, regions, strict=True):
         if scale not in plan.scales:
             continue
-        for mirrored in (False, True) if settings.flip else (False,):
+        for mirrored in (False, True) if settings.mirrors else (False,):
             if scale == 1.0 and not mirrored:
                 fused.add(first, targets, range(len(targets)), scale, mirrored)
                 continue

@@ -65,8 +65,8 @@ class Fusion:
                 grid = functional.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
                 views[scale] = views[scale] + grid if scale in views else grid
         settings = self.plan.settings
-        stack = torch.stack(list(views.values())) / (2 if settings.flip else 1)  # (scales, live, depth, side, side)
-        if settings.scales != "auto":
+        stack = torch.stack(list(views.values())) / (2 if settings.mirrors else 1)  # (scales, live, depth, side, side)
+        if settings.tried_scales != "auto":
             return stack.mean(dim=0)
         return (stack * scale_weights(stack, tuple(views))[..., None, None]).sum(dim=0)
 

@@ -94,9 +94,9 @@ class Plan:
 
 
 def plan(classifier: Decider, settings: CamSettings, *, guided: bool = False) -> Plan:
-    """Find the layers, and see that the network takes inputs of every scale; ``auto`` leaves out those it does not.
+    """Find the layers, and see that the network takes inputs of every scale that somebody asked for.
 
-    Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
+    ``auto`` and efforts leave out those that it does not take. Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
     for propagation that walks over features. Raises InputError or LayerError for a layer, scale or
     score that cannot be had.
     """
@@ -113,11 +113,12 @@ def guiding_layer(classifier: AnyNetwork) -> str:
 
 def _plan_member(classifier: AnyNetwork, settings: CamSettings) -> MemberPlan:
     chosen = network(classifier, layers=settings.layers, score=settings.score, precision=settings.precision)
-    given = AUTO_SCALES if settings.scales == "auto" else settings.scales
+    tried = settings.tried_scales
+    given = AUTO_SCALES if tried == "auto" else tried
     ready = MemberPlan(network=chosen, settings=settings, scales=given)
     refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}
     for scale, problem in refused.items():
-        if scale == 1.0 or settings.scales != "auto":
+        if scale == 1.0 or isinstance(settings.scales, tuple):  # one that somebody asked for
             raise InputError(problem)
     return replace(ready, scales=tuple(scale for scale in given if scale not in refused))
 

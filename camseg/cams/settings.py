@@ -1,5 +1,6 @@
 """How maps are extracted from a classifier."""
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
@@ -19,6 +20,14 @@ Scales: TypeAlias = tuple[Annotated[float, Field(ge=0.1, le=8.0)], ...] | Litera
 """Sides of the network's input, relative to the classifier's image size, or ``auto``."""
 AUTO_SCALES: Final = (0.75, 1.0, 1.5, 2.0)
 """What ``auto`` weighs, as far as the network takes inputs of these sizes."""
+Effort: TypeAlias = Literal["fast", "balanced", "best"]
+"""How many views of an image are looked at."""
+EFFORTS: Final[Mapping[Effort, tuple[Scales, bool]]] = {
+    "fast": ((1.0,), False),
+    "balanced": ((1.0, 2.0), False),
+    "best": ("auto", True),
+}
+"""The scales of each effort, and whether mirrored images are looked at too: 1, 5 and 15.6 passes at scale 1."""
 
 
 @settings
@@ -35,10 +44,12 @@ class CamSettings:
     """Layer of the network, as camseg layers lists them, maps of several are fused; auto: the last one whose map the
     scores depend on; stages: that and the last with a finer map. Of a segmentation network auto is its bottleneck, and
     stages that and its last-decoder; both can be named so."""
-    scales: Scales = (1.0,)
+    effort: Effort = "fast"
+    """Views of each image: fast (as it is), balanced (scales 1 and 2), or best (scales auto, and mirrored images)."""
+    scales: Annotated[Scales | None, Option(default="those of --effort")] = None
     """Input sizes relative to the classifier's, such as 1,1.5,2, whose maps are averaged; auto weighs 0.75, 1, 1.5 and
     2 by the object's size."""
-    flip: bool = False
+    flip: Annotated[bool | None, Option(default="as --effort does")] = None
     """Also look at mirrored images and average."""
     score_channels: Annotated[int, Field(ge=1)] | None = None
     """Channels of every image that scorecam tries, those that vary most over it; default: all."""
@@ -50,7 +61,17 @@ class CamSettings:
     """Give targets that are negative classes all-zero maps."""
 
     def __post_init__(self) -> None:
-        if not self.scales:
+        if self.scales == ():
             raise InputError("expected at least one scale between 0.1 and 8, or auto")
-        if self.scales != "auto" and len(set(self.scales)) < len(self.scales):
+        if self.scales not in (None, "auto") and len(set(self.scales)) < len(self.scales):
             raise InputError(f"expected different scales, got {list(self.scales)}")
+
+    @property
+    def tried_scales(self) -> Scales:
+        """The scales that were given, else those of the effort."""
+        return EFFORTS[self.effort][0] if self.scales is None else self.scales
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether mirrored images are looked at: as was given, else as the effort does."""
+        return EFFORTS[self.effort][1] if self.flip is None else self.flip

@@ -102,8 +102,10 @@ class CamStage(Stage):
 
     def identity(self) -> dict[str, Any]:
         """The settings, the classifier with its negative classes, the targets and the batches."""
+        settings = self.plan.settings
+        views = replace(settings, scales=settings.tried_scales, flip=settings.mirrors)
         return {
-            **to_json(self.plan.settings),
+            **{name: value for name, value in to_json(views).items() if name != "effort"},
             "targets": list(self.rule.given),
             "classifier": self.plan.classifier.fingerprint(),
             "batch_size": self.batch_size,

@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -141,9 +141,16 @@ def _check_runs(runs: Sequence[Path | str]) -> None:
 
 def _identity(settings: ChooseSettings, device: str) -> dict[str, Any]:
     """What decides all maps, whichever runs, images, propagations and thresholds are asked for."""
-    asked = to_json(settings)
-    facts = {name: asked[name] for name in ("cams", "negative", "batch_size", "seed")}
-    return {**facts, "device": find_device(device).type, "sides": [IMAGE_SIDE, MASK_SIDE]}
+    cams = settings.cams
+    views = to_json(replace(cams, scales=cams.tried_scales, flip=cams.mirrors))
+    return {
+        **{name: value for name, value in views.items() if name != "effort"},
+        "negative": list(settings.negative),
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "device": find_device(device).type,
+        "sides": [IMAGE_SIDE, MASK_SIDE],
+    }
 
 
 def _check_together(

@@ -120,7 +120,14 @@ def test_auto_scales_leave_out_what_the_network_refuses(make_classifier, make_im
     assert plan(fixed, CamSettings(scales="auto")).members[0].scales == (1.0,)
     with pytest.raises(InputError, match=r"test_vit cannot take inputs of 240 pixels .*--scales"):
         plan(fixed, CamSettings(scales=(1.0, 1.5)))
+    assert plan(fixed, CamSettings(effort="balanced")).members[0].scales == (1.0,)
     assert plan(make_classifier(), CamSettings(scales="auto")).members[0].scales == (0.75, 1.0, 1.5, 2.0)
+
+
+def test_what_is_given_of_views_comes_before_the_effort():
+    mixed = CamSettings(effort="best", scales=(1.5,))
+    assert (mixed.tried_scales, mixed.mirrors) == ((1.5,), True)
+    assert not CamSettings(effort="best", flip=False).mirrors
 
 
 def test_settings_that_cannot_be(tiny_classifier):

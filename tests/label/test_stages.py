@@ -12,7 +12,7 @@ import pytest
 
 from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN, quantise
 from camseg.cams.plan import plan
-from camseg.cams.settings import CamSettings
+from camseg.cams.settings import EFFORTS, CamSettings
 from camseg.classify.ensemble import Ensemble
 from camseg.classify.targets import TargetRule
 from camseg.data.datasets import Sample
@@ -289,3 +289,15 @@ def test_an_item_that_has_failed_takes_part_in_batches_and_is_left_as_it_is(worl
         assert beside.record == alone.record
         for name in ("layercam", "eigencam") if alone.grids else ():
             np.testing.assert_allclose(beside.grids[name][0], alone.grids[name][0], atol=1e-4)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_an_effort_is_a_name_of_views_so_that_either_continues_the_other(effort, tiny_classifier):
+    scales, flip = {"fast": ((1.0,), False), "balanced": ((1.0, 2.0), False), "best": ("auto", True)}[effort]
+    ways = CamSettings(effort=effort), CamSettings(scales=scales, flip=flip)
+    rule = TargetRule(word="auto")
+    stages = [CamStage(plan=plan(tiny_classifier, settings), rule=rule, batch_size=2) for settings in ways]
+    assert stages[0].plan.members[0].scales == stages[1].plan.members[0].scales
+    named, spelled = (stage.identity() for stage in stages)
+    assert named == spelled
+    assert (named["scales"], named["flip"]) == (list(scales) if scales != "auto" else "auto", flip)
