@@ -94,10 +94,9 @@ class Plan:
 
 
 def plan(classifier: Decider, settings: CamSettings, *, guided: bool = False) -> Plan:
-    """Find the layers, and see that the network takes inputs of every scale; ``auto`` and efforts leave out those it does
-    not.
+    """Find the layers, and see that the network takes inputs of every scale that somebody asked for.
 
-    Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
+    ``auto`` and efforts leave out those that it does not take. Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
     for propagation that walks over features. Raises InputError or LayerError for a layer, scale or
     score that cannot be had.
     """

@@ -22,9 +22,7 @@ Kind: TypeAlias = Literal["cams", "trimaps", "alphas", "overlays"]
 class LabelSettings:
     """The chain from an image to its mask; the defaults are the best on average in the results table."""
 
-    cams: CamSettings = field(
-        default_factory=lambda: CamSettings(score="auto", layers=("stages",), effort="best")
-    )
+    cams: CamSettings = field(default_factory=lambda: CamSettings(score="auto", layers=("stages",), effort="best"))
     """How the map is extracted."""
     propagation: PropagateSettings = field(default_factory=PropagateSettings)
     """How it is spread."""
