@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticUndefined
 from typing_extensions import dataclass_transform
 
 from camseg.base.errors import CamsegError, InputError
@@ -68,12 +69,28 @@ def to_json(value: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Settings of a class from JSON values by field; those that are left out get their defaults. Raises InputError."""
+    """Settings of a class from JSON values by field; those that are left out get their defaults. Raises InputError.
+
+    Of settings within it too: what is left out there is as in the default of the field that holds them, which may
+    differ from that of their class.
+    """
     try:
-        made: T = _adapter(kind).validate_python(dict(values))
+        made: T = _adapter(kind).validate_python(_completed(kind, values))
     except ValidationError as error:
         raise InputError(_words(kind, error)) from None
     return made
+
+
+def _completed(kind: Any, values: Mapping[str, Any], default: Any = None) -> dict[str, Any]:
+    """The values with those of ``default`` where they are left out, and so within; None: there is no default."""
+    completed = {} if default is None else to_json(default)
+    for name, given in values.items():
+        info = getattr(kind, "__pydantic_fields__", {}).get(name)
+        if info is not None and hasattr(info.annotation, "__pydantic_fields__") and isinstance(given, Mapping):
+            within = info.get_default(call_default_factory=True) if default is None else getattr(default, name)
+            given = _completed(info.annotation, given, None if within is PydanticUndefined else within)
+        completed[name] = given
+    return completed
 
 
 def checked(parse: Callable[[Any], T]) -> Callable[[Any], T]:

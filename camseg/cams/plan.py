@@ -96,9 +96,9 @@ class Plan:
 def plan(classifier: Decider, settings: CamSettings, *, guided: bool = False) -> Plan:
     """Find the layers, and see that the network takes inputs of every scale that somebody asked for.
 
-    ``auto`` and efforts leave out those that it does not take. Of an ensemble each member has its own layers and scales. ``guided``: the first member's finer stage is kept too,
-    for propagation that walks over features. Raises InputError or LayerError for a layer, scale or
-    score that cannot be had.
+    ``auto`` and efforts leave out those that it does not take. Of an ensemble each member has its own layers and
+    scales. ``guided``: the first member's finer stage is kept too, for propagation that walks over features. Raises
+    InputError or LayerError for a layer, scale or score that cannot be had.
     """
     first, *others = (_plan_member(member, settings) for member in classifier.members)
     if guided:

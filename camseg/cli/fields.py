@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from camseg.base.allocation import keep_freed_memory
 from camseg.base.errors import InputError, OtherSettingsError, OutputError
-from camseg.base.settings import Option, field_words, from_json, to_json
+from camseg.base.settings import Option, field_words, from_json
 
 Config = Annotated[
     Path | None,
@@ -386,16 +386,9 @@ def _by_options(message: str, group: Sequence[_Leaf]) -> str:
 
 def _make(kind: Any, given: Given, group: Sequence[_Leaf]) -> Any:
     """The settings: their defaults, but for what was given."""
-    values: Given = {}
     for name, info in kind.__pydantic_fields__.items():
-        default = info.get_default(call_default_factory=True)
-        within = hasattr(info.annotation, "__pydantic_fields__")
-        if within and name in given and isinstance(given[name], dict):
-            values[name] = {**(to_json(default) if default is not PydanticUndefined else {}), **given[name]}
-        elif name in given:
-            values[name] = given[name]
-        elif info.is_required():
+        if info.is_required() and name not in given:
             leaf = next(one for one in group if one.path == (name,))
             kind_of = leaf.option.metavar or leaf.name.upper()
             raise InputError(f"missing option {leaf.flag} {kind_of}: {' '.join(leaf.description.split())}")
-    return from_json(kind, values)
+    return from_json(kind, given)

@@ -1,5 +1,6 @@
 """What settings say of values that they cannot take: in words, whatever library checks them."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import pytest
@@ -7,6 +8,8 @@ from pydantic import BeforeValidator, Field
 
 from camseg.base.errors import InputError
 from camseg.base.settings import checked, from_json, settings
+from camseg.cams.settings import CamSettings
+from camseg.label.settings import LabelSettings
 
 
 @settings
@@ -61,3 +64,14 @@ def test_what_cannot_be_is_said_in_words(values, words):
         with pytest.raises(InputError) as refusal:
             make()
         assert str(refusal.value) == words
+
+
+def test_what_is_left_out_of_settings_within_is_as_in_the_default_that_holds_them():
+    told = from_json(LabelSettings, {"cams": {"methods": ["gradcam"]}, "refinement": {"method": "none"}})
+    usual = LabelSettings()
+    assert told == replace(
+        usual, cams=replace(usual.cams, methods=("gradcam",)), refinement=replace(usual.refinement, method="none")
+    )
+    assert usual.cams != CamSettings()
+    with pytest.raises(InputError, match="unknown setting 'size'"):
+        from_json(LabelSettings, {"cams": {"size": 3}})
