@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from camseg.base.settings import from_json
-from camseg.cams.settings import AUTO_SCALES, Scales
+from camseg.cams.settings import WEIGHED, Scales
 from camseg.classify.checkpoint import AnyClassifier, load_classifier
 from camseg.data.datasets import load_images
 from camseg.data.images import read_image, read_mask
@@ -27,7 +27,7 @@ from camseg.label.chain import label_image
 from camseg.label.settings import LabelSettings
 from camseg.measure.metrics import dice, mask_counts
 
-TRIED: Final = ("1", "1m", "1.5", "1.5m", "0.75,1m", "1,1.5", "0.75,1,1.5", "1,2", "1,1.5m", "auto", "autom")
+TRIED: Final = ("1", "1m", "1.5", "1.5m", "0.75,1m", "1,1.5", "0.75,1,1.5", "1,2", "few", "fewm", "auto", "autom")
 """Scales, and m where mirrored images are looked at too."""
 
 
@@ -40,14 +40,15 @@ class Views:
 
     @classmethod
     def parse(cls, text: str) -> "Views":
-        """From scales with commas, or auto, and m for mirrored ones too."""
+        """From scales with commas, auto or few, and m for mirrored ones too."""
         scales = text.removesuffix("m")
-        return cls(scales="auto" if scales == "auto" else tuple(map(float, scales.split(","))), flip=text.endswith("m"))
+        weighed = next((name for name in WEIGHED if name == scales), None)
+        return cls(scales=weighed or tuple(map(float, scales.split(","))), flip=text.endswith("m"))
 
     @property
     def passes(self) -> float:
         """What all views cost, in passes at scale 1; where no view is of scale 1, its scores cost one more."""
-        scales = AUTO_SCALES if self.scales == "auto" else self.scales
+        scales = self.scales if isinstance(self.scales, tuple) else WEIGHED[self.scales]
         return (1 + self.flip) * sum(scale**2 for scale in scales) + (1.0 not in scales)
 
 

@@ -14,7 +14,7 @@ from camseg.cams.placing import features_over_image, to_image_size
 from camseg.cams.plan import guiding_layer, plan
 from camseg.cams.predict import Views, view
 from camseg.cams.scores import Decider
-from camseg.cams.settings import CamSettings, PixelScore, Precision, Score
+from camseg.cams.settings import CamSettings, PixelScore, Precision, Score, Weighed
 
 
 def compute_cams(
@@ -23,7 +23,7 @@ def compute_cams(
     targets: Sequence[str | Sequence[str]] | None = None,
     methods: str | Sequence[str] = CamSettings.methods,
     *,
-    scales: Sequence[float] | Literal["auto"] = (1.0,),
+    scales: Sequence[float] | Weighed = (1.0,),
     flip: bool = False,
     score: Score | PixelScore | Literal["auto"] = CamSettings.score,
     layer: str | Sequence[str] = CamSettings.layers,
@@ -61,7 +61,7 @@ def compute_cams(
         raise InputError(f"expected one mask per image: {len(images)} images, {len(masks)} masks")
     settings = CamSettings(
         methods=(methods,) if isinstance(methods, str) else tuple(methods),
-        scales="auto" if scales == "auto" else tuple(scales),
+        scales=scales if isinstance(scales, str) else tuple(scales),
         flip=flip,
         score=score,
         layers=(layer,) if isinstance(layer, str) else tuple(layer),

@@ -66,7 +66,7 @@ class Fusion:
                 views[scale] = views[scale] + grid if scale in views else grid
         settings = self.plan.settings
         stack = torch.stack(list(views.values())) / (2 if settings.mirrors else 1)  # (scales, live, depth, side, side)
-        if settings.tried_scales != "auto":
+        if not settings.weighs:
             return stack.mean(dim=0)
         return (stack * scale_weights(stack, tuple(views))[..., None, None]).sum(dim=0)
 

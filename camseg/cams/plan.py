@@ -17,7 +17,7 @@ from camseg.cams.hooks import alone
 from camseg.cams.layers import find_stages
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.scores import AnyNetwork, Decider
-from camseg.cams.settings import AUTO_SCALES, CamSettings
+from camseg.cams.settings import CamSettings
 from camseg.segment.segmenter import Segmenter
 
 
@@ -96,7 +96,7 @@ class Plan:
 def plan(classifier: Decider, settings: CamSettings, *, guided: bool = False) -> Plan:
     """Find the layers, and see that the network takes inputs of every scale that somebody asked for.
 
-    ``auto`` and efforts leave out those that it does not take. Of an ensemble each member has its own layers and
+    Those that are weighed leave out those that it does not take. Of an ensemble each member has its own layers and
     scales. ``guided``: the first member's finer stage is kept too, for propagation that walks over features. Raises
     InputError or LayerError for a layer, scale or score that cannot be had.
     """
@@ -113,8 +113,7 @@ def guiding_layer(classifier: AnyNetwork) -> str:
 
 def _plan_member(classifier: AnyNetwork, settings: CamSettings) -> MemberPlan:
     chosen = network(classifier, layers=settings.layers, score=settings.score, precision=settings.precision)
-    tried = settings.tried_scales
-    given = AUTO_SCALES if tried == "auto" else tried
+    given = settings.tried_scales
     ready = MemberPlan(network=chosen, settings=settings, scales=given)
     refused = {scale: problem for scale in ready.input_scales if (problem := _refusal(ready, scale))}
     for scale, problem in refused.items():

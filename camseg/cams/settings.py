@@ -16,18 +16,20 @@ PixelScore: TypeAlias = Literal["mean", "predicted", "mask"]
 that are predicted as it; ``mask``: the sum over a given mask."""
 Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 """In what numbers the network runs up to the first chosen layer; from there on always in float32."""
-Scales: TypeAlias = tuple[Annotated[float, Field(ge=0.1, le=8.0)], ...] | Literal["auto"]
-"""Sides of the network's input, relative to the classifier's image size, or ``auto``."""
-AUTO_SCALES: Final = (0.75, 1.0, 1.5, 2.0)
-"""What ``auto`` weighs, as far as the network takes inputs of these sizes."""
+Weighed: TypeAlias = Literal["auto", "few"]
+"""Scales whose maps are weighed by the object's size."""
+WEIGHED: Final[Mapping[Weighed, tuple[float, ...]]] = {"auto": (0.75, 1.0, 1.5, 2.0), "few": (0.75, 1.0, 1.75)}
+"""Which they are, as far as the network takes inputs of these sizes."""
+Scales: TypeAlias = tuple[Annotated[float, Field(ge=0.1, le=8.0)], ...] | Weighed
+"""Sides of the network's input, relative to the classifier's image size, or the name of those that are weighed."""
 Effort: TypeAlias = Literal["fast", "balanced", "best"]
 """How many views of an image are looked at."""
 EFFORTS: Final[Mapping[Effort, tuple[Scales, bool]]] = {
     "fast": ((1.0,), False),
-    "balanced": ((1.0, 2.0), False),
+    "balanced": ("few", False),
     "best": ("auto", True),
 }
-"""The scales of each effort, and whether mirrored images are looked at too: 1, 5 and 15.6 passes at scale 1."""
+"""The scales of each effort, and whether mirrored images are looked at too: 1, 4.6 and 15.6 passes at scale 1."""
 
 
 @settings
@@ -45,10 +47,10 @@ class CamSettings:
     scores depend on; stages: that and the last with a finer map. Of a segmentation network auto is its bottleneck, and
     stages that and its last-decoder; both can be named so."""
     effort: Effort = "fast"
-    """Views of each image: fast (as it is), balanced (scales 1 and 2), or best (scales auto, and mirrored images)."""
+    """Views of each image: fast (as it is), balanced (scales few), or best (scales auto, and mirrored images)."""
     scales: Annotated[Scales | None, Option(default="those of --effort")] = None
     """Input sizes relative to the classifier's, such as 1,1.5,2, whose maps are averaged; auto weighs 0.75, 1, 1.5 and
-    2 by the object's size."""
+    2 by the object's size, few 0.75, 1 and 1.75."""
     flip: Annotated[bool | None, Option(default="as --effort does")] = None
     """Also look at mirrored images and average."""
     score_channels: Annotated[int, Field(ge=1)] | None = None
@@ -62,16 +64,27 @@ class CamSettings:
 
     def __post_init__(self) -> None:
         if self.scales == ():
-            raise InputError("expected at least one scale between 0.1 and 8, or auto")
-        if self.scales not in (None, "auto") and len(set(self.scales)) < len(self.scales):
+            raise InputError("expected at least one scale between 0.1 and 8, or auto, or few")
+        if isinstance(self.scales, tuple) and len(set(self.scales)) < len(self.scales):
             raise InputError(f"expected different scales, got {list(self.scales)}")
 
     @property
-    def tried_scales(self) -> Scales:
-        """The scales that were given, else those of the effort."""
+    def chosen_scales(self) -> Scales:
+        """The scales as they were given, else as the effort has them."""
         return EFFORTS[self.effort][0] if self.scales is None else self.scales
 
     @property
     def mirrors(self) -> bool:
         """Whether mirrored images are looked at: as was given, else as the effort does."""
         return EFFORTS[self.effort][1] if self.flip is None else self.flip
+
+    @property
+    def weighs(self) -> bool:
+        """Whether scales are weighed by the object's size."""
+        return self.chosen_scales in WEIGHED
+
+    @property
+    def tried_scales(self) -> tuple[float, ...]:
+        """The scales as numbers."""
+        chosen = self.chosen_scales
+        return chosen if isinstance(chosen, tuple) else WEIGHED[chosen]

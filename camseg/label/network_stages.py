@@ -103,7 +103,7 @@ class CamStage(Stage):
     def identity(self) -> dict[str, Any]:
         """The settings, the classifier with its negative classes, the targets and the batches."""
         settings = self.plan.settings
-        views = replace(settings, scales=settings.tried_scales, flip=settings.mirrors)
+        views = replace(settings, scales=settings.chosen_scales, flip=settings.mirrors)
         return {
             **{name: value for name, value in to_json(views).items() if name != "effort"},
             "targets": list(self.rule.given),

@@ -142,7 +142,7 @@ def _check_runs(runs: Sequence[Path | str]) -> None:
 def _identity(settings: ChooseSettings, device: str) -> dict[str, Any]:
     """What decides all maps, whichever runs, images, propagations and thresholds are asked for."""
     cams = settings.cams
-    views = to_json(replace(cams, scales=cams.tried_scales, flip=cams.mirrors))
+    views = to_json(replace(cams, scales=cams.chosen_scales, flip=cams.mirrors))
     return {
         **{name: value for name, value in views.items() if name != "effort"},
         "negative": list(settings.negative),

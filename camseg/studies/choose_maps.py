@@ -54,7 +54,7 @@ class BatchMaps:
             images,
             targets,
             cams.methods,
-            scales=cams.tried_scales,
+            scales=cams.chosen_scales,
             flip=cams.mirrors,
             score=cams.score,
             layer=cams.layers,

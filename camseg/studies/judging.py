@@ -94,7 +94,7 @@ class Judge:
                 images,
                 [own_class(sample) for sample in batch],
                 (method,),
-                scales=cams.tried_scales,
+                scales=cams.chosen_scales,
                 flip=cams.mirrors,
                 score=cams.score,
                 layer=cams.layers,

@@ -11,7 +11,7 @@ from camseg.cams.extract import BatchLimit, extract, stack_inputs
 from camseg.cams.fusion import scale_weights
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.plan import plan
-from camseg.cams.settings import AUTO_SCALES, CamSettings
+from camseg.cams.settings import WEIGHED, CamSettings
 
 
 @pytest.fixture
@@ -126,13 +126,13 @@ def test_auto_scales_leave_out_what_the_network_refuses(make_classifier, make_im
 
 def test_what_is_given_of_views_comes_before_the_effort():
     mixed = CamSettings(effort="best", scales=(1.5,))
-    assert (mixed.tried_scales, mixed.mirrors) == ((1.5,), True)
+    assert (mixed.tried_scales, mixed.weighs, mixed.mirrors) == ((1.5,), False, True)
     assert not CamSettings(effort="best", flip=False).mirrors
 
 
 def test_settings_that_cannot_be(tiny_classifier):
     for changes, message in (
-        ({"scales": "some"}, "expected scales: .* or 'auto'; got 'some'"),
+        ({"scales": "some"}, "expected scales: .* or 'auto' or 'few'; got 'some'"),
         ({"score_channels": 0}, "expected score channels: .* 1; got 0"),
         ({"precision": "fp8"}, "expected precision: 'float32', 'bf16' or 'fp16'; got 'fp8'"),
         ({"layers": ()}, "expected layers: .*at least 1 .*"),
@@ -158,12 +158,12 @@ def blob(side, share):
 
 def test_small_objects_are_read_enlarged_and_large_ones_whole():
     small, fitting, large = (blob(100, share).expand(4, 100, 100) for share in (0.01, 0.25, 0.81))
-    weights = scale_weights(torch.stack([small, fitting, large], dim=1), AUTO_SCALES)  # (4, 3)
+    weights = scale_weights(torch.stack([small, fitting, large], dim=1), WEIGHED["auto"])  # (4, 3)
     assert torch.allclose(weights.sum(dim=0), torch.ones(3))
-    best = [AUTO_SCALES[i] for i in weights.argmax(dim=0)]
+    best = [WEIGHED["auto"][i] for i in weights.argmax(dim=0)]
     assert best == [2.0, 1.0, 0.75]
     # By hand for the one that fits: a Gaussian of deviation 0.5 in log(scale) around scale 1.
-    by_hand = torch.tensor([np.exp(-(np.log(scale) ** 2) / 0.5) for scale in AUTO_SCALES], dtype=torch.float32)
+    by_hand = torch.tensor([np.exp(-(np.log(scale) ** 2) / 0.5) for scale in WEIGHED["auto"]], dtype=torch.float32)
     assert torch.allclose(weights[:, 1], by_hand / by_hand.sum(), atol=1e-5)
 
 
@@ -181,12 +181,12 @@ def test_auto_is_the_weighted_sum_of_its_scales(tiny_classifier, make_images):
     ready = plan(tiny_classifier, CamSettings(scales="auto", layers=("layer3",)))
     found = extract(ready, squares_of(ready, images), lambda n, _: [n]).maps["layercam"]
     apart = []
-    for scale in AUTO_SCALES:
+    for scale in WEIGHED["auto"]:
         single = plan(tiny_classifier, CamSettings(scales=(scale,), layers=("layer3",)))
         maps = extract(single, squares_of(single, images), lambda n, _: [n]).maps["layercam"]
         apart.append(torch.from_numpy(np.stack([row[0][0] for row in maps])))
     stack = torch.stack(apart)  # (scales, 2, S, S)
-    want = (stack * scale_weights(stack, AUTO_SCALES)[..., None, None]).sum(dim=0)
+    want = (stack * scale_weights(stack, WEIGHED["auto"])[..., None, None]).sum(dim=0)
     for row, grid in zip(found, want, strict=True):
         assert np.allclose(row[0][0], grid.numpy(), atol=1e-5)
     assert len(compute_cams(tiny_classifier, images, targets, scales="auto")["layercam"]) == 2

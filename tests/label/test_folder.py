@@ -13,7 +13,7 @@ from camseg.base.errors import EvaluationError, InputError, LayerError, OutputEr
 from camseg.base.settings import from_json, to_json
 from camseg.cams.compute import classifier_features, compute_cams
 from camseg.cams.methods.registry import METHODS
-from camseg.cams.settings import AUTO_SCALES, CamSettings
+from camseg.cams.settings import WEIGHED, CamSettings
 from camseg.data.images import read_cam, read_image, read_levels, read_mask, read_trimap, write_image
 from camseg.data.mask_settings import MaskReading
 from camseg.label.chain import label_image
@@ -133,7 +133,7 @@ def test_masks_mirror_the_images_and_the_manifest_says_how(images, tiny_classifi
         assert 0 < record.score < 1
         assert record.layer == "layer3,layer4"  # the names, not "stages"
         assert (record.method, record.propagation) == (settings.cams.methods[0], settings.propagation.method)
-        assert (record.scales, record.threshold) == (AUTO_SCALES, str(settings.masks.threshold))
+        assert (record.scales, record.threshold) == (WEIGHED["auto"], str(settings.masks.threshold))
         assert (record.status, record.error) == ("ok", None)
         assert record.refiner in ("auto", "closed-form", "grabcut")
         reason = "labelled none, a negative class" if record.class_name == "none" else None
