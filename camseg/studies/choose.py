@@ -36,7 +36,7 @@ from camseg.studies.choose_maps import (
     shrunk,
 )
 from camseg.studies.choose_report import Choice
-from camseg.studies.choose_scores import Seen, dice_with_others, find_donors, mask_dice, rank_candidates
+from camseg.studies.choose_scores import Shown, dice_with_others, find_donors, mask_dice, rank_candidates
 from camseg.studies.material import digest
 from camseg.studies.planting import GENERATORS, Donor, plant
 from camseg.studies.settings import ChooseSettings
@@ -86,7 +86,7 @@ def choose_runs(
         say=say,
     )
     cases, empty, failed = draw_images(study, runs, data, classes, negative, multi)
-    seen: list[Seen] = []
+    seen: list[Shown] = []
     faithful = []
     for run in runs:
         classifier = study.load(run)
@@ -180,7 +180,7 @@ def _check_together(
 
 
 def _look(
-    study: Study, run: Path | str, classifier: AnyClassifier, cases: Sequence[Case], seen: list[Seen]
+    study: Study, run: Path | str, classifier: AnyClassifier, cases: Sequence[Case], seen: list[Shown]
 ) -> list[float]:
     """Add a run's masks and maps of every image to ``seen``; return its insertion minus deletion on the first."""
     own, scores = own_folder(classifier), list[float]()
@@ -196,7 +196,7 @@ def _look(
         for place, (cam, masks) in enumerate(zip(found["none"], masks_of(found, study.settings), strict=True), start):
             small = quantise(cam).astype(np.uint32)
             if place == len(seen):
-                seen.append(Seen(masks=[], total=np.zeros_like(small)))
+                seen.append(Shown(masks=[], total=np.zeros_like(small)))
             seen[place].total += small
             seen[place].masks += [np.packbits(mask) for mask in masks]
     return scores

@@ -20,7 +20,7 @@ AREAS: Final = (0.002, 0.4)
 
 
 @dataclass(kw_only=True, eq=False)
-class Seen:
+class Shown:
     """What all runs have shown of one image so far."""
 
     masks: list[NDArray[np.uint8]]
@@ -34,7 +34,7 @@ class Seen:
         return [np.unpackbits(bits, count=size).reshape(shape).astype(np.bool_) for bits in self.masks]
 
 
-def dice_with_others(seen: Sequence[Seen], runs: int, each: int) -> NDArray[np.float64]:
+def dice_with_others(seen: Sequence[Shown], runs: int, each: int) -> NDArray[np.float64]:
     """Each candidate's mean Dice with the masks of the other runs, over the images: (runs * each,)."""
     owner = np.repeat(np.arange(runs), each)
     others = owner[:, None] != owner
@@ -44,7 +44,7 @@ def dice_with_others(seen: Sequence[Seen], runs: int, each: int) -> NDArray[np.f
     return total / len(seen)
 
 
-def find_donors(seen: Sequence[Seen]) -> dict[int, Donor]:
+def find_donors(seen: Sequence[Shown]) -> dict[int, Donor]:
     """By the number of the case the largest region that more than half of the masks hold, and the mean map's peak."""
     found = {}
     for place, one in enumerate(seen):
@@ -63,6 +63,7 @@ def find_donors(seen: Sequence[Seen]) -> dict[int, Donor]:
 
 
 def mask_dice(mask: Mask, truth: Mask) -> float:
+    """The Dice coefficient of two masks (h, w), of which at most one is empty."""
     return float(2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth)))
 
 

@@ -19,7 +19,7 @@ from camseg.studies import choose, choose_maps
 from camseg.studies.choose import choose_runs
 from camseg.studies.choose_maps import BatchMaps, faithfulness, masks_of, read_views
 from camseg.studies.choose_report import ranks, vetoes
-from camseg.studies.choose_scores import Seen, dice_with_others, find_donors
+from camseg.studies.choose_scores import Shown, dice_with_others, find_donors
 from camseg.studies.planting import GENERATORS, Donor, plant
 from camseg.studies.settings import ChooseSettings
 
@@ -152,7 +152,7 @@ def test_equal_scores_share_their_rank():
 
 
 def test_what_finds_nothing_agrees_with_nothing():
-    seen = Seen(masks=[np.packbits(np.zeros((8, 8), bool))] * 3, total=np.zeros((8, 8), np.uint32))
+    seen = Shown(masks=[np.packbits(np.zeros((8, 8), bool))] * 3, total=np.zeros((8, 8), np.uint32))
     assert dice_with_others([seen], 3, 1).tolist() == [0, 0, 0]
 
 
@@ -163,7 +163,7 @@ def test_only_a_large_region_of_most_masks_is_lent():
     masks[0, 10:14, 10:14] = True  # one of three
     total = np.zeros((20, 20), np.uint32)
     total[4, 5] = 9
-    (donor,) = find_donors([Seen(masks=[np.packbits(mask) for mask in masks], total=total)]).values()
+    (donor,) = find_donors([Shown(masks=[np.packbits(mask) for mask in masks], total=total)]).values()
     right = np.zeros((20, 20), bool)
     right[2:8, 2:8] = True
     assert np.array_equal(donor.region, right)
