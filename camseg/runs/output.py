@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from camseg.base.addresses import changed_at, fetch
 from camseg.base.errors import CamsegError, InputError, OtherSettingsError, OutputError
 from camseg.base.files import append_text, check_can_write, contents_sha256, read_json, write_json, write_text
 from camseg.runs.record import SCHEMA_VERSION, Record, from_line, to_line
@@ -331,16 +332,19 @@ def lacking(records: Sequence[Record], kinds: Collection[str]) -> set[str]:
 def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path]) -> bool:
     """Whether the files that an input was made of hold something else than when its lines were written.
 
-    Only of files that were touched after the outputs were written is the content compared.
+    Only of files that were touched after the outputs were written is the content compared. Raises RemoteError where it
+    lies at an address and cannot be fetched.
     """
     known = records[0].input_sha256
     try:
         outputs = [(folder / file).stat().st_mtime for file in _files(records)]
-        touched = [max(state.st_mtime, state.st_ctime) for state in (path.stat() for path in inputs)]
+        touched = [changed_at(path) for path in inputs]
     except OSError:
         return False  # what is not there any more cannot be done again
     if known is None or (outputs and max(touched, default=0.0) < min(outputs)):
         return False
+    for path in inputs:
+        fetch(path)
     return contents_sha256(inputs) != known
 
 
