@@ -35,7 +35,9 @@ from camseg.label.settings import LabelSettings, SegmentSettings
 from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.measure.evaluate import evaluate_folder
 from camseg.propagation.settings import PropagateSettings
-from camseg.runs.output import MANIFEST, RUN, map_root
+from camseg.runs.manifest import MANIFEST
+from camseg.runs.output import map_root
+from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions
 from camseg.segment.checkpoint import load_segmenter
 from camseg.train.members import plan_members, prepare_members, train_members

@@ -38,6 +38,9 @@ from .base.errors import (
     OutputError as OutputError,
 )
 from .base.errors import (
+    RemoteError as RemoteError,
+)
+from .base.errors import (
     SolverError as SolverError,
 )
 from .base.errors import (
@@ -160,7 +163,9 @@ from .runs.loop import FolderReport as FolderReport
 from .runs.manifest import read_manifest as read_manifest
 from .runs.merge import MergeReport as MergeReport
 from .runs.merge import merge_folders as merge_folders
+from .runs.mirrors import mirror_images as mirror_images
 from .runs.record import Record as Record
+from .runs.sending import OutputMirror as OutputMirror
 from .runs.settings import FolderOptions as FolderOptions
 from .runs.settings import Placement as Placement
 from .runs.settings import Shard as Shard

@@ -95,6 +95,10 @@ class OutputError(CamsegError):
     """An output folder that cannot take this run: other settings, or names that collide."""
 
 
+class RemoteError(CamsegError):
+    """An address that does not exist, or cannot be reached, read or written."""
+
+
 class OtherSettingsError(OutputError):
     """An output folder that was written with other settings; ``changes`` has the old and the new value of each."""
 

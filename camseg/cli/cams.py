@@ -10,8 +10,8 @@ from camseg.runs.settings import FolderOptions, Placement
 
 @fields.command
 def cams(
-    images: options.ImagesArgument,
-    out: options.Out,
+    images: options.ImagesPlace,
+    out: options.OutPlace,
     run: LookedIntoOptions,
     settings: CamSettings,
     reading: MaskReading,

@@ -3,7 +3,8 @@
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,11 +25,51 @@ _SHOWN: Final = 10
 """Failures that are said one by one."""
 
 
+_NAMES: Final[dict[str, str]] = {}
+"""What messages call folders of this machine that stand for something else."""
+_FIRST: Final[list[Callable[[], None]]] = []
+"""What is done before the result of a command is told."""
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Within it, messages and results have other names for folders."""
+    _NAMES.update(names)
+    try:
+        yield
+    finally:
+        for name in names:
+            _NAMES.pop(name, None)
+
+
+def named(text: str, names: Mapping[str, str]) -> str:
+    """A text with these names for folders."""
+    for folder, name in names.items():
+        text = text.replace(folder, name)
+    return text
+
+
+@contextmanager
+def told_after(work: Callable[[], None]) -> Iterator[None]:
+    """Within it, ``settle`` does this work: what is told as done is done."""
+    _FIRST.append(work)
+    try:
+        yield
+    finally:
+        _FIRST.remove(work)
+
+
+def settle() -> None:
+    """Do what has to be done before the result of a command is told."""
+    for work in _FIRST:
+        work()
+
+
 def say(line: str) -> None:
     """One line on stderr, above a progress bar if there is one."""
     from tqdm import tqdm
 
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(named(line, _NAMES), file=sys.stderr)
 
 
 def progress(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
@@ -46,7 +87,7 @@ def print_line(line: str) -> None:
 def print_json(value: Any) -> None:
     """A result on stdout, as JSON."""
     # In ASCII, which every terminal and pipe can take, whatever file names hold.
-    print(json.dumps(value, indent=2))
+    print(named(json.dumps(value, indent=2), _NAMES))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
@@ -68,6 +109,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 def finish(report: "FolderReport", out: Path, as_json: bool, dry_run: bool, shard: "Shard | None" = None) -> None:
     """Say what became of a folder, or of a shard of it; exit with 1 when inputs failed."""
+    settle()
     failed = [record.error for record in report.failed]
     kept = f", {report.kept} were there already" if report.kept else ""
     if as_json:

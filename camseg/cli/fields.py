@@ -21,6 +21,8 @@ from pydantic_core import PydanticUndefined
 from camseg.base.allocation import keep_freed_memory
 from camseg.base.errors import InputError, OtherSettingsError, OutputError
 from camseg.base.settings import Option, field_words, from_json
+from camseg.cli.places import Location, at_hand
+from camseg.runs.settings import Placement
 
 Config = Annotated[
     Path | None,
@@ -113,6 +115,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             plain.append(parameter)
         else:
             groups[parameter.name] = kind, spelled.given is not None, list(_leaves(kind, spelled.names))
+    places = {one.name: note for one in plain for note in get_args(one.annotation) if isinstance(note, Location)}
     leaves = {leaf.name: leaf for _, _, group in groups.values() for leaf in group if leaf.name}
     options = [_parameter(leaf) for leaf in leaves.values() if not leaf.option.hidden]
     if groups:
@@ -147,13 +150,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 f"the --config file has {unknown[0]!r}, which is no option here; there are {_known(leaves)}"
             )
         keep_freed_memory()
-        try:
-            function(**values, **made)
-        except OtherSettingsError as error:
-            raise OutputError(error.worded(lambda setting: _spelling(setting, leaves))) from None
-        except InputError as error:  # what was given was made settings there
-            later = [leaf for _, only_given, group in groups.values() if only_given for leaf in group]
-            raise InputError(_by_options(str(error), later)) from None
+        placement = next((one for one in made.values() if isinstance(one, Placement)), None)
+        with at_hand(values, places, placement) as found:
+            try:
+                function(**found, **made)
+            except OtherSettingsError as error:
+                raise OutputError(error.worded(lambda setting: _spelling(setting, leaves))) from None
+            except InputError as error:  # what was given was made settings there
+                later = [leaf for _, only_given, group in groups.values() if only_given for leaf in group]
+                raise InputError(_by_options(str(error), later)) from None
 
     run.__name__, run.__doc__, run.__module__ = function.__name__, function.__doc__, function.__module__
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

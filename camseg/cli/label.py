@@ -22,8 +22,8 @@ SPELLED = fields.Spelled(
 
 @fields.command
 def label(
-    images: options.ImagesArgument,
-    out: options.Out,
+    images: options.ImagesPlace,
+    out: options.OutPlace,
     run: ClassifierOptions,
     settings: Annotated[LabelSettings, SPELLED],
     folder: FolderOptions,

@@ -5,12 +5,20 @@ from typing import Annotated
 
 import typer
 
+from camseg.base.addresses import parse_place
 from camseg.cli import console, fields, options
+from camseg.cli.places import Location
 
 
 @fields.command
 def merge(
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that holds the shards, or a new one.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", parser=parse_place, help="Folder that holds the shards, or its address; or a new one."
+        ),
+        Location(written=True),
+    ],
     others: Annotated[
         list[Path] | None, typer.Argument(metavar="[OTHER]...", help="Further folders, whose files are copied.")
     ] = None,
@@ -21,6 +29,7 @@ def merge(
 
     report = merge_folders(folder, others or (), progress=console.progress)
     failed = [record.error for record in report.failed]
+    console.settle()
     for one in report.uncorrected:
         console.say(f"note: the corrections in {one} stay there; masks count uncorrected in {folder}")
     if json:

@@ -5,12 +5,36 @@ from typing import Annotated
 
 import typer
 
+from camseg.base.addresses import parse_place
+from camseg.cli.places import Location
 from camseg.runs.settings import FolderOptions
 
 ImagesArgument = Annotated[
     Path, typer.Argument(metavar="IMAGES", help="Folder of images, one image file, or CSV image[,label[,group]].")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs.", show_default=False)]
+ImagesPlace = Annotated[
+    Path,
+    typer.Argument(
+        metavar="IMAGES",
+        parser=parse_place,
+        help="Folder of images, one image file, or CSV image[,label[,group]]; or its address, such as "
+        "s3://bucket/images.",
+    ),
+    Location(),
+]
+OutPlace = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        parser=parse_place,
+        help="Folder for the outputs, or its address.",
+        show_default=False,
+    ),
+    Location(written=True),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Devices = Annotated[
     str | None,

@@ -13,8 +13,8 @@ SPELLED = fields.Spelled({"refinement.method": "refiner", "trimap.recipe": "trim
 
 @fields.command
 def segment(
-    images: options.ImagesArgument,
-    out: options.Out,
+    images: options.ImagesPlace,
+    out: options.OutPlace,
     run: SegmenterOptions,
     settings: Annotated[SegmentSettings, SPELLED],
     folder: FolderOptions,

@@ -8,6 +8,7 @@ from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
+from camseg.base.addresses import fetch
 from camseg.base.errors import CamsegError, ImageError, InputError, first_line
 from camseg.data import tiff
 from camseg.data.samples import Samples, deep_samples
@@ -71,6 +72,7 @@ def count_frames(path: Path | str) -> int:
 def _open(path: Path, read: Callable[[BinaryIO, bytes], T]) -> T:
     """Call with the open file and its beginning; what is raised becomes an ImageError that names the file."""
     head = b""
+    fetch(path)
     try:
         # Opened here: of a file that Pillow opens itself it may map the memory, which turns rotated TIFF wrongly.
         with path.open("rb") as file:

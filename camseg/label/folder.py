@@ -62,6 +62,7 @@ def label_folder(
     """Label every image of a folder or CSV into ``out/masks``, and on request ``cams``, ``trimaps``, ...
 
     ``images`` is read by ``datasets.load_images`` where it is no Dataset yet; ``placement`` says where that is done.
+    Both ``images`` and ``out`` are of this machine: ``mirror_images`` and ``OutputMirror`` make such of addresses.
     Continues an interrupted run with equal settings. An image that fails is reported and listed in the
     manifest; the others are finished. Raises OutputError or InputError before any work starts.
     """

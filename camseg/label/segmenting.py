@@ -35,8 +35,8 @@ def segment_folder(
 
     With several classes there is a folder for each. ``images`` is read by ``datasets.load_images`` where it is no
     Dataset yet; labels that the segmenter knows, as classes or as negative, gate its masks unless the settings say
-    otherwise. Continues an interrupted run with equal settings. An image that fails is reported and listed in the
-    manifest; the others are finished. Raises OutputError or InputError before any work starts.
+    otherwise. Addresses, and what is continued, are as in ``label_folder``. An image that fails is reported and
+    listed in the manifest; the others are finished. Raises OutputError or InputError before any work starts.
     """
     settings, options = settings or SegmentSettings(), options or FolderOptions()
     if settings.threshold is None and segmenter.multi_label:

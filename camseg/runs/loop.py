@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from camseg.base.addresses import origin
 from camseg.base.errors import InputError
 from camseg.base.progress import Say
 from camseg.data.datasets import Dataset, Sample
@@ -100,6 +101,11 @@ Execute: TypeAlias = Callable[
 def _executor(placement: Placement, device: str, out: Path, inputs: Dataset) -> Iterator[tuple[str, Execute]]:
     """On which device the stages run, and what runs them; it is called when the output is opened."""
     if placement.engine == "ray":
+        if address := origin(out) or origin(inputs.root):
+            raise InputError(
+                f"--engine ray works on folders that all machines share, and {address} is none; call camseg on each "
+                "machine with --shard I/N, or use --devices"
+            )
         from camseg.runs.executors.ray import connected, run_ray
 
         seen = [out / (RUN if placement.shard is None else shard_file(RUN, placement.shard))]
@@ -121,7 +127,8 @@ def _run(
         raise InputError(f"expected a batch size of at least 1, got {batch_size}")
     check_apart(inputs, out)
     check_names((sample.name, sample.path) for sample in inputs.samples)
-    identity: dict[str, Any] = {"inputs": str(inputs.root.resolve()), "device": device.partition(":")[0]}
+    root = origin(inputs.root) or str(inputs.root.resolve())
+    identity: dict[str, Any] = {"inputs": root, "device": device.partition(":")[0]}
     identity |= {
         f"{stage.name}.{key}" if key != stage.name else key: value
         for stage in stages
@@ -247,8 +254,8 @@ def check_files_apart(files: Sequence[Path], root: Path, out: Path) -> None:
 
 
 def _real(path: Path | str) -> str:
-    """The path without links, with a separator at its end; one that can be no path as it is."""
+    """The path without links, or its address, with a separator at its end; one that can be no path as it is."""
     try:
-        return os.path.join(os.path.realpath(path), "")
+        return os.path.join(origin(path) or os.path.realpath(path), "")
     except ValueError:  # a null byte, say in a CSV
         return str(path)

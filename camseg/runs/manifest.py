@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from camseg.base.addresses import changed_at, fetch
 from camseg.base.errors import OutputError
 from camseg.base.files import contents_sha256
 from camseg.runs.record import Record, from_line
@@ -87,16 +88,19 @@ def lacking(records: Sequence[Record], kinds: Collection[str]) -> set[str]:
 def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path]) -> bool:
     """Whether the files that an input was made of hold something else than when its lines were written.
 
-    Only of files that were touched after the outputs were written is the content compared.
+    Only of files that were touched after the outputs were written is the content compared. Raises RemoteError where it
+    lies at an address and cannot be fetched.
     """
     known = records[0].input_sha256
     try:
         outputs = [(folder / file).stat().st_mtime for file in files_of(records)]
-        touched = [max(state.st_mtime, state.st_ctime) for state in (path.stat() for path in inputs)]
+        touched = [changed_at(path) for path in inputs]
     except OSError:
         return False  # what is not there any more cannot be done again
     if known is None or (outputs and max(touched, default=0.0) < min(outputs)):
         return False
+    for path in inputs:
+        fetch(path)
     return contents_sha256(inputs) != known
 
 

@@ -10,6 +10,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from camseg.base.addresses import parse_place
 from camseg.base.errors import InputError, OutputError
 from camseg.base.files import check_can_write, write_json, writing
 from camseg.base.progress import Progress, silent
@@ -170,8 +171,8 @@ def _placed(sources: Sequence[_Source], out: Path) -> tuple[list[_Source], str |
         return list(sources), roots[0]
     if any(one.shard for one in sources):
         raise OutputError("shards of other inputs are no shards of one call; merge the shards of each folder first")
-    if tables := [root for root in roots if root is None or os.path.isfile(root)]:
-        raise OutputError(f"outputs of a table join only with others of that table; got {tables[0]}")
+    if tables := [root for root in roots if root is None or os.path.isfile(root) or isinstance(parse_place(root), str)]:
+        raise OutputError(f"outputs of a table or an address join only with others of the same; got {tables[0]}")
     common = os.path.commonpath(roots)
     placed = []
     for one, root in zip(sources, roots, strict=True):

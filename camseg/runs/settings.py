@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -76,6 +77,8 @@ class Placement:
     --devices cpu."""
     ray_address: Annotated[str, Option(metavar="ADDRESS")] | None = None
     """Where the cluster is, such as host:6379; default: RAY_ADDRESS, else one on this machine."""
+    cache: Annotated[Path, Option(metavar="DIR", default="camseg's among the user's caches")] | None = None
+    """Where images that come from an address are kept, for this call and later ones."""
 
     def __post_init__(self) -> None:
         if self.ray_address is not None and self.engine != "ray":

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from camseg.base.addresses import origin
 from camseg.base.arrays import Alpha, Cam, Colors, Image, Mask, Trimap
 from camseg.base.errors import ImageError, failure_line
 from camseg.base.progress import Say
@@ -99,6 +100,8 @@ def failed_item(item: Item, error: Exception) -> Item:
     """What is left of an item where a stage failed: its line in the manifest."""
     sample = item.sample
     reason = failure_line(sample.path, error)
+    if (address := origin(sample.path)) is not None:  # where the file of this machine is of no use to anybody
+        reason = reason.replace(str(sample.path), address).replace(f"{address}: {address}", address)
     record = Record(input=sample.input, name=sample.name, status="failed", error=reason)
     return Item(sample=sample, record=record, name=item.name, source=item.source, done=True)
 

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import groupby
 from typing import TypeAlias
 
+from camseg.base.addresses import fetch
 from camseg.base.allocation import keep_freed_memory
 from camseg.base.errors import CamsegError
 from camseg.base.files import contents_sha256
@@ -63,8 +64,10 @@ def run_local(
     writing: deque[list[Future[tuple[list[Item], float]]]] = deque()
 
     def hashed(item: Item) -> Item:
-        found = contents_sha256(files_read(stages, item))
-        return replace(item, record=replace(item.record, input_sha256=found))
+        files = files_read(stages, item)
+        for path in files:
+            fetch(path)
+        return replace(item, record=replace(item.record, input_sha256=contents_sha256(files)))
 
     with apart as call:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="camseg")
@@ -90,8 +93,11 @@ def run_local(
 def _read(hashed: Callable[[Item], Item], stages: Sequence[Stage], item: Item) -> tuple[list[Item], float]:
     """As ``_each``, of an item that knows what its files hold."""
     clock = time.perf_counter()
-    known = hashed(item)
-    return _each(stages, [known], call_here)[0], time.perf_counter() - clock
+    try:
+        items = _each(stages, [hashed(item)], call_here)[0]
+    except CamsegError as error:  # what cannot be fetched
+        items = [failed_item(item, error)]
+    return items, time.perf_counter() - clock
 
 
 def _each(stages: Sequence[Stage], items: list[Item], call: Call) -> tuple[list[Item], float]:
