@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, help="Instead of the recipes'.")
     parser.add_argument("--image-size", type=int, help="Instead of the recipes' 128 pixels.")
+    parser.add_argument(
+        "--learning-rate", type=float, help="Instead of the recipes': short trainings need a larger one."
+    )
     parser.add_argument("--images", type=int, default=4, help="Test images in the picture.")
     parser.add_argument("--score", default="predicted", choices=("predicted", "mean"))
     parser.add_argument("--device", default="cpu")
@@ -104,6 +107,7 @@ def measure(args: argparse.Namespace, entry: str, network: str, seed: int) -> di
         changes |= {"negative": [negative]} if negative else {}
         changes |= {"epochs": args.epochs} if args.epochs else {}
         changes |= {"image_size": args.image_size} if args.image_size else {}
+        changes |= {"learning_rate": args.learning_rate} if args.learning_rate else {}
         # The set comes divided: its test images are what the run is tested on.
         plan = plan_segmenter_training(args.data / name / "images", recipe=how["recipe"], changes=changes)
         run_segmenter_training(prepare_segmenter_training(plan, run), run, device=args.device)
@@ -116,7 +120,8 @@ def measure(args: argparse.Namespace, entry: str, network: str, seed: int) -> di
 
 def facts(args: argparse.Namespace, entry: str, network: str, seed: int) -> dict[str, Any]:
     """What a row is of."""
-    options = {"epochs": args.epochs, "image_size": args.image_size, "how": NETWORKS[network]}
+    given = {"epochs": args.epochs, "image_size": args.image_size, "learning_rate": args.learning_rate}
+    options = {**given, "how": NETWORKS[network]}
     return {"set": entry, "seed": seed, "network": network, "options": options}
 
 
