@@ -127,7 +127,7 @@ def facts(args: argparse.Namespace, entry: str, network: str, seed: int) -> dict
 
 def place(args: argparse.Namespace, entry: str, network: str, seed: int) -> Path:
     """Where a network's run lies."""
-    size = f"{args.image_size or 'own'}px-{args.epochs or 'own'}epochs"
+    size = f"{args.image_size or 'own'}px-{args.epochs or 'own'}epochs-{args.learning_rate or 'own'}rate"
     folder = network.replace(",", "").replace(" ", "_")
     return args.out / f"{entry.partition('=')[0]}-{seed}-{size}" / folder
 
