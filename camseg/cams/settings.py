@@ -1,12 +1,13 @@
 """How maps are extracted from a classifier."""
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, TypeAlias
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
 from camseg.base.errors import InputError
-from camseg.base.settings import Option, settings
+from camseg.base.settings import Option, settings, to_json
 from camseg.cams.methods.registry import check_methods
 
 Score: TypeAlias = Literal["class", "margin"]
@@ -88,3 +89,9 @@ class CamSettings:
         """The scales as numbers."""
         chosen = self.chosen_scales
         return chosen if isinstance(chosen, tuple) else WEIGHED[chosen]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the maps, as JSON values: scales and flip as they were chosen, whether an effort named them."""
+        facts = to_json(replace(self, scales=self.chosen_scales, flip=self.mirrors))
+        del facts["effort"]
+        return facts

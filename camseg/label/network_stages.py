@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from camseg.base.arrays import Cam, Mask, dequantise, quantise
 from camseg.base.errors import ImageError, InputError
 from camseg.base.progress import Say, unheard
-from camseg.base.settings import to_json
 from camseg.cams.capture import Network
 from camseg.cams.extract import BatchCams, BatchLimit, extract, stack_inputs
 from camseg.cams.placing import features_over_image, mean_of_members, members_over_image, members_views
@@ -102,10 +101,8 @@ class CamStage(Stage):
 
     def identity(self) -> dict[str, Any]:
         """The settings, the classifier with its negative classes, the targets and the batches."""
-        settings = self.plan.settings
-        views = replace(settings, scales=settings.chosen_scales, flip=settings.mirrors)
         return {
-            **{name: value for name, value in to_json(views).items() if name != "effort"},
+            **self.plan.settings.identity(),
             "targets": list(self.rule.given),
             "classifier": self.plan.classifier.fingerprint(),
             "batch_size": self.batch_size,

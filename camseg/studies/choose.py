@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,6 @@ from camseg.base.arrays import Mask, quantise
 from camseg.base.device import find_device
 from camseg.base.errors import InputError
 from camseg.base.progress import Progress, Say, silent, unheard
-from camseg.base.settings import to_json
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.datasets import Dataset, Sample, load_images
 from camseg.studies.array_cache import ArrayCache
@@ -141,10 +140,8 @@ def _check_runs(runs: Sequence[Path | str]) -> None:
 
 def _identity(settings: ChooseSettings, device: str) -> dict[str, Any]:
     """What decides all maps, whichever runs, images, propagations and thresholds are asked for."""
-    cams = settings.cams
-    views = to_json(replace(cams, scales=cams.chosen_scales, flip=cams.mirrors))
     return {
-        **{name: value for name, value in views.items() if name != "effort"},
+        **settings.cams.identity(),
         "negative": list(settings.negative),
         "batch_size": settings.batch_size,
         "seed": settings.seed,

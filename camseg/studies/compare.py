@@ -285,7 +285,7 @@ def _asked(settings: CompareSettings, changes: Mapping[str, Any]) -> dict[str, A
 
 def _identity(study: _Study, places: _Places, trainings: _Trainings) -> dict[str, Any]:
     """What two calls that share a folder must have in common; more models and methods may come."""
-    facts = {**to_json(trainings.common), **to_json(trainings.common.settings), **to_json(study.judge.cams)}
+    facts = {**to_json(trainings.common), **to_json(trainings.common.settings), **study.judge.cams.identity()}
     for name in ("settings", "methods", "model", "workers", "weights_sha256"):
         del facts[name]
     folders = {"test": places.test, "masks": places.masks, "test_masks": places.test_masks}
