@@ -17,12 +17,11 @@ from typing import Final
 
 import numpy as np
 import torch
+from grids import drawn_cases
 
 from camseg.base.settings import from_json
 from camseg.cams.settings import WEIGHED, Scales
 from camseg.classify.checkpoint import AnyClassifier, load_classifier
-from camseg.data.datasets import load_images
-from camseg.data.images import read_image, read_mask
 from camseg.label.chain import label_image
 from camseg.label.settings import LabelSettings
 from camseg.measure.metrics import dice, mask_counts
@@ -57,21 +56,12 @@ def score(classifier: AnyClassifier, views: Views, data: Path, half: str, count:
     settings = from_json(
         LabelSettings, {"cams": {"scales": views.scales, "flip": views.flip}, "refinement": {"method": "none"}}
     )
-    samples = [
-        sample
-        for sample in load_images(data / "images" / half, classifier.classes).samples
-        if not set(sample.labels or ()) & set(classifier.negative)
-    ]
     scores, seconds = [], 0.0
-    for place in sorted(np.random.default_rng(0).permutation(len(samples))[:count]):
-        sample = samples[place]
-        truth = read_mask(data / "masks" / half / f"{sample.name}.png")
-        if truth.any():
-            image = read_image(sample.path)
-            start = time.process_time()
-            mask = label_image(image, classifier, sample.labels[0] if sample.labels else None, settings).mask
-            seconds += time.process_time() - start
-            scores.append(float(dice(mask_counts(mask, truth))))
+    for image, target, truth in drawn_cases(classifier, data, half, count):
+        start = time.process_time()
+        mask = label_image(image, classifier, target, settings).mask
+        seconds += time.process_time() - start
+        scores.append(float(dice(mask_counts(mask, truth))))
     return float(np.mean(scores)), seconds / len(scores)
 
 

@@ -9,12 +9,13 @@ empty. Settings are to be chosen by the column of the training images.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from camseg.base.arrays import Image, Mask
 from camseg.base.errors import CamsegError
 from camseg.base.settings import from_json
 from camseg.cams.capture import network
@@ -35,22 +36,27 @@ def grids(classifier: Classifier, layers: Sequence[str]) -> str:
     return ", ".join("{} x {}".format(*one.shape[-2:]) for one in seen.maps)
 
 
-def mean_dice(classifier: AnyClassifier, settings: LabelSettings, data: Path, half: str, count: int) -> float:
-    """Over the images of one half with an object, of more than ``count`` a random choice."""
+def drawn_cases(
+    classifier: AnyClassifier, data: Path, half: str, count: int
+) -> Iterator[tuple[Image, str | None, Mask]]:
+    """Images of one half with an object, their label and true mask; of more than ``count`` a random choice."""
     samples = [
         sample
         for sample in load_images(data / "images" / half, classifier.classes).samples
         if not set(sample.labels or ()) & set(classifier.negative)
     ]
-    scores = []
     for place in sorted(np.random.default_rng(0).permutation(len(samples))[:count]):
         sample = samples[place]
         truth = read_mask(data / "masks" / half / f"{sample.name}.png")
         if truth.any():
-            target = sample.labels[0] if sample.labels else None
-            mask = label_image(read_image(sample.path), classifier, target, settings).mask
-            scores.append(float(dice(mask_counts(mask, truth))))
-    return float(np.mean(scores))
+            yield read_image(sample.path), sample.labels[0] if sample.labels else None, truth
+
+
+def mean_dice(classifier: AnyClassifier, settings: LabelSettings, data: Path, half: str, count: int) -> float:
+    """Over ``drawn_cases``."""
+    cases = drawn_cases(classifier, data, half, count)
+    masks = ((label_image(image, classifier, target, settings).mask, truth) for image, target, truth in cases)
+    return float(np.mean([dice(mask_counts(mask, truth)) for mask, truth in masks]))
 
 
 def main() -> None:

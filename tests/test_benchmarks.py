@@ -160,3 +160,10 @@ def test_the_benchmark_of_scale_measures_what_it_says(tmp_path, monkeypatch):
     assert 300 < row["manifest, bytes per image"] < 3000
     assert 0 < row["before its first, s"] < row["every tenth gone, s"]
     assert row["all there, s"] < row["label, s"]
+
+
+def test_what_views_cost_in_passes(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # efforts draws its images as grids does
+    efforts = load("efforts")
+    passes = {text: efforts.Views.parse(text).passes for text in ("1", "1.5", "0.75,1m", "few", "auto", "autom")}
+    assert passes == {"1": 1, "1.5": 3.25, "0.75,1m": 3.125, "few": 4.625, "auto": 7.8125, "autom": 15.625}

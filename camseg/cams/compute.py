@@ -51,14 +51,6 @@ def compute_cams(
     Raises InputError when targets and images differ in number, for an unknown method or class, or an image that lacks
     a member's window; LayerError when the layer gives no map.
     """
-    if targets is not None and (isinstance(targets, str) or len(targets) != len(images)):
-        raise InputError(f"expected one target per image: {len(images)} images, targets {targets!r}")
-    if batch_size < 1:
-        raise InputError(f"expected a batch size of at least 1, got {batch_size}")
-    if (masks is not None) != (score == "mask"):
-        raise InputError("masks and the score mask go together: give both, or neither")
-    if masks is not None and len(masks) != len(images):
-        raise InputError(f"expected one mask per image: {len(images)} images, {len(masks)} masks")
     settings = CamSettings(
         methods=(methods,) if isinstance(methods, str) else tuple(methods),
         scales=scales if isinstance(scales, str) else tuple(scales),
@@ -70,6 +62,27 @@ def compute_cams(
         raw=raw,
         gate=gate,
     )
+    return compute_by_settings(classifier, images, settings, targets, masks=masks, batch_size=batch_size)
+
+
+def compute_by_settings(
+    classifier: Decider,
+    images: Sequence[Views],
+    settings: CamSettings,
+    targets: Sequence[str | Sequence[str]] | None = None,
+    *,
+    masks: Sequence[Mask | Mapping[str, Mask]] | None = None,
+    batch_size: int = 16,
+) -> dict[str, list[Any]]:
+    """``compute_cams`` with settings that are at hand as such."""
+    if targets is not None and (isinstance(targets, str) or len(targets) != len(images)):
+        raise InputError(f"expected one target per image: {len(images)} images, targets {targets!r}")
+    if batch_size < 1:
+        raise InputError(f"expected a batch size of at least 1, got {batch_size}")
+    if (masks is not None) != (settings.score == "mask"):
+        raise InputError("masks and the score mask go together: give both, or neither")
+    if masks is not None and len(masks) != len(images):
+        raise InputError(f"expected one mask per image: {len(images)} images, {len(masks)} masks")
     ready, limit = plan(classifier, settings), BatchLimit()
     results: dict[str, list[Any]] = {name: [] for name in settings.methods}
     for start in range(0, len(images), batch_size):
@@ -84,7 +97,7 @@ def compute_cams(
         for name, maps in found.maps.items():
             for one, row, grids, as_dict in zip(views, found.targets, maps, as_dicts, strict=True):
                 height, width = one[classifier.window].shape[:2]
-                cams = [to_image_size(classifier, grid, height, width, raw) for grid in grids]
+                cams = [to_image_size(classifier, grid, height, width, settings.raw) for grid in grids]
                 names = [classifier.classes[target] for target in row]
                 results[name].append(dict(zip(names, cams, strict=True)) if as_dict else cams[0])
     return results

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.arrays import Cam, Image, Mask
-from camseg.cams.compute import classifier_features, compute_cams
+from camseg.cams.compute import classifier_features, compute_by_settings
 from camseg.cams.predict import predict
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.data.images import read_image
@@ -48,20 +48,8 @@ class BatchMaps:
     @cached_property
     def cams(self) -> list[Cam]:
         """Of each image its map, float32 (H, W)."""
-        cams, (images, targets) = self.settings.cams, self.inputs
-        return compute_cams(
-            self.classifier,
-            images,
-            targets,
-            cams.methods,
-            scales=cams.chosen_scales,
-            flip=cams.mirrors,
-            score=cams.score,
-            layer=cams.layers,
-            score_channels=cams.score_channels,
-            precision=cams.precision,
-            batch_size=self.settings.batch_size,
-        )[cams.methods[0]]
+        (images, targets), cams, size = self.inputs, self.settings.cams, self.settings.batch_size
+        return compute_by_settings(self.classifier, images, cams, targets, batch_size=size)[cams.methods[0]]
 
     def spread(self, name: str) -> list[Cam]:
         """The maps spread in one way, or as they are for ``none``, at ``MASK_SIDE``: float32 (h, w) each."""

@@ -32,7 +32,7 @@ from camseg.train.trainer import train_classifier
 ARCH: Final = "test_resnet"
 """timm's smallest ResNet, 0.5 M parameters: trained from scratch in under a minute on two cores."""
 SEED: Final = 0
-CAMS: Final = CamSettings(score="auto", layers=("layer3",), scales="auto", flip=True)
+CAMS: Final = CamSettings(score="auto", layers=("layer3",), effort="best")
 PROPAGATION: Final = PropagateSettings(args={"rounds": 10})
 MASKS: Final = MaskSettings(threshold=parse_threshold("max:0.4"))
 """An input of 128 pixels leaves the last layer 4 x 4 positions; one stage earlier there are 8 x 8, whose maps are

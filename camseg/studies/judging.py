@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import Cam, Image, quantise
 from camseg.base.progress import Progress
-from camseg.cams.compute import compute_cams
+from camseg.cams.compute import compute_by_settings
 from camseg.cams.predict import predict
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import AnyClassifier
@@ -85,23 +85,12 @@ class Judge:
         self, classifier: AnyClassifier, method: str, samples: Sequence[Sample], title: str
     ) -> Iterator[tuple[Sample, Mapping[str, Image], Cam, float]]:
         """Every image by window, with the map of its own class, and the seconds from its file to that."""
-        cams = self.cams
+        settings = replace(self.cams, methods=(method,))
         for batch in in_batches(samples, self.batch_size, self.progress, title):
             started = time.perf_counter()
             images = [_views(classifier, sample) for sample in batch]
-            maps = compute_cams(
-                classifier,
-                images,
-                [own_class(sample) for sample in batch],
-                (method,),
-                scales=cams.chosen_scales,
-                flip=cams.mirrors,
-                score=cams.score,
-                layer=cams.layers,
-                score_channels=cams.score_channels,
-                precision=cams.precision,
-                batch_size=self.batch_size,
-            )[method]
+            targets = [own_class(sample) for sample in batch]
+            maps = compute_by_settings(classifier, images, settings, targets, batch_size=self.batch_size)[method]
             each = (time.perf_counter() - started) / len(batch)
             for sample, views, cam in zip(batch, images, maps, strict=True):
                 yield sample, views, cam, each

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from camseg.base.errors import InputError
-from camseg.cams.compute import compute_cams
+from camseg.cams.compute import compute_by_settings
 from camseg.cams.predict import predict
 from camseg.cams.settings import CamSettings
 from camseg.classify.checkpoint import load_classifier
@@ -244,10 +244,10 @@ def passes(monkeypatch):
             if len(self) == self.killed_at:
                 raise KeyboardInterrupt
             self.append(len(arguments[1]))
-            return compute_cams(*arguments, **options)
+            return compute_by_settings(*arguments, **options)
 
     made = Passes()
-    monkeypatch.setattr(choose_maps, "compute_cams", made.compute)
+    monkeypatch.setattr(choose_maps, "compute_by_settings", made.compute)
     return made
 
 
