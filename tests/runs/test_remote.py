@@ -242,8 +242,8 @@ def test_what_the_manifest_there_names_is_there_whenever_it_ends(there, memory, 
     monkeypatch.setattr(type(memory), "pipe_file", pipe_file)
     quick = LabelSettings(refinement=RefineSettings(method="none"))
 
-    def run(killed_after=None):
-        """How many images were done; where it is killed, what was not sent by then is lost."""
+    def run(killed_after=None, *, sends_the_rest=True):
+        """How many images were done; where nothing sends the rest, what was not sent by then is lost."""
         done = []
 
         def progress(records, total, title):
@@ -254,22 +254,22 @@ def test_what_the_manifest_there_names_is_there_whenever_it_ends(there, memory, 
                 yield one
 
         mirror = OutputMirror("memory://out")
-        with pytest.raises(KeyboardInterrupt) if killed_after else mirror:
-            if killed_after:
+        with mirror if killed_after is None else pytest.raises(KeyboardInterrupt):
+            if killed_after is not None:
                 mirror.__enter__()
             options = FolderOptions(workers=1, progress=progress)
             data = mirror_images(there, cache=tmp_path / "cache")
             try:
                 label_folder(data, tiny_classifier, mirror.folder, quick, batch_size=1, options=options)
             finally:
-                if killed_after == 2:  # as by kill -9
+                if not sends_the_rest:  # as by kill -9
                     mirror._ended.set()
                     mirror._thread.join()
-                elif killed_after:
+                elif killed_after is not None:
                     mirror.__exit__(None, None, None)
         return len(done)
 
-    run(killed_after=2)
+    run(killed_after=2, sends_the_rest=False)
     told = len(memory.cat_file(f"/out/{MANIFEST}").splitlines()) if memory.exists(f"/out/{MANIFEST}") else 0
     run(killed_after=3 - told)
     assert len(memory.cat_file(f"/out/{MANIFEST}").splitlines()) == 3
