@@ -5,9 +5,10 @@
 DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/; NAME= has no negative class. For every
 set and seed a classifier is trained (or taken from --teachers FOLDER/NAME-SEED/classifier) and labels the images; the
 rows are networks that learn from what it made of the training images, and all are measured on the test images: Dice and
-IoU are means per image, over those with an object. No row but those with true masks sees any. Rows are kept in
-OUT/rows.jsonl, one JSON object each, and are not measured twice with equal options; a training that was stopped
-continues. --table prints what is there.
+IoU are means per image, over those with an object. No row but those with true masks sees any. Settings are to be chosen
+by the column of the training images, whose true masks the others do not see either. Rows are kept in OUT/rows.jsonl,
+one JSON object each, and are not measured twice with equal options; a training that was stopped continues. --table
+prints what is there.
 """
 
 import argparse
@@ -65,6 +66,7 @@ ensembles (--folds) only."""
 SECOND: Final = {"second round, spread": "par", "second round, refined": None}
 """Networks that learn from the masks of the student ``--second-of``: the propagator of its maps, or None for masks that
 were refined."""
+HALVES: Final = ("train", "test")
 TEACHER: Final = "teacher"
 TRUE: Final = "true masks"
 ORDERS: Final = ("random", "worst first")
@@ -172,24 +174,31 @@ def measure(job: Job, row: str) -> dict[str, Any]:
     facts = {"set": job.name, "seed": job.seed, "row": row, "options": job.options(row)}
     start = time.perf_counter()
     if row == TEACHER:
-        folder, seconds, trained = labelled(job, "test"), read_json(job.taught / "test.json", InputError), {}
+        folders = {half: labelled(job, half) for half in HALVES}
+        seconds, trained = read_json(job.taught / "test.json", InputError), {}
     else:
         run = trained_student(job, row)
-        folder, images = job.place(row) / "test", job.data / "images" / "test"
+        folders = {half: job.place(row) / half for half in HALVES}
         segmenter = load_segmenter(run, job.args.device)
-        report = segment_folder(images, segmenter, folder, options=FolderOptions(overwrite=folder.exists()))
+        for half, folder in folders.items():
+            options = FolderOptions(overwrite=folder.exists())
+            report = segment_folder(job.data / "images" / half, segmenter, folder, options=options)
         seconds = {"seconds": report.seconds["total"] / report.done}
         metrics = read_json(run / "metrics.json", InputError)
         trained = {key: metrics[key] for key in ("best_epoch", "epochs", "mean_dice_per_image")}
-    cut = evaluate_folder(masks_in(job, folder), job.data / "masks" / "test").overall.thresholds[0]
-    facts |= {"dice": cut.dice, "iou": cut.iou, "images": cut.images, **seconds, **trained}
+    taught, cut = (
+        evaluate_folder(masks_in(job, folder, half), job.data / "masks" / half).overall.thresholds[0]
+        for half, folder in folders.items()
+    )
+    facts |= {"dice_training": taught.dice, "dice": cut.dice, "iou": cut.iou, "images": cut.images}
+    facts |= {**seconds, **trained}
     print(f"{time.perf_counter() - start:.0f} s: {json.dumps(facts)}", flush=True)
     return facts
 
 
-def masks_in(job: Job, folder: Path) -> Path:
-    """A mask for each test image: where there is one for each class, that of its label."""
-    samples = load_images(job.data / "images" / "test").samples
+def masks_in(job: Job, folder: Path, half: str) -> Path:
+    """A mask for each image of a half: where there is one for each class, that of its label."""
+    samples = load_images(job.data / "images" / half).samples
     made = [folder / "masks" / (sample.labels or ("",))[0] / f"{sample.name}.png" for sample in samples]
     if not any(path.exists() for path in made):
         return folder / "masks"
@@ -314,13 +323,21 @@ def found(file: Path, job: Job, row: str) -> list[dict[str, Any]]:
 def table(name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Print one set's rows: means over the seeds with the lowest and the highest, beside teacher and true masks."""
     means = {row: float(np.mean([one["dice"] for one in seen])) for row, seen in rows.items() if seen}
-    print(f"\n### {name}\n\n| row | seeds | Dice | IoU | to the teacher | of true masks' | s per image |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        f"\n### {name}\n\n| row | seeds | Dice, training | Dice | IoU | to the teacher | of true masks' | s per image |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for row in means:
         seen = rows[row]
         gained = f"{means[row] - means[TEACHER]:+.3f}" if TEACHER in means else "-"
         share = f"{means[row] / means[TRUE]:.2f}" if TRUE in means else "-"
-        cells = [row, str(len(seen)), *(_spread([one[key] for one in seen]) for key in ("dice", "iou")), gained, share]
+        cells = [
+            row,
+            str(len(seen)),
+            *(_spread([one[key] for one in seen]) for key in ("dice_training", "dice", "iou")),
+            gained,
+            share,
+        ]
         print(f"| {' | '.join(cells)} | {min(one['seconds'] for one in seen):.3f} |")
 
 

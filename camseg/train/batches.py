@@ -68,21 +68,23 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.count // self.processes.count)
+        return -(-len(self.order()) // self.processes.count)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        if self.shares is None:
-            order = random.permutation(self.count)
-        else:
-            order = random.choice(self.count, self.count, p=self.shares)
         # Repeated from its start, so that every process takes the same number of steps.
-        padded = np.resize(order, len(self) * self.processes.count)
+        padded = np.resize(self.order(), len(self) * self.processes.count)
         turns: Counter[int] = Counter()
         for place, index in enumerate(padded.tolist()):
             if place % self.processes.count == self.processes.rank:
                 yield self.epoch, index, turns[index]
             turns[index] += 1
+
+    def order(self) -> NDArray[np.int64]:
+        """The indices of this epoch, of all processes together."""
+        random = np.random.default_rng((self.seed, self.epoch))
+        if self.shares is None:
+            return random.permutation(self.count)
+        return random.choice(self.count, self.count, p=self.shares)
 
 
 @dataclass(frozen=True, kw_only=True)

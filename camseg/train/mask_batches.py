@@ -1,7 +1,7 @@
 """Images with masks -> batches of augmented squares, targets and weights; as ``batches``, with pixels for labels."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,19 +235,8 @@ class TrustedSampler(EpochSampler):
         super().__init__(count, seed, processes, shares)
         self.trusted, self.epochs = trusted, epochs
 
-    @property
-    def _first_epochs(self) -> bool:
-        return self.epoch < self.epochs
-
-    def __len__(self) -> int:
-        return -(-len(self.trusted) // self.processes.count) if self._first_epochs else super().__len__()
-
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        if not self._first_epochs:
-            yield from super().__iter__()
-            return
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.trusted)
-        padded = np.resize(order, len(self) * self.processes.count)
-        for place, index in enumerate(padded.tolist()):
-            if place % self.processes.count == self.processes.rank:
-                yield self.epoch, index, int(place >= len(order))
+    def order(self) -> NDArray[np.int64]:
+        """As ``EpochSampler.order``; in the first epochs the trusted images'."""
+        if self.epoch >= self.epochs:
+            return super().order()
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.trusted)

@@ -60,3 +60,10 @@ def test_the_first_epochs_are_of_the_trusted_images():
         halves.append(list(half))
         assert len(halves[-1]) == len(half) == 2
     assert sorted({key[1] for half in halves for key in half}) == [1, 4, 5]
+    # Few of them come often, each time augmented in another way.
+    few = [
+        key
+        for rank in range(5)
+        for key in TrustedSampler(6, 0, Processes(rank=rank, count=5), None, np.array([3, 4]), 2)
+    ]
+    assert len({*few}) == 5
