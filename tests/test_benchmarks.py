@@ -83,16 +83,20 @@ def test_the_quick_run_leaves_out_what_is_slow(cam_cost, tmp_path, capsys):
     assert len(tables(capsys.readouterr().out)) == 2
 
 
+def write_halves(folder, make_images):
+    for half in ("train", "test"):
+        for number, image in enumerate(make_images(*[(32, 32)] * 8)):
+            name = f"{half}/{('cat', 'none')[number % 2]}/{number}.png"
+            write_image(folder / "images" / name, image)
+            write_mask(folder / "masks" / name, (image.mean(axis=2) > 128) & (number % 2 == 0))
+
+
 @pytest.mark.slow
 def test_rows_of_students_are_measured_once(make_classifier, make_images, tmp_path, monkeypatch, capsys):
     student = load("student")
     parts = {name: student.PARTS[name] for name in ("naive", "levels")}
     monkeypatch.setattr(student, "PARTS", parts)
-    for half in ("train", "test"):
-        for number, image in enumerate(make_images(*[(32, 32)] * 8)):
-            name = f"{half}/{('cat', 'none')[number % 2]}/{number}.png"
-            write_image(tmp_path / "data/set/images" / name, image)
-            write_mask(tmp_path / "data/set/masks" / name, (image.mean(axis=2) > 128) & (number % 2 == 0))
+    write_halves(tmp_path / "data/set", make_images)
     make_classifier(negative=["none"]).save(tmp_path / "teachers/set-0/classifier")
     arguments = [str(tmp_path / "data"), "--weights", "none", "--out", str(tmp_path / "out"), "--set", "set=none"]
     arguments += ["--seeds", "0", "--model", "linknet+test_resnet", "--image-size", "32", "--few", "1"]
@@ -117,10 +121,31 @@ def test_rows_of_students_are_measured_once(make_classifier, make_images, tmp_pa
     student.main([*arguments, "--epochs", "1"])
     (cells,) = tables(capsys.readouterr().out)
     assert [row[0] for row in cells[1:]] == names
-    by_name = {row["row"]: row["dice"] for row in rows}
-    assert [float(row[2]) for row in cells[1:]] == [pytest.approx(by_name[name], abs=5e-4) for name in names]
+    for place, key in ((2, "dice_training"), (3, "dice")):
+        by_name = {row["row"]: row[key] for row in rows}
+        assert [float(row[place]) for row in cells[1:]] == [pytest.approx(by_name[name], abs=5e-4) for name in names]
     student.main([*arguments, "--epochs", "2", "--only", "naive"])  # with other options it is another row
     assert len((tmp_path / "out/rows.jsonl").read_text().splitlines()) == len(names) + 1
+
+
+@pytest.mark.slow
+def test_epochs_are_kept_and_chosen_among(make_images, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # it takes functions of grids
+    stopping = load("stopping")
+    monkeypatch.setattr(stopping, "MODEL", {"model": "test_resnet"})
+    write_halves(tmp_path / "set", make_images)
+    arguments = [str(tmp_path / "set"), "--weights", "none", "--negative", "none", "--out", str(tmp_path / "out")]
+    arguments += ["--seeds", "0,1", "--epochs", "4", "--image-size", "32", "--images", "3"]
+    stopping.main([*arguments, "--threads", str(torch.get_num_threads())])
+    (rows,) = tables(capsys.readouterr().out)
+    assert [row[0] for row in rows[1:]][-2:] == [stopping.LAST, stopping.BEST]
+    kept = {row[0]: row[1] for row in rows[1:]}
+    assert kept[stopping.LAST] == "4, 4"
+    assert all(int(epoch) in (2, 4) for cell in kept.values() for epoch in cell.split(", "))
+    assert all(float(row[2]) <= float(rows[-1][2]) for row in rows[1:])
+    weights = [(tmp_path / "out/0" / str(epoch) / "model.safetensors").read_bytes() for epoch in (1, 2, 3, 4)]
+    assert len({*weights}) == 4
+    assert weights[-1] == (tmp_path / "out/0/run/model.safetensors").read_bytes()
 
 
 def test_the_gpu_benchmark_goes_through_its_code_on_a_cpu(gpu, tmp_path, capsys):
