@@ -33,16 +33,20 @@ def calibration_error(classifier: Classifier, logits: Tensor, truth: NDArray[Any
 
 def write_reports(
     out: Path,
-    classifier: Classifier,
     metrics: dict[str, Any],
     history: Sequence[dict[str, float]],
     tables: Mapping[str, NDArray[np.float64]],
+    exclusive: Sequence[str] | None = None,
 ) -> None:
-    """Write a run's ``history.csv``, ``metrics.json`` and pictures; ``tables``: reliabilities by what they are of."""
+    """Write a run's ``history.csv``, ``metrics.json`` and pictures; ``tables``: reliabilities by what they are of.
+
+    ``exclusive``: the classes of the ``confusion`` in the metrics, where that is to be drawn.
+    """
     write_csv(out / "history.csv", list(history[0]), [list(row.values()) for row in history])
     write_image(out / "curves.png", plot_history(history))
-    write_image(out / "reliability.png", plot_reliability(tables))
-    if not classifier.multi_label:
-        write_image(out / "confusion.png", plot_confusion(np.array(metrics["confusion"]), classifier.classes))
+    if any(table.any() for table in tables.values()):
+        write_image(out / "reliability.png", plot_reliability(tables))
+    if exclusive is not None:
+        write_image(out / "confusion.png", plot_confusion(np.array(metrics["confusion"]), exclusive))
     # Last: a run is finished when its metrics are there.
     write_json(out / "metrics.json", metrics)

@@ -11,12 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.errors import DatasetError, InputError
-from camseg.base.files import write_csv, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
-from camseg.data.images import write_image
 from camseg.measure.calibration import classifier_temperature
-from camseg.measure.figures import plot_history, plot_reliability
 from camseg.measure.metrics import expected_calibration_error, reliability
 from camseg.segment.checkpoint import clear_segmenter_run
 from camseg.segment.segmenter import Segmenter
@@ -24,6 +21,7 @@ from camseg.train.course import STATE, check_run_folder, run_course
 from camseg.train.freezing import settled_warmup
 from camseg.train.mask_batches import LoadedMasks, MaskedSet, load_masks
 from camseg.train.processes import started_together
+from camseg.train.report import write_reports
 from camseg.train.segmenter_learner import SegmenterLearner, decoder_parameters
 from camseg.train.settings import SegmenterSettings
 
@@ -93,13 +91,7 @@ def train_segmenter(
     calibrated, metrics, tables = _judge(learner, sets, failed, say)
     if processes.first:
         calibrated.save(out)
-        history = learner.state.history
-        write_csv(out / "history.csv", list(history[0]), [list(row.values()) for row in history])
-        write_image(out / "curves.png", plot_history(history))
-        if tables["calibrated"].any():
-            write_image(out / "reliability.png", plot_reliability(tables))
-        # Last: a run is finished when its metrics are there.
-        write_json(out / "metrics.json", metrics)
+        write_reports(out, metrics, learner.state.history, tables)
         (out / STATE).unlink(missing_ok=True)
     processes.wait()
     return metrics

@@ -86,7 +86,8 @@ def train_classifier(
     calibrated, metrics, tables = _judge(learner, sets, failed, say)
     if processes.first:
         calibrated.save(out)
-        write_reports(out, classifier, metrics, learner.state.history, tables)
+        exclusive = None if classifier.multi_label else classifier.classes
+        write_reports(out, metrics, learner.state.history, tables, exclusive)
         (out / STATE).unlink(missing_ok=True)
     processes.wait()
     return metrics
