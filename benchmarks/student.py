@@ -4,11 +4,11 @@
 
 DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/; NAME= has no negative class. For every
 set and seed a classifier is trained (or taken from --teachers FOLDER/NAME-SEED/classifier) and labels the images; the
-rows are networks that learn from what it made of the training images, and all are measured on the test images: Dice and
-IoU are means per image, over those with an object. No row but those with true masks sees any. Settings are to be chosen
-by the column of the training images, whose true masks the others do not see either. Rows are kept in OUT/rows.jsonl,
-one JSON object each, and are not measured twice with equal options; a training that was stopped continues. --table
-prints what is there.
+rows are networks that learn from what it made of the training images. All are measured on the test images, by the
+defaults of ``camseg segment`` and alone, without propagation: Dice and IoU are means per image, over those with an
+object. No row but those with true masks sees any. Settings are to be chosen by the column of the training images, whose
+true masks the others do not see either. Rows are kept in OUT/rows.jsonl, one JSON object each, and are not measured
+twice with equal options; a training that was stopped continues. --table prints what is there.
 """
 
 import argparse
@@ -30,17 +30,15 @@ from camseg.base.files import read_json, write_json
 from camseg.base.settings import from_json
 from camseg.classify.checkpoint import load_classifier
 from camseg.data.datasets import load_images
-from camseg.label.folder import label_folder, masks_folder, propagate_folder
+from camseg.label.folder import label_folder
 from camseg.label.segmenting import segment_folder
 from camseg.label.settings import LabelSettings, SegmentSettings
-from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.measure.evaluate import evaluate_folder
-from camseg.propagation.settings import PropagateSettings
 from camseg.runs.manifest import MANIFEST
-from camseg.runs.output import map_root
 from camseg.runs.run import RUN
 from camseg.runs.settings import FolderOptions
 from camseg.segment.checkpoint import load_segmenter
+from camseg.segment.segmenter import Segmenter
 from camseg.train.members import plan_members, prepare_members, train_members
 from camseg.train.plan import plan_training, prepare_training, run_training
 from camseg.train.segmenter_plan import plan_segmenter_training, prepare_segmenter_training, run_segmenter_training
@@ -63,9 +61,12 @@ PARTS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """Students of the pseudo masks by name: what differs from the defaults of ``train-seg``. Agreement is known of
 ensembles (--folds) only."""
-SECOND: Final = {"second round, spread": "par", "second round, refined": None}
-"""Networks that learn from the masks of the student ``--second-of``: the propagator of its maps, or None for masks that
-were refined."""
+SECOND: Final[Mapping[str, Mapping[str, Any]]] = {
+    "second round, spread": {},
+    "second round, refined": {"propagation": {"method": "none"}, "refinement": {"method": "auto"}},
+}
+"""Networks that learn from the masks of the student ``--second-of``: what these differ in from the defaults of
+``segment``."""
 HALVES: Final = ("train", "test")
 TEACHER: Final = "teacher"
 TRUE: Final = "true masks"
@@ -174,26 +175,40 @@ def measure(job: Job, row: str) -> dict[str, Any]:
     facts = {"set": job.name, "seed": job.seed, "row": row, "options": job.options(row)}
     start = time.perf_counter()
     if row == TEACHER:
-        folders = {half: labelled(job, half) for half in HALVES}
-        seconds, trained = read_json(job.taught / "test.json", InputError), {}
+        facts |= dices(job, {half: labelled(job, half) for half in HALVES})
+        facts |= read_json(job.taught / "test.json", InputError)
     else:
         run = trained_student(job, row)
-        folders = {half: job.place(row) / half for half in HALVES}
         segmenter = load_segmenter(run, job.args.device)
-        for half, folder in folders.items():
-            options = FolderOptions(overwrite=folder.exists())
-            report = segment_folder(job.data / "images" / half, segmenter, folder, options=options)
-        seconds = {"seconds": report.seconds["total"] / report.done}
+        alone = from_json(SegmentSettings, {"propagation": {"method": "none"}})
+        found, _ = segmented(job, row, segmenter, alone, "alone")
+        facts["dice_alone"] = found["dice"]
+        found, seconds = segmented(job, row, segmenter, SegmentSettings(), "spread")
         metrics = read_json(run / "metrics.json", InputError)
-        trained = {key: metrics[key] for key in ("best_epoch", "epochs", "mean_dice_per_image")}
+        facts |= {**found, "seconds": seconds}
+        facts |= {key: metrics[key] for key in ("best_epoch", "epochs", "mean_dice_per_image")}
+    print(f"{time.perf_counter() - start:.0f} s: {json.dumps(facts)}", flush=True)
+    return facts
+
+
+def segmented(
+    job: Job, row: str, segmenter: Segmenter, settings: SegmentSettings, name: str
+) -> tuple[dict[str, Any], float]:
+    """The scores of a row's network with these settings, and its seconds per test image."""
+    folders = {half: job.place(row) / name / half for half in HALVES}
+    for half, folder in folders.items():
+        options = FolderOptions(overwrite=folder.exists())
+        report = segment_folder(job.data / "images" / half, segmenter, folder, settings, options=options)
+    return dices(job, folders), report.seconds["total"] / report.done
+
+
+def dices(job: Job, folders: Mapping[str, Path]) -> dict[str, Any]:
+    """The scores of folders of masks by half."""
     taught, cut = (
         evaluate_folder(masks_in(job, folder, half), job.data / "masks" / half).overall.thresholds[0]
         for half, folder in folders.items()
     )
-    facts |= {"dice_training": taught.dice, "dice": cut.dice, "iou": cut.iou, "images": cut.images}
-    facts |= {**seconds, **trained}
-    print(f"{time.perf_counter() - start:.0f} s: {json.dumps(facts)}", flush=True)
-    return facts
+    return {"dice_training": taught.dice, "dice": cut.dice, "iou": cut.iou, "images": cut.images}
 
 
 def masks_in(job: Job, folder: Path, half: str) -> Path:
@@ -287,19 +302,11 @@ def masks_of(job: Job, row: str) -> Path:
 
 
 def second_masks(job: Job, row: str) -> Path:
-    """The masks that a student makes of the training images, its maps spread or its masks refined."""
-    images, out = job.data / "images" / "train", job.place(row)
+    """The masks that a student makes of the training images, its probabilities spread or its masks refined."""
     segmenter = load_segmenter(trained_student(job, job.args.second_of), job.args.device)
-    refiner = "none" if SECOND[row] else "auto"
-    settings = from_json(
-        SegmentSettings, {"save": ["cams"], "views": {"flip": True}, "refinement": {"method": refiner}}
-    )
-    segment_folder(images, segmenter, out / "first", settings)
-    if not SECOND[row]:
-        return out / "first"
-    propagate_folder(images, map_root(out / "first"), out / "spread", PropagateSettings(method=SECOND[row]))
-    masks_folder(map_root(out / "spread"), out / "masks", MaskSettings(threshold=parse_threshold(0.5)))
-    return out / "masks"
+    settings = from_json(SegmentSettings, SECOND[row])
+    segment_folder(job.data / "images" / "train", segmenter, job.place(row) / "first", settings)
+    return job.place(row) / "first"
 
 
 def corrected_names(job: Job, made: Path, order: str) -> list[str]:
@@ -323,21 +330,15 @@ def found(file: Path, job: Job, row: str) -> list[dict[str, Any]]:
 def table(name: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Print one set's rows: means over the seeds with the lowest and the highest, beside teacher and true masks."""
     means = {row: float(np.mean([one["dice"] for one in seen])) for row, seen in rows.items() if seen}
-    print(
-        f"\n### {name}\n\n| row | seeds | Dice, training | Dice | IoU | to the teacher | of true masks' | s per image |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ["row", "seeds", "Dice, training", "Dice", "IoU", "to the teacher", "of true masks'", "network alone"]
+    print(f"\n### {name}\n\n| {' | '.join(columns)} | s per image |\n|{'---|' * (len(columns) + 1)}")
     for row in means:
         seen = rows[row]
         gained = f"{means[row] - means[TEACHER]:+.3f}" if TEACHER in means else "-"
         share = f"{means[row] / means[TRUE]:.2f}" if TRUE in means else "-"
-        cells = [
-            row,
-            str(len(seen)),
-            *(_spread([one[key] for one in seen]) for key in ("dice_training", "dice", "iou")),
-            gained,
-            share,
-        ]
+        scores = [_spread([one[key] for one in seen]) for key in ("dice_training", "dice", "iou")]
+        alone = "-" if row == TEACHER else _spread([one["dice_alone"] for one in seen])
+        cells = [row, str(len(seen)), *scores, gained, share, alone]
         print(f"| {' | '.join(cells)} | {min(one['seconds'] for one in seen):.3f} |")
 
 

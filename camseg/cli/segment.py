@@ -7,7 +7,15 @@ from camseg.cli import console, fields, options
 from camseg.label.settings import SegmenterOptions, SegmentSettings
 from camseg.runs.settings import FolderOptions, Placement
 
-SPELLED = fields.Spelled({"refinement.method": "refiner", "trimap.recipe": "trimap_recipe", "save": "save"})
+SPELLED = fields.Spelled(
+    {
+        "propagation.method": "propagation",
+        "propagation.args": "propagation_arg",
+        "refinement.method": "refiner",
+        "trimap.recipe": "trimap_recipe",
+        "save": "save",
+    }
+)
 """Where the name of a stage's field would not say which stage is meant."""
 
 

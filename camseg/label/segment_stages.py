@@ -1,7 +1,7 @@
 """The stages that run a segmentation network: images -> probabilities, and of exclusive classes masks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -18,6 +18,8 @@ from camseg.data.datasets import Sample
 from camseg.data.images import read_image
 from camseg.masks.consensus import agreement
 from camseg.masks.quality import working_size
+from camseg.propagation.propagate import propagate
+from camseg.propagation.settings import PropagateSettings, make_settings
 from camseg.runs.stage import Item, Place, Stage, failed_item, waiting_pixels
 from camseg.segment.segmenter import Segmenter, mean_of_views
 from camseg.segment.settings import ViewSettings
@@ -109,7 +111,8 @@ def _small(views: Sequence[torch.Tensor]) -> NDArray[np.float32]:
 
 @dataclass(kw_only=True, eq=False)
 class PixelStage(Stage):
-    """Brings probabilities to the image's size: one item per class, with the 8-bit map that files hold."""
+    """Brings probabilities to the image's size, and spreads them over what looks alike there: one item per class, with
+    the 8-bit map that files hold."""
 
     name: ClassVar[str] = "placing"
     segmenter: Segmenter
@@ -119,10 +122,18 @@ class PixelStage(Stage):
     """Whether known labels exclude classes."""
     likeliest: bool
     """Whether the mask of a class is where it is likelier than the others and the background."""
+    propagation: PropagateSettings
+    """How probabilities are spread."""
+    device: str = field(default="cpu", init=False)
+
+    def setup(self, device: str) -> None:
+        """Take note of the device."""
+        self.device = device
 
     def identity(self) -> dict[str, Any]:
-        """What labels exclude, and whether the likeliest class wins."""
-        return {"gate": self.gate, LIKELIEST: self.likeliest}
+        """What labels exclude, whether the likeliest class wins, and how probabilities are spread, if they are."""
+        spread = {} if self.propagation.method == "none" else {"propagation": to_json(self.propagation)}
+        return {"gate": self.gate, LIKELIEST: self.likeliest, **spread}
 
     def __call__(self, batch: Sequence[Item]) -> list[Item]:
         """An item per class."""
@@ -131,12 +142,14 @@ class PixelStage(Stage):
     def _classes(self, item: Item) -> list[Item]:
         segmenter, grids = self.segmenter, np.stack(item.grids[METHOD])
         height, width = item.size
+        why = {name: self._excluded(item.sample, name) if self.gate else None for name in segmenter.classes}
         found = segmenter.place(grids, height, width, self.tile)  # (channels, H, W)
+        if not all(why.values()):
+            found = self._spread(item, found)
         winners = found.argmax(axis=0) if self.likeliest else None
         items = []
-        for name in segmenter.classes:
+        for name, excluded in why.items():
             channel = segmenter.channel(name)
-            excluded = self._excluded(item.sample, name) if self.gate else None
             cam = np.zeros(item.size, np.float32) if excluded else dequantise(quantise(found[channel]))
             mask = None if winners is None else (winners == channel) & (excluded is None)
             empty = excluded
@@ -147,6 +160,7 @@ class PixelStage(Stage):
                 class_name=name,
                 score=round(float(found[channel].max()), 6),
                 method=METHOD,
+                propagation=self.propagation.method,
                 threshold=None if mask is None else LIKELIEST,
                 empty=empty,
                 quality=1.0 if excluded else None,
@@ -155,6 +169,15 @@ class PixelStage(Stage):
             named = f"{name}/{item.name}" if segmenter.several else item.name
             items.append(replace(item, name=named, record=record, cams={METHOD: cam}, mask=mask, grids={}, views=()))
         return items
+
+    def _spread(self, item: Item, found: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities (channels, H, W) spread one by one; each keeps its maximum: unlikely is unlikely."""
+        method = self.propagation.method
+        if method == "none":
+            return found
+        settings = make_settings(method, self.propagation.args)
+        maps = [propagate(item.image, one, method, settings=settings, device=self.device) for one in found]
+        return np.stack(maps) * found.max(axis=(1, 2), keepdims=True)
 
     def _flips(self, item: Item, channel: int) -> dict[str, float]:
         """How far the mask of the mirrored image agrees, where that was looked at."""

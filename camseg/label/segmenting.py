@@ -12,7 +12,7 @@ from camseg.label.chain import outline_stages
 from camseg.label.folder import open_refiner, saved_kinds
 from camseg.label.settings import SegmenterOptions, SegmentSettings
 from camseg.label.stages import ThresholdStage, WriteStage
-from camseg.masks.settings import MaskSettings, parse_threshold
+from camseg.masks.settings import MaskSettings
 from camseg.runs.loop import FolderReport, run_folder
 from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Stage, new_item
@@ -40,7 +40,7 @@ def segment_folder(
     """
     settings, options = settings or SegmentSettings(), options or FolderOptions()
     if settings.threshold is None and segmenter.multi_label:
-        settings = replace(settings, threshold=parse_threshold(0.5))
+        settings = replace(settings, threshold=settings.usual_threshold)
     given = images if isinstance(images, Dataset) else load_images(images)
     data = with_known_labels(given, [*segmenter.classes, *segmenter.negative])
     for remark in data_remarks(data, segmenter.window):
@@ -79,7 +79,13 @@ def _stages(segmenter: "Segmenter", settings: SegmentSettings, batch_size: int) 
     return [
         TileStage(segmenter=segmenter, tile=tile),
         SegmentStage(segmenter=segmenter, settings=settings.views, batch_size=batch_size),
-        PixelStage(segmenter=segmenter, tile=tile, gate=settings.gate, likeliest=threshold is None),
+        PixelStage(
+            segmenter=segmenter,
+            tile=tile,
+            gate=settings.gate,
+            likeliest=threshold is None,
+            propagation=settings.propagation,
+        ),
         *([] if threshold is None else [ThresholdStage(settings=MaskSettings(threshold=threshold))]),
         *outline_stages(settings),
     ]

@@ -9,7 +9,14 @@ from pydantic import Field
 from camseg.base.errors import InputError
 from camseg.base.settings import Option, settings
 from camseg.cams.settings import CamSettings
-from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings, ThresholdText
+from camseg.masks.settings import (
+    CleaningSettings,
+    FusionSettings,
+    MaskSettings,
+    Threshold,
+    ThresholdText,
+    parse_threshold,
+)
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.segment.settings import ViewSettings
@@ -53,7 +60,12 @@ class SegmentSettings:
     """How images are shown to it."""
     gate: bool = True
     """Where an image's label is known, keep the masks of classes empty that it excludes."""
-    threshold: Annotated[ThresholdText | None, Option(default="0.5; of exclusive classes the likeliest wins")] = None
+    propagation: PropagateSettings = field(default_factory=PropagateSettings)
+    """How probabilities are spread over the image; their maximum is kept."""
+    threshold: Annotated[
+        ThresholdText | None,
+        Option(default="0.4, with --propagation none 0.5; of exclusive classes the likeliest wins"),
+    ] = None
     """What lies above is object, of the class's probability: 0.4, max:0.7 (of its maximum), otsu, li, triangle,
     area:0.1, or a threshold file."""
     trimap: TrimapSettings = field(default_factory=TrimapSettings)
@@ -66,7 +78,16 @@ class SegmentSettings:
     """Also write cams (the probabilities as maps), trimaps, alphas or overlays."""
 
     def __post_init__(self) -> None:
+        if self.propagation.needs_features:
+            raise InputError(
+                f"{self.propagation.method} walks over a classifier's features; choose another propagation"
+            )
         _check_saved(self.refinement, self.save)
+
+    @property
+    def usual_threshold(self) -> Threshold:
+        """What is taken where none is given: spreading blurs, and so half of the probability lies within the object."""
+        return parse_threshold(0.5 if self.propagation.method == "none" else 0.4)
 
 
 def _check_saved(refinement: RefineSettings, save: tuple[Kind, ...]) -> None:

@@ -138,7 +138,7 @@ class StudentSettings:
     """Of levels: on images with an object, pixels above this share of the map's maximum are object."""
     loose: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Pixels below this share of it are background."""
-    weigh_by: Literal["agreement", "quality", "none"] = "agreement"
+    weigh_by: Literal["agreement", "quality", "none"] = "none"
     """By what each image counts that its mask has in the manifest, where it has it: the agreement of an ensemble's
     members, the quality; none: all alike."""
     consistency: Annotated[float, Field(ge=0)] = 0.0

@@ -8,6 +8,7 @@ from camseg.base.errors import InputError, OutputError
 from camseg.data.images import read_cam, read_mask, write_image
 from camseg.label.settings import SegmentSettings
 from camseg.masks.settings import CleaningSettings, parse_threshold
+from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings
 from camseg.runs.manifest import read_manifest
 from camseg.runs.output import map_root, prediction_root
@@ -15,6 +16,7 @@ from camseg.runs.settings import FolderOptions
 from camseg.segment.settings import ViewSettings
 
 ONE = FolderOptions(workers=1)
+ALONE = PropagateSettings(method="none")
 
 
 @pytest.fixture
@@ -32,7 +34,8 @@ def files(folder):
 
 def test_masks_are_where_the_probability_is_above_a_half(photos, make_segmenter, tmp_path):
     segmenter, out = make_segmenter(), tmp_path / "out"
-    report = camseg.segment_folder(photos, segmenter, out, SegmentSettings(save=("cams", "overlays")), options=ONE)
+    settings = SegmentSettings(propagation=ALONE, save=("cams", "overlays"))
+    report = camseg.segment_folder(photos, segmenter, out, settings, options=ONE)
     assert (report.done, report.failed) == (3, [])
     for record in read_manifest(out):
         image = camseg.read_image(photos / record.input)
@@ -48,6 +51,27 @@ def test_masks_are_where_the_probability_is_above_a_half(photos, make_segmenter,
     assert (run["command"], run["settings"]["threshold"], run["settings"]["segmenter"]) == ("segment", "0.5", None)
     assert prediction_root(out) == out / "masks"
     assert map_root(out) == out / "cams"
+
+
+@pytest.mark.parametrize("method", ["par", "guided"])
+def test_probabilities_are_spread_and_keep_their_maximum(photos, make_segmenter, tmp_path, method):
+    segmenter, out = make_segmenter(classes=["spot", "stain"]), tmp_path / "out"
+    settings = SegmentSettings(propagation=PropagateSettings(method=method), gate=False, save=("cams",))
+    camseg.segment_folder(photos, segmenter, out, settings, options=ONE)
+    for record in read_manifest(out):
+        image = camseg.read_image(photos / record.input)
+        found = segmenter.predict(image)[segmenter.channel(record.class_name)]
+        wanted = camseg.propagate(image, found, method) * found.max()
+        cam = read_cam(out / record.files["cam"])
+        assert cam == pytest.approx(wanted, abs=0.51 / 255)
+        assert np.abs(cam - found).max() > 0.02  # it does something
+        assert np.array_equal(read_mask(out / record.files["mask"]), cam > 0.4)
+        assert (record.propagation, record.threshold, record.score) == (method, "0.4", round(float(found.max()), 6))
+
+
+def test_no_classifier_has_features_to_walk_on():
+    with pytest.raises(InputError, match="walks over a classifier's features; choose another propagation"):
+        SegmentSettings(propagation=PropagateSettings(method="random-walk"))
 
 
 def test_masks_without_maps_are_no_maps(photos, make_segmenter, tmp_path):
@@ -117,15 +141,19 @@ def test_several_classes_lie_in_their_folders(photos, make_segmenter, tmp_path):
     assert by_class["spot/1", "spot"].files["cam"] == "cams/spot/spot/1.png"
 
 
-def test_exclusive_classes_share_the_image(photos, make_segmenter, tmp_path):
+@pytest.mark.parametrize("method", ["none", "par"])
+def test_exclusive_classes_share_the_image(photos, make_segmenter, tmp_path, method):
     segmenter = make_segmenter(classes=["a", "b"], multi_label=False)
-    camseg.segment_folder(photos, segmenter, tmp_path / "out", options=ONE)
+    settings = SegmentSettings(propagation=PropagateSettings(method=method))
+    camseg.segment_folder(photos, segmenter, tmp_path / "out", settings, options=ONE)
     for name in ("clean/0", "spot/1"):
         a, b = (read_mask(tmp_path / f"out/masks/{kind}/{name}.png") for kind in "ab")
-        found = segmenter.predict(camseg.read_image(photos / f"{name}.png"))
-        background = 1 - found.sum(axis=0)
-        winners = np.concatenate([background[None], found]).argmax(axis=0)
-        sure = np.sort(np.concatenate([background[None], found]), axis=0)
+        image = camseg.read_image(photos / f"{name}.png")
+        found = segmenter.predict(image)
+        every = np.concatenate([1 - found.sum(axis=0, keepdims=True), found])
+        if method != "none":
+            every = np.stack([camseg.propagate(image, one, method) * one.max() for one in every])
+        winners, sure = every.argmax(axis=0), np.sort(every, axis=0)
         clear = sure[-1] - sure[-2] > 1e-5
         assert np.array_equal(a[clear], (winners == 1)[clear])
         assert np.array_equal(b[clear], (winners == 2)[clear])
@@ -165,7 +193,7 @@ def test_the_command_and_what_follows_it(masked_folder, make_segmenter, tmp_path
     code, text, err = call("evaluate", out, "--masks", masks, "--json")
     assert code == 0
     (scores,) = json.loads(text)["overall"]["thresholds"]
-    assert (scores["threshold"], scores["images"]) == ("0.5", 8)
+    assert (scores["threshold"], scores["images"]) == ("0.4", 8)
     code, _, err = call("trimap", out, "-o", tmp_path / "trimaps")
     assert code == 0, err
     code, _, err = call(
@@ -174,7 +202,7 @@ def test_the_command_and_what_follows_it(masked_folder, make_segmenter, tmp_path
     )  # fmt: skip
     assert code == 0, err
     assert read_manifest(tmp_path / "refined")[-1].method == "probability"
-    code, _, err = call("masks", out / "cams", "--threshold", 0.5, "-o", tmp_path / "masks")
+    code, _, err = call("masks", out / "cams", "--threshold", 0.4, "-o", tmp_path / "masks")
     assert code == 0, err
     name = "shape/00.png"
     assert (tmp_path / "masks" / name).read_bytes() == (out / "masks" / name).read_bytes()

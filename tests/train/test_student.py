@@ -14,7 +14,7 @@ from camseg.train.settings import StudentSettings
 from camseg.train.student import better_part, find_pseudo_masks, is_labelled_folder, pixel_lessons, ramp
 
 CAM = np.array([[0.8, 0.6, 0.4, 0.2]], np.float32)
-HOW = StudentSettings(teach="levels", tight=0.7, loose=0.3)
+HOW = StudentSettings(teach="levels", tight=0.7, loose=0.3, weigh_by="agreement")
 
 
 def test_levels_are_shares_of_the_maximum():
