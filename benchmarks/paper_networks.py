@@ -78,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--learning-rate", type=float, help="Instead of the recipes': short trainings need a larger one."
     )
+    parser.add_argument(
+        "--loss", help="Instead of cross-entropy, which the papers report: short trainings find nothing small by it."
+    )
     parser.add_argument("--images", type=int, default=4, help="Test images in the picture.")
     parser.add_argument("--score", default="predicted", choices=("predicted", "mean"))
     parser.add_argument("--device", default="cpu")
@@ -108,6 +111,7 @@ def measure(args: argparse.Namespace, entry: str, network: str, seed: int) -> di
         changes |= {"epochs": args.epochs} if args.epochs else {}
         changes |= {"image_size": args.image_size} if args.image_size else {}
         changes |= {"learning_rate": args.learning_rate} if args.learning_rate else {}
+        changes |= {"loss": args.loss} if args.loss else {}
         # The set comes divided: its test images are what the run is tested on.
         plan = plan_segmenter_training(args.data / name / "images", recipe=how["recipe"], changes=changes)
         run_segmenter_training(prepare_segmenter_training(plan, run), run, device=args.device)
@@ -120,14 +124,15 @@ def measure(args: argparse.Namespace, entry: str, network: str, seed: int) -> di
 
 def facts(args: argparse.Namespace, entry: str, network: str, seed: int) -> dict[str, Any]:
     """What a row is of."""
-    given = {"epochs": args.epochs, "image_size": args.image_size, "learning_rate": args.learning_rate}
-    options = {**given, "how": NETWORKS[network]}
+    given = ("epochs", "image_size", "learning_rate", "loss")
+    options = {**{key: getattr(args, key) for key in given}, "how": NETWORKS[network]}
     return {"set": entry, "seed": seed, "network": network, "options": options}
 
 
 def place(args: argparse.Namespace, entry: str, network: str, seed: int) -> Path:
     """Where a network's run lies."""
     size = f"{args.image_size or 'own'}px-{args.epochs or 'own'}epochs-{args.learning_rate or 'own'}rate"
+    size += f"-{args.loss or 'own'}"
     folder = network.replace(",", "").replace(" ", "_")
     return args.out / f"{entry.partition('=')[0]}-{seed}-{size}" / folder
 
