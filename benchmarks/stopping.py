@@ -3,10 +3,10 @@
     python benchmarks/stopping.py DATA/NAME --weights FILE [--negative CLASS] --out runs/stopping [--seeds 0,1,2]
 
 DATA/NAME holds images/{train,test}/<class>/ and masks/{train,test}/<class>/. For each seed a classifier is trained, and
-the average of its weights kept after every other epoch. Criteria see the training images alone: the validation's
-macro-F1 (and loss, as early stopping has it), the mean Dice of an epoch's masks with those of the other seeds at the
-same epoch, and the mean rank by planted objects (``camseg choose``). Dice is of masks before refinement, by the
-defaults of ``label``. Interrupted, it continues with the next seed.
+the average of its weights kept after every epoch; every other one is measured. Criteria see the training images alone:
+the validation's macro-F1 (and loss, as early stopping has it), the mean Dice of an epoch's masks with those of the
+other seeds at the same epoch, and the mean rank by planted objects (``camseg choose``). Dice is of masks before
+refinement, by the defaults of ``label``. Interrupted, it keeps the seeds that were trained whole.
 """
 
 import argparse

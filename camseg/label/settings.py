@@ -86,7 +86,7 @@ class SegmentSettings:
 
     @property
     def usual_threshold(self) -> Threshold:
-        """What is taken where none is given: spreading blurs, and so half of the probability lies within the object."""
+        """What is taken where none is given; of spread probabilities the level that lost least on each of two sets."""
         return parse_threshold(0.5 if self.propagation.method == "none" else 0.4)
 
 
