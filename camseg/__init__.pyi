@@ -92,13 +92,13 @@ from .label.chain import Labelled as Labelled
 from .label.chain import label_image as label_image
 from .label.folder import cams_folder as cams_folder
 from .label.folder import label_folder as label_folder
-from .label.folder import masks_folder as masks_folder
-from .label.folder import propagate_folder as propagate_folder
-from .label.folder import refine_folder as refine_folder
-from .label.folder import trimap_folder as trimap_folder
 from .label.segmenting import segment_folder as segment_folder
 from .label.settings import LabelSettings as LabelSettings
 from .label.settings import SegmentSettings as SegmentSettings
+from .label.steps import masks_folder as masks_folder
+from .label.steps import propagate_folder as propagate_folder
+from .label.steps import refine_folder as refine_folder
+from .label.steps import trimap_folder as trimap_folder
 from .masks.cleaning import clean as clean
 from .masks.consensus import agreement as agreement
 from .masks.consensus import pairwise_dice as pairwise_dice

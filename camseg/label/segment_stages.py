@@ -144,9 +144,12 @@ class PixelStage(Stage):
         height, width = item.size
         why = {name: self._excluded(item.sample, name) if self.gate else None for name in segmenter.classes}
         found = segmenter.place(grids, height, width, self.tile)  # (channels, H, W)
-        if not all(why.values()):
-            found = self._spread(item, found)
-        winners = found.argmax(axis=0) if self.likeliest else None
+        out = [segmenter.channel(name) for name, excluded in why.items() if excluded]
+        if len(out) < len(why):
+            found = self._spread(item, found, leave=out)
+        possible = found.copy()
+        possible[out] = 0  # of exclusive classes the pixels go to the likeliest that labels leave
+        winners = possible.argmax(axis=0) if self.likeliest else None
         items = []
         for name, excluded in why.items():
             channel = segmenter.channel(name)
@@ -170,14 +173,18 @@ class PixelStage(Stage):
             items.append(replace(item, name=named, record=record, cams={METHOD: cam}, mask=mask, grids={}, views=()))
         return items
 
-    def _spread(self, item: Item, found: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (channels, H, W) spread one by one; each keeps its maximum: unlikely is unlikely."""
+    def _spread(self, item: Item, found: NDArray[np.float32], leave: Sequence[int]) -> NDArray[np.float32]:
+        """Probabilities (channels, H, W) spread one by one, but for some channels; each keeps its maximum: unlikely is
+        unlikely."""
         method = self.propagation.method
         if method == "none":
             return found
         settings = make_settings(method, self.propagation.args)
-        maps = [propagate(item.image, one, method, settings=settings, device=self.device) for one in found]
-        return np.stack(maps) * found.max(axis=(1, 2), keepdims=True)
+        spread = found.copy()
+        for channel, one in enumerate(found):
+            if channel not in leave:
+                spread[channel] = propagate(item.image, one, method, settings=settings, device=self.device) * one.max()
+        return spread
 
     def _flips(self, item: Item, channel: int) -> dict[str, float]:
         """How far the mask of the mirrored image agrees, where that was looked at."""

@@ -9,10 +9,11 @@ from camseg.base.settings import to_json
 from camseg.data.datasets import Dataset, load_images, with_known_labels
 from camseg.data.remarks import data_remarks
 from camseg.label.chain import outline_stages
-from camseg.label.folder import open_refiner, saved_kinds
+from camseg.label.file_stages import WriteStage, saved_kinds
 from camseg.label.settings import SegmenterOptions, SegmentSettings
-from camseg.label.stages import ThresholdStage, WriteStage
+from camseg.label.stages import ThresholdStage
 from camseg.masks.settings import MaskSettings
+from camseg.refinement.refine import open_refiner
 from camseg.runs.loop import FolderReport, run_folder
 from camseg.runs.settings import FolderOptions, Placement
 from camseg.runs.stage import Stage, new_item

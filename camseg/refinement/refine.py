@@ -145,11 +145,10 @@ def check_inputs(image: Image, trimap: Trimap, method: str, weights: str | Path 
     check_refiner(method, weights)
 
 
-def open_network(method: str, weights: str | Path | None, device: str) -> None:
+def open_refiner(settings: RefineSettings, device: str) -> None:
     """Load a trained network before the first image needs it; raises CheckpointError. Others have nothing to load."""
-    check_refiner(method, weights)
-    if weights is not None:
-        _network(method, Path(weights), device)
+    if settings.weights is not None:
+        _network(settings.method, settings.weights, device)
 
 
 def weights_hash(weights: Path) -> str:

@@ -16,7 +16,8 @@ from camseg.classify.classifier import Classifier
 from camseg.data.datasets import Sample, load_images, load_training_data
 from camseg.data.images import read_cam, read_image, read_mask, read_trimap, write_image, write_mask
 from camseg.data.splits import split
-from camseg.label.folder import cams_folder, masks_folder, propagate_folder, refine_folder, trimap_folder
+from camseg.label.folder import cams_folder
+from camseg.label.steps import masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.masks.settings import MaskSettings, parse_threshold
 from camseg.measure.evaluate import evaluate_folder
 from camseg.measure.evaluate_report import Evaluation

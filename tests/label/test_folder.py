@@ -17,15 +17,9 @@ from camseg.cams.settings import WEIGHED, CamSettings
 from camseg.data.images import read_cam, read_image, read_levels, read_mask, read_trimap, write_image
 from camseg.data.mask_settings import MaskReading
 from camseg.label.chain import label_image
-from camseg.label.folder import (
-    cams_folder,
-    label_folder,
-    masks_folder,
-    propagate_folder,
-    refine_folder,
-    trimap_folder,
-)
+from camseg.label.folder import cams_folder, label_folder
 from camseg.label.settings import Kind, LabelSettings
+from camseg.label.steps import masks_folder, propagate_folder, refine_folder, trimap_folder
 from camseg.masks.settings import CleaningSettings, MaskSettings, parse_threshold, save_threshold
 from camseg.measure.evaluate import evaluate_folder
 from camseg.measure.overlays import overlay_cam

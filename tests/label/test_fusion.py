@@ -11,8 +11,9 @@ from camseg.cams.settings import CamSettings
 from camseg.classify.ensemble import Ensemble
 from camseg.data.images import read_cam, read_image, read_mask
 from camseg.label.chain import label_image
-from camseg.label.folder import cams_folder, label_folder, masks_folder, propagate_folder
+from camseg.label.folder import cams_folder, label_folder
 from camseg.label.settings import LabelSettings
+from camseg.label.steps import masks_folder, propagate_folder
 from camseg.masks.consensus import agreement, pairwise_dice
 from camseg.masks.settings import FusionSettings, MaskSettings
 from camseg.masks.threshold import cam_to_mask

@@ -166,6 +166,26 @@ def test_exclusive_classes_share_the_image(photos, make_segmenter, tmp_path, met
     assert {record.threshold for record in read_manifest(tmp_path / "strict")} == {"0.9"}
 
 
+@pytest.mark.parametrize("method", ["none", "par"])
+def test_pixels_of_a_class_that_labels_exclude_go_to_the_next(photos, make_segmenter, tmp_path, method):
+    segmenter = make_segmenter(classes=["spot", "b"], multi_label=False, seed=3)
+    settings = SegmentSettings(propagation=PropagateSettings(method=method))
+    camseg.segment_folder(photos, segmenter, tmp_path / "out", settings, options=ONE)
+    image = camseg.read_image(photos / "spot/1.png")
+    spot, b = segmenter.predict(image)
+    background = 1 - spot - b
+    assert ((b > spot) & (spot > background)).any()
+    if method != "none":
+        spot, background = (camseg.propagate(image, one, method) * one.max() for one in (spot, background))
+    clear = np.abs(spot - background) > 1e-5
+    mask = read_mask(tmp_path / "out/masks/spot/spot/1.png")
+    assert np.array_equal(mask[clear], (spot > background)[clear])
+    assert not read_mask(tmp_path / "out/masks/b/spot/1.png").any()
+    by_class = {(record.name, record.class_name): record for record in read_manifest(tmp_path / "out")}
+    assert by_class["spot/1", "b"].empty == "labelled spot"
+    assert by_class["spot/1", "b"].score == pytest.approx(b.max(), abs=1e-5)
+
+
 def test_stages_of_label_follow(photos, make_segmenter, tmp_path):
     settings = SegmentSettings(
         refinement=RefineSettings(method="grabcut"), cleaning=CleaningSettings(keep=1), save=("trimaps", "alphas")

@@ -17,20 +17,10 @@ from camseg.classify.ensemble import Ensemble
 from camseg.classify.targets import TargetRule
 from camseg.data.datasets import Sample
 from camseg.data.images import write_cam, write_image, write_mask
+from camseg.label.file_stages import WRITERS, ReadStage, WriteCamsStage, WriteStage
 from camseg.label.network_stages import CamStage, FeatureStage, LoadStage, PlaceStage, SquareStage
 from camseg.label.quality_stage import QualityStage
-from camseg.label.stages import (
-    WRITERS,
-    CleanStage,
-    FuseStage,
-    PropagateStage,
-    ReadStage,
-    RefineStage,
-    ThresholdStage,
-    TrimapStage,
-    WriteCamsStage,
-    WriteStage,
-)
+from camseg.label.stages import CleanStage, FuseStage, PropagateStage, RefineStage, ThresholdStage, TrimapStage
 from camseg.masks.settings import CleaningSettings, FusionSettings, MaskSettings, parse_threshold
 from camseg.propagation.settings import PropagateSettings
 from camseg.refinement.settings import RefineSettings, TrimapSettings
@@ -38,7 +28,7 @@ from camseg.runs.record import Record
 from camseg.runs.stage import Item, Stage, new_item
 
 SIZE = (40, 60)
-MODULES = ("camseg.label.stages", "camseg.label.network_stages", "camseg.label.quality_stage")
+MODULES = tuple(f"camseg.label.{name}" for name in ("file_stages", "network_stages", "quality_stage", "stages"))
 WALK = PropagateSettings(method="random-walk")
 
 # Raises where a stage asks for what only the process that made it has.

@@ -10,7 +10,7 @@ from camseg.base.arrays import BACKGROUND, FOREGROUND, UNKNOWN
 from camseg.base.errors import CheckpointError, InputError
 from camseg.data.datasets import Sample
 from camseg.label.stages import RefineStage
-from camseg.refinement.refine import open_network, refine, refine_with_report, weights_hash
+from camseg.refinement.refine import open_refiner, refine, refine_with_report, weights_hash
 from camseg.refinement.sam import Sam, load_sam, prompts, weights
 from camseg.refinement.sam.weights import SamNetwork
 from camseg.refinement.settings import RefineSettings
@@ -439,7 +439,7 @@ def test_what_is_missing_or_damaged_is_named(spoil, message, tmp_path):
     folder = save(tiny_sam(library()), tmp_path / "sam")
     spoil(folder)
     with pytest.raises(CheckpointError, match=message):
-        open_network("sam", folder, "cpu")
+        open_refiner(RefineSettings(method="sam", weights=folder), "cpu")
 
 
 def test_weights_that_are_not_whole_are_refused(tmp_path):
