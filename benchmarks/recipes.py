@@ -30,6 +30,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "12 epochs, rate 0.0003": {"epochs": 12, "learning_rate": 3e-4},
     "12 epochs, batches of 32": {"epochs": 12, "batch_size": 32},
     "12 epochs, all images": {"epochs": 12, "val_fraction": 0.05},
+    "12 epochs, smoothing 0.1": {"epochs": 12, "label_smoothing": 0.1},
     "6 epochs, side times 1.4": {"epochs": 6},
 }
 """By name: what differs from the defaults of ``train-cls``."""

@@ -73,7 +73,8 @@ class ClassifierLearner(Learner):
         """The mean cross-entropy; single-label by softmax, multi-label by sigmoid."""
         squares, targets = batch
         logits = student(squares)
-        return _loss(logits, targets.to(logits.device), self.weights, self.classifier.multi_label)
+        targets = targets.to(logits.device)
+        return _loss(logits, targets, self.weights, self.classifier.multi_label, self.settings.label_smoothing)
 
     def examine(self) -> Exam:
         """The macro-F1 of the validation images decides."""
@@ -102,7 +103,12 @@ class ClassifierLearner(Learner):
         return self.processes.from_first(torch.cat(outputs).to(self.classifier.device)).cpu()
 
 
-def _loss(logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: bool) -> Tensor:
+def _loss(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: bool, smoothing: float = 0.0
+) -> Tensor:
+    """``smoothing``: Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, section 7; of labels
+    that may be several, each is a choice of its own between two."""
     if multi_label:
-        return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
-    return functional.cross_entropy(logits, targets, weight=weights)
+        smoothed = targets * (1 - smoothing) + smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, smoothed, pos_weight=weights)
+    return functional.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)

@@ -63,6 +63,9 @@ class TrainSettings:
     balance: Balance = "weights"
     """How rare classes come to count as much as frequent ones: by ``weights`` of the loss, by ``sampling`` their images
     more often, or not at all (``none``)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all classes while training; of labels that may be several, of
+    each over yes and no."""
     augmentation: Annotated[Augmentation, Option(metavar="KEY=VALUE", default=_RANGES)] = field(
         default_factory=Augmentation
     )
@@ -185,6 +188,8 @@ class SegmenterSettings(TrainSettings):
     balance: Balance = "none"
     """How rare classes come to count as much as frequent ones: by ``weights`` of their pixels in the cross-entropy, by
     ``sampling`` images with them more often, or not at all (``none``)."""
+    label_smoothing: Annotated[Literal[0], Option(hidden=True)] = 0
+    """Masks teach what they say."""
     feature_views: Annotated[Literal[0], Option(hidden=True)] = 0
     """Decoders read several maps of their encoder, which are not kept."""
     loss: str = "dice+cross-entropy"

@@ -411,6 +411,31 @@ def test_the_loss_weighs_classes_by_the_training_set(parts, tmp_path, weighted):
     assert history(tmp_path)[0]["val_loss"] == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_smoothed_labels_teach_but_do_not_examine(parts, tmp_path, multi_label):
+    train, val = (replace(part, multi_label=multi_label) for part in parts)
+    torch.manual_seed(0)
+    classifier = Classifier.create(
+        "test_convnext", classes=["blue", "red"], image_size=32, multi_label=multi_label
+    )  # no running statistics
+    settings = replace(FAST, epochs=1, learning_rate=1e-12, balance="none", batch_size=18, augmentation=NONE)
+    train_classifier(classifier, train, val, tmp_path, replace(settings, label_smoothing=0.2), device="cpu")
+    found = {}
+    for key, part, share in (("train_loss", train, 0.2), ("val_loss", val, 0.0)):
+        with torch.inference_mode():
+            logits = classifier.model(classifier.preprocess([read_image(sample.path) for sample in part.samples]))
+        truth = np.array([[label in sample.labels for label in ("blue", "red")] for sample in part.samples], float)
+        wanted = truth * (1 - share) + share / 2  # of two classes, or of yes and no
+        if multi_label:
+            odds = logits.sigmoid().numpy()
+            losses = -(wanted * np.log(odds) + (1 - wanted) * np.log(1 - odds)).mean(axis=1)
+        else:
+            losses = -(wanted * logits.log_softmax(dim=1).numpy()).sum(axis=1)
+        found[key] = losses.mean()
+    (row,) = history(tmp_path)
+    assert {key: row[key] for key in found} == pytest.approx(found, rel=1e-4)
+
+
 def test_the_warm_up_trains_the_head_alone(parts, tmp_path, monkeypatch):
     classifier = create()
     before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
