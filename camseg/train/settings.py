@@ -137,9 +137,9 @@ class StudentSettings:
     teach: Literal["masks", "levels"] = "masks"
     """Of a folder that label or segment wrote: its ``masks`` as if they were true, or ``levels`` of its saved maps,
     between which nothing is learned."""
-    tight: Annotated[float, Field(gt=0, le=1)] = 0.7
+    tight: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Of levels: on images with an object, pixels above this share of the map's maximum are object."""
-    loose: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    loose: Annotated[float, Field(ge=0, lt=1)] = 0.6
     """Pixels below this share of it are background."""
     weigh_by: Literal["agreement", "quality", "none"] = "none"
     """By what each image counts that its mask has in the manifest, where it has it: the agreement of an ensemble's
