@@ -32,8 +32,6 @@ from camseg.studies.settings import ChooseSettings
 from camseg.train.plan import plan_training, prepare_training, run_training
 
 LABEL: Final = from_json(LabelSettings, {"refinement": {"method": "none"}})
-MODEL: Final[dict[str, str]] = {}
-"""What differs from the defaults of ``train-cls``."""
 LAST: Final = "the last epoch"
 BEST: Final = "the best epoch by true masks"
 
@@ -43,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", type=Path)
     parser.add_argument("--weights", required=True)
+    parser.add_argument("--model", help="Default: that of the weights.")
     parser.add_argument("--negative", default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/stopping"))
     parser.add_argument("--seeds", default="0,1,2")
@@ -75,7 +74,8 @@ def train(args: argparse.Namespace, seed: int) -> None:
     if (out / str(args.epochs)).exists():
         return
     run = out / "run"
-    changes = {**MODEL, "seed": seed, "weights": args.weights, "epochs": args.epochs, "image_size": args.image_size}
+    changes = {"model": args.model, "weights": args.weights, "image_size": args.image_size}
+    changes |= {"seed": seed, "epochs": args.epochs}
     # Of every epoch the weights are saved then, and after the last one nothing is taken back.
     changes |= {"keep": "last", "patience": 0} | ({"negative": [args.negative]} if args.negative else {})
 

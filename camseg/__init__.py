@@ -5,7 +5,7 @@
     classifier = camseg.load_classifier("runs/cls")
     image = camseg.read_image("scan.png")
     cam = camseg.compute_cams(classifier, [image], targets=["tumour"])["layercam"][0]
-    mask = camseg.cam_to_mask(camseg.propagate(image, cam), threshold="max:0.7")
+    mask = camseg.cam_to_mask(camseg.propagate(image, cam), threshold="max:0.75")
 
 ``label_image`` does all of it for one image, ``label_folder`` for a folder. Names are loaded when first
 used, so that importing camseg costs nothing; ``__init__.pyi`` says where each comes from.

@@ -132,10 +132,9 @@ def test_rows_of_students_are_measured_once(make_classifier, make_images, tmp_pa
 def test_epochs_are_kept_and_chosen_among(make_images, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)  # it takes functions of grids
     stopping = load("stopping")
-    monkeypatch.setattr(stopping, "MODEL", {"model": "test_resnet"})
     write_halves(tmp_path / "set", make_images)
     arguments = [str(tmp_path / "set"), "--weights", "none", "--negative", "none", "--out", str(tmp_path / "out")]
-    arguments += ["--seeds", "0,1", "--epochs", "4", "--image-size", "32", "--images", "3"]
+    arguments += ["--model", "test_resnet", "--seeds", "0,1", "--epochs", "4", "--image-size", "32", "--images", "3"]
     stopping.main([*arguments, "--threads", str(torch.get_num_threads())])
     (rows,) = tables(capsys.readouterr().out)
     assert [row[0] for row in rows[1:]][-2:] == [stopping.LAST, stopping.BEST]

@@ -19,7 +19,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "models": "camseg models",
     "cams": "camseg cams photos --classifier runs/cls --method layercam --target predicted --out out/cams",
     "propagate": "camseg propagate photos --cams out/cams --method par --out out/spread",
-    "masks": "camseg masks out/cams --threshold max:0.7 --out out/masks",
+    "masks": "camseg masks out/cams --threshold max:0.75 --out out/masks",
     "trimap": "camseg trimap out/masks --dilate 20% --erode 20% --out out/trimaps",
     "refine": "camseg refine photos --trimap out/trimaps --masks out/masks --out out/refined",
     "evaluate": "camseg evaluate out/refined --masks true_masks --json",

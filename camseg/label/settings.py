@@ -66,7 +66,7 @@ class SegmentSettings:
         ThresholdText | None,
         Option(default="0.4, with --propagation none 0.5; of exclusive classes the likeliest wins"),
     ] = None
-    """What lies above is object, of the class's probability: 0.4, max:0.7 (of its maximum), otsu, li, triangle,
+    """What lies above is object, of the class's probability: 0.4, max:0.75 (of its maximum), otsu, li, triangle,
     area:0.1, or a threshold file."""
     trimap: TrimapSettings = field(default_factory=TrimapSettings)
     """How the refiner's trimap is made."""

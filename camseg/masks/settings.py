@@ -16,7 +16,7 @@ from camseg.base.sizes import SizeText, parse_size
 AUTOMATIC = ("otsu", "li", "triangle")
 """The rules that choose the threshold from the map's own histogram."""
 GRAMMAR = (
-    "a number in [0, 1], as in 0.4; max:SHARE, as in max:0.7 (of the map's maximum); area:SHARE, as in area:0.1 "
+    "a number in [0, 1], as in 0.4; max:SHARE, as in max:0.75 (of the map's maximum); area:SHARE, as in area:0.1 "
     "(the hottest tenth of the pixels); otsu, li or triangle; or a threshold file that camseg evaluate wrote"
 )
 
@@ -178,8 +178,8 @@ class CleaningSettings:
 class MaskSettings:
     """How a map becomes a mask."""
 
-    threshold: ThresholdText = parse_threshold("max:0.7")
-    """What lies above is object: 0.4, max:0.7 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold
+    threshold: ThresholdText = parse_threshold("max:0.75")
+    """What lies above is object: 0.4, max:0.75 (of the map's maximum), otsu, li, triangle, area:0.1, or a threshold
     file."""
 
 

@@ -24,7 +24,7 @@ def test_a_run_of_other_settings_is_refused_by_the_options_names(call, make_clas
     for words in (
         "--scales 1 -> 1,2",
         "--target none -> cat",
-        "--threshold max:0.7 -> 0.5",
+        "--threshold max:0.75 -> 0.5",
         "--propagation par -> none",
     ):
         assert words in err

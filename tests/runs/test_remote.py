@@ -173,7 +173,7 @@ def test_more_kinds_of_files_are_added_and_overwriting_removes_all(label, there,
     }
     code, _, err = label(there, "memory://out", "--threshold", "0.5")
     assert code == 2
-    assert "memory://out was written with other settings (--threshold max:0.7 -> 0.5)" in err
+    assert "memory://out was written with other settings (--threshold max:0.75 -> 0.5)" in err
     assert held(memory, "/out") == after
     assert label(there, "memory://out", "--threshold", "0.5", "--target", "all", "--overwrite")[1]["done"] == 6
     assert all(name == MANIFEST or name.count("/") == 3 for name in held(memory, "/out"))
