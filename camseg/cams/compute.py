@@ -10,8 +10,9 @@ from camseg.base.arrays import Image, Mask
 from camseg.base.errors import InputError
 from camseg.cams.capture import Network
 from camseg.cams.extract import BatchLimit, Choose, extract, stack_inputs
+from camseg.cams.layers import find_guide
 from camseg.cams.placing import features_over_image, to_image_size
-from camseg.cams.plan import guiding_layer, plan
+from camseg.cams.plan import plan
 from camseg.cams.predict import Views, view
 from camseg.cams.scores import Decider
 from camseg.cams.settings import CamSettings, PixelScore, Precision, Score, Weighed
@@ -136,7 +137,7 @@ def classifier_features(classifier: Decider, image: Image) -> NDArray[np.float32
     """
     first = classifier.members[0]
     guided = Network(classifier=first, layers=()).forward(
-        first.preprocess([image]), gradients=False, guide=guiding_layer(first)
+        first.preprocess([image]), gradients=False, guide=find_guide(first)
     )
     assert guided.guide is not None
     return features_over_image(classifier, guided.guide[0].cpu().numpy(), *image.shape[:2])

@@ -14,6 +14,7 @@ from camseg.cams.evidence import settle_layouts
 from camseg.cams.hooks import Hook, alone, hooked, inference, private_copy
 from camseg.cams.layout import Layout, plain_layout, possible_layouts
 from camseg.classify.network import FedNetwork
+from camseg.models.heads import POOLINGS
 from camseg.models.segmenters.network import SegmentationNetwork
 
 
@@ -85,7 +86,25 @@ def find_stages(classifier: FedNetwork) -> tuple[str, ...]:
     if isinstance(classifier.model, SegmentationNetwork):
         return classifier.model.last_decoder, classifier.model.bottleneck
     listing = _listing(classifier)
-    names = stage_layers(listing.layers)
+    return _stages(classifier, listing, listing.layers)
+
+
+def find_guide(classifier: FedNetwork) -> str:
+    """The layer whose activations say what is alike: the finer one of ``find_stages``, or of those in front of a head
+    of ``POOLINGS``, whose own maps are scores of classes.
+
+    Raises LayerError when there is none.
+    """
+    if isinstance(classifier.model, SegmentationNetwork):
+        return classifier.model.last_decoder
+    listing = _listing(classifier)
+    heads = tuple(f"{name}." for name in POOLINGS)
+    features = [layer for layer in listing.layers if not layer.name.startswith(heads)]
+    return _stages(classifier, listing, features)[0]
+
+
+def _stages(classifier: FedNetwork, listing: _Listing, layers: Sequence[Layer]) -> tuple[str, ...]:
+    names = stage_layers(layers)
     if not names:
         raise LayerError(
             f"no layer of {classifier.arch} gives a map (N, C, h, w) larger than 1x1 that the scores depend on; "

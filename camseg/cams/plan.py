@@ -14,7 +14,7 @@ from camseg.base.arrays import Image, Mask
 from camseg.base.errors import InputError
 from camseg.cams.capture import Network, network
 from camseg.cams.hooks import alone
-from camseg.cams.layers import find_stages
+from camseg.cams.layers import find_guide
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.scores import AnyNetwork, Decider
 from camseg.cams.settings import CamSettings
@@ -102,13 +102,8 @@ def plan(classifier: Decider, settings: CamSettings, *, guided: bool = False) ->
     """
     first, *others = (_plan_member(member, settings) for member in classifier.members)
     if guided:
-        first = replace(first, guide=guiding_layer(first.network.classifier))
+        first = replace(first, guide=find_guide(first.network.classifier))
     return Plan(classifier=classifier, settings=settings, members=(first, *others))
-
-
-def guiding_layer(classifier: AnyNetwork) -> str:
-    """The layer whose activations say what is alike: the finer one of ``stages``. Raises LayerError without any."""
-    return find_stages(classifier)[0]
 
 
 def _plan_member(classifier: AnyNetwork, settings: CamSettings) -> MemberPlan:

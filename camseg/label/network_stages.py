@@ -13,8 +13,9 @@ from camseg.base.errors import ImageError, InputError
 from camseg.base.progress import Say, unheard
 from camseg.cams.capture import Network
 from camseg.cams.extract import BatchCams, BatchLimit, extract, stack_inputs
+from camseg.cams.layers import find_guide
 from camseg.cams.placing import features_over_image, mean_of_members, members_over_image, members_views
-from camseg.cams.plan import Plan, guiding_layer
+from camseg.cams.plan import Plan
 from camseg.classify.checkpoint import AnyClassifier
 from camseg.classify.targets import TargetRule, why_empty
 from camseg.data.datasets import Sample
@@ -261,7 +262,7 @@ class FeatureStage(Stage):
         first = self.classifier.members[0]
         blank = first.to_input(np.zeros((1, 1, 3), np.uint8))
         (squares,) = stack_inputs([[blank] if item.done else item.squares for item in batch])
-        layer = guiding_layer(first)
+        layer = find_guide(first)
         guide = (
             Network(classifier=first, layers=()).forward(first.normalise(squares), gradients=False, guide=layer).guide
         )

@@ -103,9 +103,7 @@ class ClassifierLearner(Learner):
         return self.processes.from_first(torch.cat(outputs).to(self.classifier.device)).cpu()
 
 
-def _loss(
-    logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: bool, smoothing: float = 0.0
-) -> Tensor:
+def _loss(logits: Tensor, targets: Tensor, weights: Tensor | None, multi_label: bool, smoothing: float = 0.0) -> Tensor:
     """``smoothing``: Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, section 7; of labels
     that may be several, each is a choice of its own between two."""
     if multi_label:

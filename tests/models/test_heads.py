@@ -11,7 +11,7 @@ from torch import nn
 from camseg.base.errors import CheckpointError, InputError
 from camseg.cams.capture import network
 from camseg.cams.compute import compute_cams
-from camseg.cams.layers import find_stages
+from camseg.cams.layers import find_guide, find_stages
 from camseg.cams.methods.registry import METHODS
 from camseg.classify.checkpoint import load_classifier, load_network
 from camseg.classify.classifier import Classifier
@@ -273,6 +273,8 @@ def test_pooling_heads_classify_in_the_backbone_s_place(arch, tmp_path, make_ima
     classifier = Classifier.create(arch, classes=["a", "none", "b"], negative=["none"], image_size=size)
     assert classifier.head_layers == ("lse.scores",)
     assert find_stages(classifier)[-1] == "lse.lifted"
+    # What is alike, the features in front of it say, not its scores.
+    assert find_guide(classifier) == ("backbone.norm" if "vit" in arch else "backbone.layer3.0")
     assert not any("head" in name or name.startswith("backbone.fc") for name, _ in classifier.model.named_parameters())
     images = make_images((64, 64), (40, 70))
     x = classifier.preprocess(images)
