@@ -13,7 +13,7 @@ from camseg.data.truth import IGNORED
 from camseg.exchange.corrections import Corrector
 from camseg.exchange.export import export_folder
 from camseg.exchange.settings import ExportSettings
-from camseg.label.folder import refine_folder, trimap_folder
+from camseg.label.steps import refine_folder, trimap_folder
 from camseg.measure.evaluate import evaluate_folder
 from camseg.refinement.settings import RefineSettings, TrimapSettings
 from camseg.runs.record import Record, to_line

@@ -11,7 +11,8 @@ from camseg.base.errors import EvaluationError, ImageError, InputError, Threshol
 from camseg.cams.settings import CamSettings
 from camseg.data.images import write_image, write_mask
 from camseg.data.mask_settings import MaskReading, parse_mask_classes
-from camseg.label.folder import cams_folder, masks_folder
+from camseg.label.folder import cams_folder
+from camseg.label.steps import masks_folder
 from camseg.masks.settings import MaskSettings, load_threshold, parse_threshold
 from camseg.masks.threshold import cam_to_mask
 from camseg.measure.evaluate import NOT_RECORDED, evaluate_folder
