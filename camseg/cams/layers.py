@@ -96,7 +96,7 @@ def find_guide(classifier: FedNetwork) -> str:
     Raises LayerError when there is none.
     """
     if isinstance(classifier.model, SegmentationNetwork):
-        return classifier.model.last_decoder
+        return find_stages(classifier)[0]
     listing = _listing(classifier)
     heads = tuple(f"{name}." for name in POOLINGS)
     features = [layer for layer in listing.layers if not layer.name.startswith(heads)]

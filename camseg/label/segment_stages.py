@@ -147,9 +147,7 @@ class PixelStage(Stage):
         out = [segmenter.channel(name) for name, excluded in why.items() if excluded]
         if len(out) < len(why):
             found = self._spread(item, found, leave=out)
-        possible = found.copy()
-        possible[out] = 0  # of exclusive classes the pixels go to the likeliest that labels leave
-        winners = possible.argmax(axis=0) if self.likeliest else None
+        winners = _without(found, out).argmax(axis=0) if self.likeliest else None
         items = []
         for name, excluded in why.items():
             channel = segmenter.channel(name)
@@ -167,7 +165,7 @@ class PixelStage(Stage):
                 threshold=None if mask is None else LIKELIEST,
                 empty=empty,
                 quality=1.0 if excluded else None,
-                agreements={} if excluded else self._flips(item, channel),
+                agreements={} if excluded else self._flips(item, channel, out),
             )
             named = f"{name}/{item.name}" if segmenter.several else item.name
             items.append(replace(item, name=named, record=record, cams={METHOD: cam}, mask=mask, grids={}, views=()))
@@ -186,12 +184,12 @@ class PixelStage(Stage):
                 spread[channel] = propagate(item.image, one, method, settings=settings, device=self.device) * one.max()
         return spread
 
-    def _flips(self, item: Item, channel: int) -> dict[str, float]:
+    def _flips(self, item: Item, channel: int, out: Sequence[int]) -> dict[str, float]:
         """How far the mask of the mirrored image agrees, where that was looked at."""
         (views,) = item.views  # (tiles, views, channels, s, s)
         if views.shape[1] == 1:
             return {}
-        masks = views.argmax(axis=2) == channel if self.likeliest else views[:, :, channel] > 0.5
+        masks = _without(views, out).argmax(axis=2) == channel if self.likeliest else views[:, :, channel] > 0.5
         return {"flips": agreement([masks[:, view].reshape(-1, masks.shape[-1]) for view in range(masks.shape[1])])}
 
     def _excluded(self, sample: Sample, class_name: str) -> str | None:
@@ -203,3 +201,11 @@ class PixelStage(Stage):
             return why_empty(labels)
         known = set(labels) <= {*self.segmenter.classes, *negative}
         return f"labelled {', '.join(labels)}" if known and class_name not in labels else None
+
+
+def _without(found: NDArray[np.float32], out: Sequence[int]) -> NDArray[np.float32]:
+    """Probabilities (..., channels, h, w) with those of some channels 0: of exclusive classes each pixel goes to the
+    likeliest that labels leave."""
+    left = found.copy()
+    left[..., list(out), :, :] = 0
+    return left
