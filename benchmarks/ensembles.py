@@ -33,8 +33,10 @@ from camseg.runs.stage import new_item, run_stages
 
 SETTINGS = LabelSettings()
 LEVEL = SETTINGS.masks.threshold
-WIDTHS = (0.03, 0.1, 0.3)
-"""Of weights per image."""
+SET_WIDTHS = (WIDTH / 2, WIDTH, 2 * WIDTH, 4 * WIDTH)
+"""Of weights by agreement over the set."""
+IMAGE_WIDTHS = (0.03, 0.1, 0.3)
+"""Of weights by agreement in each image."""
 
 
 def dice(one: Mask, other: Mask) -> float:
@@ -69,8 +71,11 @@ def measure(found: list[tuple[Any, list[Cam], Mask]]) -> dict[str, Any]:
     central = np.array([centrality(pairwise_dice(row)) for row in masks])  # (images, members)
     weights: dict[str, list[NDArray[np.float64]]] = {
         "equal": [np.array(shares)] * len(found),
-        f"agreement over the set, {WIDTH:g}": [central_weights(central.mean(axis=0), shares, WIDTH)] * len(found),
-        **{f"agreement per image, {w:g}": [central_weights(one, shares, w) for one in central] for w in WIDTHS},
+        **{
+            f"agreement over the set, {w:g}": [central_weights(central.mean(axis=0), shares, w)] * len(found)
+            for w in SET_WIDTHS
+        },
+        **{f"agreement per image, {w:g}": [central_weights(one, shares, w) for one in central] for w in IMAGE_WIDTHS},
     }
     table: dict[str, dict[str, float]] = {}
     for name, rows in weights.items():

@@ -30,7 +30,6 @@ from camseg.label.settings import LabelSettings
 from camseg.masks.settings import Threshold
 from camseg.measure.evaluate import evaluate_folder
 from camseg.measure.evaluate_report import save_best_threshold
-from camseg.runs.settings import FolderOptions
 from camseg.train.settings import TrainSettings
 from camseg.train.trainer import train_classifier
 
@@ -75,6 +74,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip-slow", action="store_true", help="Leave out methods of more than one pass.")
+    parser.add_argument("--only-maps", action="store_true", help="Measure nothing, write what chains.py reads.")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -83,11 +83,16 @@ def main() -> None:
         found = []
         for seed in seeds:
             out = args.out / f"{name}-{seed}"
+            if args.only_maps:
+                default_maps(args.data / name, train(args.data / name, negative, args.weights, out, seed), out)
+                continue
             file = out / "scores.json"
             if not file.exists():
                 write_json(file, measure(args.data / name, negative, args.weights, out, seed))
             found.append(read_json(file, InputError))
             print(f"{name}, seed {seed}: {json.dumps(found[-1]['accuracy'])}", flush=True)
+        if args.only_maps:
+            continue
         if not args.skip_slow:
             out = args.out / f"{name}-{seeds[0]}"
             if not (out / "slow.json").exists():
@@ -99,18 +104,22 @@ def main() -> None:
 
 def measure(data: Path, negative: str, weights: str, out: Path, seed: int) -> dict:
     """All scores of one set and seed, by name of method and of part."""
-    classifier = train(data, negative, weights, out / "classifier", seed)
+    classifier = train(data, negative, weights, out, seed)
+    default_maps(data, classifier, out)
     test = load_images(data / "images" / "test", classifier.classes)
-    training = load_images(data / "images" / "train", classifier.classes)
-    options = FolderOptions()
-    cams_folder(test, classifier, out / "methods", CamSettings(methods=tuple(QUICK)), options=options)
+    cams_folder(test, classifier, out / "methods", CamSettings(methods=tuple(QUICK)))
     plain = {name: maps_score(out / "methods" / name, data) for name in QUICK}
-    for half, images in (("test", test), ("train", training)):  # for chains.py
-        cams_folder(images, classifier, out / "cams" / half, LABEL.cams, options=options)
     parts = {}
     for number, (part, (settings, stride)) in enumerate(PARTS.items()):
         parts[part] = part_score(data, classifier, out / "parts" / str(number), settings, stride)
     return {"accuracy": accuracy(classifier, test), "methods": plain, "parts": parts}
+
+
+def default_maps(data: Path, classifier: Classifier, out: Path) -> None:
+    """The maps that ``label`` makes by default, of either half: what chains.py reads."""
+    for half in ("test", "train"):
+        images = load_images(data / "images" / half, classifier.classes)
+        cams_folder(images, classifier, out / "cams" / half, LABEL.cams)
 
 
 def part_score(data: Path, classifier: Classifier, out: Path, settings: CamSettings, stride: int | None) -> dict:
@@ -142,8 +151,9 @@ def linked_masks(data: Path, half: str, classifier: Classifier, out: Path) -> Pa
     return out
 
 
-def train(data: Path, negative: str, weights: str, run: Path, seed: int) -> Classifier:
+def train(data: Path, negative: str, weights: str, out: Path, seed: int) -> Classifier:
     """The classifier of one seed, trained with the defaults of ``camseg train-cls``."""
+    run = out / "classifier"
     if not (run / "metrics.json").exists():
         dataset = load_training_data(data / "images" / "train")
         train_part, val_part = split(dataset, 0.2, seed)
