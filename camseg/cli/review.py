@@ -1,12 +1,11 @@
 """``camseg review``."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from camseg.base.errors import InputError
+from camseg.base.extras import require
 from camseg.cli import console, fields, options
 from camseg.review.settings import ReviewSettings
 
@@ -22,8 +21,7 @@ def review(
 ) -> None:
     """Open the page on which people accept, adjust and reject masks; on this machine alone."""
     for library in ("starlette", "uvicorn"):
-        if find_spec(library) is None:
-            raise InputError(f"the page needs {library}; install camseg[review]")
+        require(library, "review", "the page")
     from camseg.review.progress import times_table
     from camseg.review.server.serve import review_folder
 

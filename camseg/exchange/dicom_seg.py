@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from camseg import __version__
 from camseg.base.errors import ImageError, InputError, first_line
+from camseg.base.extras import require
 from camseg.base.files import find_files, write_bytes
 from camseg.exchange.annotation import AnnotatedImage
 from camseg.exchange.output import ExportReport, FlatNames, Numbers, finish_report
 from camseg.exchange.settings import ExportSettings
 from camseg.prepare.dicom import is_dicom, pseudonym
-from camseg.prepare.output import require
 
 _SERIES_NUMBER = 9001
 """Of the series that segmentations make, far from those of scanners."""
@@ -40,7 +40,7 @@ def export_dicom_seg(images: Iterable[AnnotatedImage], folder: Path, settings: E
     object gets none. Raises InputError where ``sources`` is not named or highdicom is not installed; images that were
     not prepared from DICOM, or whose source is not there, fail.
     """
-    pydicom, highdicom = require("pydicom", "dicom-seg"), require("highdicom", "dicom-seg")
+    pydicom, highdicom = (require(library, "dicom-seg", "DICOM SEG") for library in ("pydicom", "highdicom"))
     if settings.sources is None:
         raise InputError("the DICOM files that the images were made of are needed; name their folder as sources")
     report, numbers, flat = ExportReport(), Numbers(settings, 1, 65535, "a segmentation"), FlatNames()

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camseg.base.errors import ImageError, InputError
+from camseg.base.extras import require
 from camseg.base.files import find_files, write_bytes, write_csv
 from camseg.exchange.annotation import AnnotatedImage
 from camseg.exchange.output import ExportReport, Numbers, class_picture, finish_report, safe_name
 from camseg.exchange.settings import ExportSettings
-from camseg.prepare.output import require, source_name
+from camseg.prepare.output import source_name
 from camseg.prepare.slices import AXES, SUFFIXES
 from camseg.runs.record import Source
 
@@ -26,7 +27,7 @@ def export_nifti(images: Iterable[AnnotatedImage], folder: Path, settings: Expor
     Raises InputError where ``sources`` is not named or nibabel is not installed; images that are no slices, or of
     volumes that are not there, fail.
     """
-    nibabel = require("nibabel", "nifti")
+    nibabel = require("nibabel", "nifti", "writing NIfTI")
     if settings.sources is None:
         raise InputError("the volumes that the slices were cut from are needed; name their folder as sources")
     report, numbers = ExportReport(), Numbers(settings, 1, 65534, "a label volume")

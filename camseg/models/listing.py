@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from camseg.base.errors import InputError
+from camseg.base.extras import MissingLibraryError
 from camseg.models.building import create_model, default_image_size
 from camseg.models.names import ARCHITECTURES, DEFAULT_ARCH, canonical_name, split_name
 from camseg.models.segmenters.building import build_segmenter, default_segmenter_size
@@ -67,9 +67,8 @@ def _segmenter(name: str) -> ModelFacts:
     try:
         with torch.device("meta"):
             parameters = _learning(build_segmenter(canonical))
-    except InputError as error:
-        if not isinstance(error.__context__, ModuleNotFoundError):
-            raise
+    except MissingLibraryError:
+        pass
     return ModelFacts(
         name=canonical,
         kind="segmentation",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import quantise
 from camseg.base.errors import ImageError
+from camseg.base.extras import require
 from camseg.base.files import find_files
 from camseg.data.images import Window
 from camseg.prepare.output import (
@@ -28,7 +29,6 @@ from camseg.prepare.output import (
     PreparationInput,
     PreparationReport,
     Skipped,
-    require,
     source_name,
     write_pictures,
 )
@@ -62,8 +62,8 @@ def prepare_dicom(
     Raises InputError, also when pydicom is not installed; OutputError.
     """
     settings = settings or DicomSettings()
-    pydicom = require("pydicom", "dicom")
-    pixels = require("pydicom.pixels", "dicom")
+    pydicom = require("pydicom", "dicom", "reading DICOM")
+    pixels = require("pydicom.pixels", "dicom", "reading DICOM")
     found = find_files(folder, is_dicom, "DICOM files")
     names = {path: source_name(path, found.root, SUFFIXES) for path in found.files}
     check_names((name, path) for path, name in names.items())

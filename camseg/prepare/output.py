@@ -7,7 +7,6 @@
 
 import csv
 import hashlib
-import importlib
 import os
 import time
 from collections import Counter
@@ -231,15 +230,6 @@ def source_name(path: Path, root: Path, suffixes: Iterable[str]) -> str:
     name = path.relative_to(root).as_posix()
     ending = max((suffix for suffix in suffixes if path.name.lower().endswith(suffix)), key=len, default="")
     return name[: len(name) - len(ending)]
-
-
-def require(module: str, extra: str) -> Any:
-    """Import an optional library; raise InputError that says how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        library = module.partition(".")[0]
-        raise InputError(f"this needs {library} ({error}); install it with: pip install 'camseg[{extra}]'") from None
 
 
 @dataclass(kw_only=True)

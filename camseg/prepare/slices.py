@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from camseg.base.arrays import Mask, quantise
 from camseg.base.errors import ImageError, InputError, first_line
+from camseg.base.extras import require
 from camseg.base.files import by_name, find_files
 from camseg.base.settings import to_json
 from camseg.prepare.output import (
@@ -25,7 +26,6 @@ from camseg.prepare.output import (
     PreparationInput,
     PreparationReport,
     Skipped,
-    require,
     source_name,
     write_pictures,
 )
@@ -61,7 +61,7 @@ def prepare_slices(
     when nibabel is not installed; OutputError.
     """
     settings, options = settings or SliceSettings(), options or FolderOptions()
-    nibabel = require("nibabel", "nifti")
+    nibabel = require("nibabel", "nifti", "reading NIfTI")
     found = find_files(volumes, _is_nifti, "NIfTI volumes (.nii, .nii.gz)")
     label_files: dict[str, Path] = {}
     failures = found.failures

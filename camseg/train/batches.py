@@ -98,6 +98,10 @@ class Batches:
     workers: int
     """Processes that read and augment; 0 works in the main one."""
 
+    def strand_one(self, count: int) -> bool:
+        """Whether the last batch of ``count`` images has a single one, which leaves batch norm without a spread."""
+        return count > self.size and count % self.size == 1
+
 
 def loader(
     classifier: Classifier,
@@ -114,13 +118,11 @@ def batched(
     items: TorchDataset[Any], batches: Batches, order: EpochSampler | Sequence[tuple[int, ...]]
 ) -> DataLoader[Any]:
     """The batches of an order of keys: what the items of these keys are, each of their tensors stacked."""
-    # A last batch of one image would leave batch norm without a spread.
-    lonely = len(order) > batches.size and len(order) % batches.size == 1
     return DataLoader(
         items,
         batch_size=batches.size,
         sampler=order,
-        drop_last=lonely and isinstance(order, EpochSampler),
+        drop_last=isinstance(order, EpochSampler) and batches.strand_one(len(order)),
         num_workers=batches.workers,
         persistent_workers=batches.workers > 0,
         generator=torch.Generator(),  # its own: how often it is drawn from depends on the workers

@@ -1,6 +1,5 @@
 """Logits and targets of segmentation networks -> a loss; its parts are those of segmentation_models_pytorch."""
 
-import importlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camseg.base.errors import InputError, first_line
+from camseg.base.extras import require
 from camseg.data.truth import IGNORED
 from camseg.models.library import timm
 from camseg.train.registry import LOSSES
@@ -145,10 +144,4 @@ def _joint(multi_label: bool) -> str:
 
 
 def _losses() -> Any:
-    try:
-        return importlib.import_module("segmentation_models_pytorch").losses
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"losses of segmentation networks need segmentation_models_pytorch ({first_line(error)}); "
-            "pip install camseg[seg]"
-        ) from None
+    return require("segmentation_models_pytorch", "seg", "a loss of segmentation networks").losses

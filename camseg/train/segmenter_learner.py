@@ -44,7 +44,7 @@ class SegmenterLearner(Learner):
         super().__init__(segmenter, settings, processes, decoder_parameters)
         self.segmenter, self.how = segmenter, settings
         self.batches = Batches(size=settings.batch_size, seed=settings.seed, workers=settings.workers)
-        self.sampler = _sampler(train, settings, processes)
+        self.sampler = _sampler(train, settings, self.batches, processes)
         self.train_loader = mask_loader(
             train,
             segmenter.preprocessing,
@@ -193,13 +193,13 @@ def pixel_weights(train: LoadedMasks, multi_label: bool) -> NDArray[np.float32]:
     return np.clip(weights, 0.1, 10.0).astype(np.float32)
 
 
-def _sampler(train: LoadedMasks, settings: SegmenterSettings, processes: Processes) -> EpochSampler:
+def _sampler(train: LoadedMasks, settings: SegmenterSettings, batches: Batches, processes: Processes) -> EpochSampler:
     samples, masks, how = train.images.data.samples, train.images.masks, settings.student
     shares = sampling_shares(train.shown > 0) if settings.balance == "sampling" else None
     certain = [masks.certain(sample) for sample in samples]
     if not how.trusted_epochs or all(certain):
         return EpochSampler(len(samples), settings.seed, processes, shares)
     chosen = better_part([masks.trust(sample) for sample in samples], certain, how.trusted_share)
-    if len(chosen) > settings.batch_size and len(chosen) % settings.batch_size == 1:
-        chosen = chosen[:-1]  # a last batch of one image would leave batch norm without a spread
+    if batches.strand_one(len(chosen)):
+        chosen = chosen[:-1]
     return TrustedSampler(len(samples), settings.seed, processes, shares, chosen, how.trusted_epochs)

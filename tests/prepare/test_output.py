@@ -11,7 +11,7 @@ from camseg.base.errors import ImageError, InputError, OutputError
 from camseg.base.files import by_name
 from camseg.data.datasets import load_images, load_training_data
 from camseg.data.images import read_image, read_mask
-from camseg.prepare.output import Picture, Preparation, PreparationInput, Skipped, require, source_name, write_pictures
+from camseg.prepare.output import Picture, Preparation, PreparationInput, Skipped, source_name, write_pictures
 from camseg.prepare.settings import FrameSettings, check_class
 from camseg.runs.manifest import read_manifest
 from camseg.runs.record import Record, to_line
@@ -276,8 +276,3 @@ def test_names_lose_the_longest_suffix_alone():
 def test_class_names_that_cannot_be_folders_are_refused(name):
     with pytest.raises(InputError, match="class name"):
         check_class(name)
-
-
-def test_a_missing_library_is_named_with_its_extra():
-    with pytest.raises(InputError, match=r"this needs nosuchlib .*pip install 'camseg\[nifti\]'"):
-        require("nosuchlib.part", "nifti")

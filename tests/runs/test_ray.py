@@ -219,7 +219,7 @@ def test_what_cannot_be_asked_of_ray_is_said(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="expected --devices cpu or cuda; got cuda:0,cuda:1"):
         Placement(engine="ray", devices="cuda:0,cuda:1")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"--engine ray needs Ray .*pip install 'camseg\[ray\]'"):
+    with pytest.raises(InputError, match=r"--engine ray needs ray .*pip install 'camseg\[ray\]'"):
         run(tmp_path / "ray")
     monkeypatch.setitem(sys.modules, "ray", Here())
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")

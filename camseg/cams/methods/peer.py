@@ -5,7 +5,6 @@ depend on its batch, with a pass of its own over the whole network; the model's 
 are put back. Maps are the library's, before ReLU and scaling where it has such a stage.
 """
 
-import importlib
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from camseg.base.compat import import_torchvision
 from camseg.base.errors import InputError
+from camseg.base.extras import require
 from camseg.cams.capture import Capture, Network
 from camseg.cams.hooks import Hook, hooked, inference
 from camseg.cams.layers import layout_at, list_layers
@@ -256,11 +256,6 @@ def _method(name: str) -> Any:
 def _library() -> Any:
     """grad-cam; InputError where it is not installed."""
     import_torchvision()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module("pytorch_grad_cam")
-    except ImportError as error:
-        raise InputError(
-            f"this method is grad-cam's, which cannot be loaded ({error}); pip install 'camseg[grad-cam]'"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return require("pytorch_grad_cam", "grad-cam", "a method of grad-cam")

@@ -1,12 +1,12 @@
 """Decoders of segmentation_models_pytorch on timm's encoders, as segmentation networks of here."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from camseg.base.errors import InputError, first_line
+from camseg.base.extras import require
 from camseg.models.hub import hub
 from camseg.models.names import ModelArgs, canonical_name
 from camseg.models.segmenters.encoder import EncoderSegmenter, unavailable
@@ -51,12 +51,7 @@ class LibrarySegmenter(EncoderSegmenter):
 def _built(
     decoder: str, encoder: str, inputs: int, outputs: int, arguments: Mapping[str, Any], pretrained: bool
 ) -> Any:
-    try:
-        smp = importlib.import_module("segmentation_models_pytorch")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{decoder}+{encoder} needs segmentation_models_pytorch ({first_line(error)}); pip install camseg[seg]"
-        ) from None
+    smp = require("segmentation_models_pytorch", "seg", f"{decoder}+{encoder}")
     reachable = True
     try:
         with hub() as reachable:

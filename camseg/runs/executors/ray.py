@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from camseg.base.errors import CamsegError, InputError, OutputError, WorkerError, first_line
+from camseg.base.extras import require
 from camseg.base.files import sha256
 from camseg.base.progress import Say
 from camseg.runs.executors.local import Note, Pipeline, threads
@@ -85,10 +86,7 @@ def check_answers(address: str) -> None:
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise InputError(f"--engine ray needs Ray ({first_line(error)}); pip install 'camseg[ray]'") from None
+    return require("ray", "ray", "--engine ray")
 
 
 def _connect(ray: Any, address: str | None) -> None:
