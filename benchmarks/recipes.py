@@ -35,7 +35,6 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """By name: what differs from the defaults of ``train-cls``."""
 LARGER: Final = "6 epochs, side times 1.4"
-LABEL: Final = from_json(LabelSettings, {"refinement": {"method": "none"}})
 
 
 def main() -> None:
@@ -49,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2,3,4,5,6,7")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--images", type=int, default=40, help="Of each half, drawn once.")
+    parser.add_argument("--threshold", default=str(LabelSettings().masks.threshold), help="Where maps are cut.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -80,7 +80,8 @@ def measure(args: argparse.Namespace, name: str, negative: str, recipe: str, see
         )
     classifier = load_classifier(run, "cpu")
     found = {"accuracy": float(read_json(run / "metrics.json", InputError)["accuracy"])}
-    return found | {half: mean_dice(classifier, LABEL, data, half, args.images) for half in ("train", "test")}
+    settings = from_json(LabelSettings, {"masks": {"threshold": args.threshold}, "refinement": {"method": "none"}})
+    return found | {half: mean_dice(classifier, settings, data, half, args.images) for half in ("train", "test")}
 
 
 def report(folder: Path, name: str, recipes: list[str]) -> None:
