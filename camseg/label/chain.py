@@ -73,8 +73,8 @@ def mask_stages(settings: LabelSettings, shares: Sequence[float] = (1.0,)) -> li
     how = settings.consensus.fusion
     fuse = FuseStage(settings=settings.consensus, threshold=settings.masks.threshold, shares=tuple(shares))
     several = len(shares) > 1
-    # More than half of the votes: the nearest 8-bit map of a half lies above it.
-    masks = MaskSettings(threshold=parse_threshold(0.51)) if several and how == "votes" else settings.masks
+    # More than half of the votes: the nearest 8-bit map of a half is 128 / 255, and the next one an object.
+    masks = MaskSettings(threshold=parse_threshold(0.503)) if several and how == "votes" else settings.masks
     return [
         *([fuse] if several and how == "maps" else []),
         PropagateStage(settings=settings.propagation),

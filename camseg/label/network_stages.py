@@ -159,7 +159,7 @@ class CamStage(Stage):
                 )
             )
         # Without a folder per class an image without any class has a mask too, an empty one.
-        known = self.rule.word != "predicted" and item.sample.labels is not None
+        known = self._knows(item.sample)
         reason = (known and why_empty(item.sample.labels or ())) or "none of the classes predicted"
         sure = 1.0 if known else round(1.0 - float(probabilities.max()), 6)
         record = replace(record, empty=reason, quality=sure)
@@ -180,7 +180,11 @@ class CamStage(Stage):
         None where something is looked for."""
         if self._why_empty(sample, target) is None:
             return None
-        return 1.0 if sample.labels is not None else score
+        return 1.0 if self._knows(sample) else score
+
+    def _knows(self, sample: Sample) -> bool:
+        """Whether an image's label counts."""
+        return self.rule.word != "predicted" and sample.labels is not None
 
     def _without_pixels(self, target: str) -> str:
         masked = self.plan.members[0].network.score == "mask"

@@ -50,9 +50,11 @@ def central_weights(centralities: NDArray[np.float64], shares: Sequence[float], 
     """How much each of K members counts, (K,) with the sum 1: its share times exp((c - max c) / width).
 
     A member that is ``width`` less central than the most central one counts 1/e of it; with an infinite width
-    centrality decides nothing.
+    centrality decides nothing. The most central one is looked for among those with a share.
     """
-    weights = np.asarray(shares, np.float64) * np.exp((centralities - centralities.max()) / width)
+    own = np.asarray(shares, np.float64)
+    most = centralities[own > 0].max()
+    weights = own * np.exp(np.minimum(centralities - most, 0) / width)
     result: NDArray[np.float64] = weights / weights.sum()
     return result
 

@@ -70,21 +70,23 @@ def classifier_temperature(
     truth: NDArray[np.integer] | NDArray[np.floating],
     multi_label: bool,
     what: str = "validation images",
+    count: int | None = None,
 ) -> tuple[float, str | None]:
     """``fit_temperature`` of a network's logits, from ``COLDEST`` to ``HOTTEST``; and a line where it is not the best.
 
-    ``what``: of what the logits are, for that line.
+    ``what``: of what the logits are, for that line; ``count``: of how many, where there are several rows of each.
 
     Raises what ``fit_temperature`` does.
     """
-    best = fit_temperature(logits, truth, multi_label)
+    count = len(truth) if count is None else count
+    best = fit_temperature(logits, truth, multi_label, least=math.ceil(FEWEST * len(truth) / max(1, count)))
     temperature = min(max(best, COLDEST), HOTTEST)
     if temperature != best:
         return temperature, (
-            f"{len(truth)} {what} want a temperature of {best:g}, as logits that went astray do; it is "
+            f"{count} {what} want a temperature of {best:g}, as logits that went astray do; it is "
             f"held at {temperature:g}"
         )
-    return temperature, f"{len(truth)} {what} {_UNTOLD}" if temperature == 1.0 else None
+    return temperature, f"{count} {what} {_UNTOLD}" if temperature == 1.0 else None
 
 
 def _cross_entropy(

@@ -35,6 +35,8 @@ from camseg.train.plan import trained_on
 
 _WRITTEN_FIRST: Final = ("metrics.json", "confusion.png", "rule.safetensors")
 """An ensemble's files that stand there before its ``classifier.json`` does."""
+_TRAINED: Final = ("metrics.json", "history.csv", "training.safetensors")
+"""Files of a member that is trained, or in training, where it lies."""
 STRENGTHS: Final = tuple(10.0**power for power in range(-6, 1))
 """Values of C, the inverse strength of the penalty, that are tried for a rule."""
 
@@ -158,9 +160,12 @@ def _check_out(runs: Sequence[Path | str], out: Path, overwrite: bool) -> None:
     if len(set(places)) < len(places):
         raise InputError(f"expected different runs, got {', '.join(map(str, runs))}; --weights lets one count more")
     # One that was killed while it was written has none of the others, and is written again.
-    left = [name for name in RUN_FILES if name not in _WRITTEN_FIRST and (out / name).exists()]
+    left = [out / name for name in RUN_FILES if name not in _WRITTEN_FIRST and (out / name).exists()]
+    # Nor do its copies of members have what their trainings left.
+    left += [file for name in _TRAINED for file in out.glob(f"members/*/{name}")]
     if left and not overwrite:
-        raise OutputError(f"{out} holds a run, finished or not ({left[0]}); choose another --out, or --overwrite it")
+        name = left[0].relative_to(out).as_posix()
+        raise OutputError(f"{out} holds a run, finished or not ({name}); choose another --out, or --overwrite it")
 
 
 def _warn(runs: Sequence[Path | str], members: Sequence[Classifier], val: Dataset, say: Say) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from camseg.base.allocation import keep_freed_memory
 from camseg.base.device import find_device, find_devices
 from camseg.base.errors import CheckpointError, InputError, LayerError, OutputError
-from camseg.base.files import check_can_write, write_json
+from camseg.base.files import check_can_write, read_json, write_json
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
 from camseg.base.workers import worker_processes
@@ -26,12 +26,13 @@ from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, member_folder
 from camseg.data.images import write_image
 from camseg.label.agreement import set_agreement
-from camseg.measure.calibration import UNTOLD, classifier_temperature
+from camseg.measure.calibration import classifier_temperature
 from camseg.measure.figures import plot_confusion, plot_reliability
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
 from camseg.train.features import FeatureCache
+from camseg.train.freezing import possible_warmup
 from camseg.train.passes import Passes, Seen
-from camseg.train.plan import Prepared, prepare_training, read_training, run_training, try_training
+from camseg.train.plan import Prepared, check_trainable, prepare_training, read_training, run_training, try_training
 from camseg.train.processes import started_together
 from camseg.train.report import calibration_error, scores
 from camseg.train.settings import MemberSettings, Training
@@ -40,15 +41,16 @@ from camseg.train.settings import MemberSettings, Training
 def plan_members(training: Training, members: MemberSettings) -> list[Training]:
     """The training of each member: all folds of the first seed, then those of the next one.
 
-    All split their images alike; each has a seed of its own, from the training's upwards. Raises InputError for folds
-    beside validation images.
+    All split their images alike, as the training would; each has a seed of its own, from the training's upwards. Raises
+    InputError for folds beside validation images.
     """
     if members.folds and training.val is not None:
         raise InputError("folds validate on the training images in turn; leave out --val, or give --seeds, not --folds")
     base = training.settings.seed
-    folds = [(number, members.folds) for number in range(members.folds)] if members.folds else [None]
+    split_seed = base if training.split_seed is None else training.split_seed
+    folds = [(number, members.folds) for number in range(members.folds)] if members.folds else [training.fold]
     return [
-        replace(training, fold=fold, split_seed=base, settings=replace(training.settings, seed=base + number))
+        replace(training, fold=fold, split_seed=split_seed, settings=replace(training.settings, seed=base + number))
         for number, fold in enumerate(folds * members.seeds)
     ]
 
@@ -81,24 +83,28 @@ def train_members(
     Raises what ``run_training`` does; OutputError where ``out`` holds a finished run, or members trained otherwise.
     """
     out, processes = Path(out), started_together()
+    if devices is not None and processes.count > 1:
+        raise InputError("torchrun's processes train members together, one after another; leave --devices out")
+    places = None if devices is None else find_devices(devices)
+    if places is None:
+        processes.join(device)
     check_ensemble_folder(out, overwrite=overwrite)
-    if overwrite and processes.first:
+    for one in prepared:
+        check_trainable(one)
+    if overwrite and processes.first:  # only now that nothing speaks against the new run
         clear_run(out)
     processes.wait()
     cache = FeatureCache()  # of a frozen backbone, the members' features are the same
-    if devices is not None and processes.count > 1:
-        raise InputError("torchrun's processes train members together, one after another; leave --devices out")
     waiting: list[tuple[str, Prepared, Path]] = []
     for number, one in enumerate(prepared):
         run, title = member_folder(out, number), f"member {number + 1} of {len(prepared)}"
         if (run / "metrics.json").exists():
             if processes.first:
                 say(f"{title}: is there")
-            _check_same(run, one.training)
+            _check_same(run, one)
         else:
             waiting.append((title, one, run))
-    if devices is not None:
-        places = find_devices(devices)
+    if places is not None:
         _train_side_by_side(waiting, places, say)
         device = places[0]
     else:
@@ -156,7 +162,7 @@ def try_members(
         if overwrite or not (run / "metrics.json").exists():
             found |= try_training(one, run, device=device, overwrite=overwrite)
         else:
-            _check_same(run, one.training)
+            _check_same(run, one)
     return found
 
 
@@ -173,9 +179,14 @@ def _description(one: Prepared) -> str:
     return f"{place}seed {one.training.settings.seed}"
 
 
-def _check_same(run: Path, training: Training) -> None:
+def _check_same(run: Path, one: Prepared) -> None:
+    """Raise OutputError where a member that is there was not trained as this one would be."""
+    asked = one.training.settings
+    settled = replace(asked, warmup_epochs=possible_warmup(one.classifier.model, asked))  # as a run states it
     try:
-        same = to_json(read_training(run)) == to_json(training)
+        found = read_training(run)
+        found = replace(found, settings=replace(found.settings, workers=settled.workers))  # which decide nothing
+        same = to_json(found) == to_json(replace(one.training, settings=settled))
     except CheckpointError:
         same = False
     if not same:
@@ -196,11 +207,10 @@ def _join(
     # What each member says to each image that it did not learn from: the rows.
     logits = torch.cat([one.logits[0] for one in seen])  # (rows, classes)
     truth = np.concatenate([one.truth for one in seen])
-    temperature, line = classifier_temperature(logits.numpy(), truth, members[0].multi_label)
+    images = len({sample.path for one in seen for sample in one.data.samples})
+    temperature, line = classifier_temperature(logits.numpy(), truth, members[0].multi_label, count=images)
     if line:
         say(line)
-    elif temperature == 1.0:
-        say(f"{len(truth)} {UNTOLD}")
     calibrated = tuple(replace(member, temperature=temperature) for member in members)
     ensemble = Ensemble(members=calibrated, shares=(1 / len(members),) * len(members))
     if weights == "agreement" and len(members) > 2:  # two agree as far with each other
@@ -215,7 +225,9 @@ def _join(
     for name, member in (("uncalibrated", replace(members[0], temperature=1.0)), ("calibrated", calibrated[0])):
         probabilities, labels = _per_image(seen, member.probabilities(logits).numpy(), truth)
         tables[name] = reliability(labels, probabilities, member.multi_label)
-    failed = {path: reason for one in seen for path, reason in one.failed.items()}
+    failed = {str(path): reason for one in seen for path, reason in one.failed.items()}
+    for number in range(len(members)):  # images that are in training alone
+        failed |= read_json(member_folder(out, number) / "metrics.json", CheckpointError)["failed"]
     metrics = {
         **classification_metrics(labels, probabilities, ensemble.classes, ensemble.multi_label),
         "temperature": temperature,
@@ -229,7 +241,7 @@ def _join(
     }
     if (test := prepared[0].test) is not None:
         held = passes.over(calibrated, replace(test, multi_label=ensemble.multi_label), "test images")
-        failed |= held.failed
+        failed |= {str(path): reason for path, reason in held.failed.items()}
         votes = ensemble.vote(held.logits, held.features).numpy()
         metrics["test"] = {
             **classification_metrics(held.truth, votes, ensemble.classes, ensemble.multi_label),
@@ -237,7 +249,7 @@ def _join(
                 reliability(held.truth, votes, ensemble.multi_label)
             ),
         }
-    metrics["failed"] = {str(path): reason for path, reason in failed.items()}
+    metrics["failed"] = failed
     write_image(out / "reliability.png", plot_reliability(tables))
     if not ensemble.multi_label:
         write_image(out / "confusion.png", plot_confusion(np.array(metrics["confusion"]), ensemble.classes))

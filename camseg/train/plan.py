@@ -241,6 +241,14 @@ def _check_empty_labels(parts: Sequence[Dataset], training: Training) -> None:
         )
 
 
+def check_trainable(prepared: Prepared) -> None:
+    """Raise InputError where the network has not the parts that the settings would train."""
+    settings = prepared.training.settings
+    learning_parameters(prepared.classifier.model, settings.trainable)
+    if settings.feature_views:
+        check_can_keep(prepared.classifier.model, settings.trainable)
+
+
 def try_training(
     prepared: Prepared, out: Path | str, *, device: str = "auto", overwrite: bool = False
 ) -> dict[Path, str]:
@@ -250,10 +258,7 @@ def try_training(
     """
     check_run_folder(Path(out), overwrite=overwrite)
     find_device(device)
-    settings = prepared.training.settings
-    learning_parameters(prepared.classifier.model, settings.trainable)
-    if settings.feature_views:
-        check_can_keep(prepared.classifier.model, settings.trainable)
+    check_trainable(prepared)
     found: dict[Path, str] = {}
     for part in (prepared.train, prepared.val, prepared.test):
         if part is not None:

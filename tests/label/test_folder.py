@@ -789,6 +789,8 @@ def test_all_zero_maps_say_why(images, unlabelled, tiny_classifier, tmp_path):
     for name, place in (("bn", unlabelled), ("pn", images)):
         cams_folder(place, tiny_classifier, tmp_path / name, quick, targets=["predicted"] if name == "pn" else ())
         assert {*why(tmp_path / name).values()} == {"predicted none, a negative class"}
+        # Whatever the label says, it is as sure as the prediction is.
+        assert all(record.quality == record.score for record in read_manifest(tmp_path / name))
     cams_folder(unlabelled, tiny_classifier, tmp_path / "c", quick, targets=["none"])
     assert {*why(tmp_path / "c").values()} == {"none is a negative class"}
     csv = table(tmp_path / "t.csv", "image,label", "plain/0.png,", "plain/1.png,cat")

@@ -82,6 +82,14 @@ def test_after_propagation(ensemble, image, how):
     assert found.agreement == pytest.approx(agreement(masks), abs=1e-3)
 
 
+@pytest.mark.parametrize("share", [0.495, 0.505])
+def test_a_narrow_majority_of_votes_decides(ensemble, image, share):
+    two = Ensemble(members=ensemble.members[:2], shares=(share, 1 - share))
+    masks = [cam_to_mask(spread(image, cam), "max:0.6") for cam in by_hand(two, image)]
+    assert (masks[0] != masks[1]).any()  # else there is nothing to see
+    assert (label_image(image, two, "cat", settings("votes")).mask == masks[int(share < 0.5)]).all()
+
+
 def test_one_that_disagrees_counts_little(make_classifier, image):
     good, odd = make_classifier(seed=0), make_classifier(seed=4)
     alone = label_image(image, good, "cat", settings()).cam

@@ -44,6 +44,8 @@ def test_weights_fall_off_with_centrality():
     assert weights[1] / weights[0] == pytest.approx(np.exp(-1))
     assert weights[2] < 0.001
     assert central_weights(np.array([0.9, 0.1]), (0.25, 0.75), np.inf).tolist() == [0.25, 0.75]
+    # Whoever has no share does not make the others small either.
+    assert central_weights(np.array([0.9, 0.1, 0.1]), (0, 0.5, 0.5), 0.001).tolist() == [0, 0.5, 0.5]
 
 
 def test_mean_and_median_by_hand():

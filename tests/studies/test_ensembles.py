@@ -281,6 +281,15 @@ def test_a_run_that_is_not_finished_is_not_written_over(runs, tmp_path, name):
     assert tree(tmp_path / "out") == {name: b"earlier"}
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "history.csv", "training.safetensors"])
+def test_members_that_wait_for_the_others_are_not_written_over(runs, tmp_path, name):
+    (tmp_path / "out/members/0").mkdir(parents=True)
+    (tmp_path / "out/members/0" / name).write_bytes(b"earlier")
+    with pytest.raises(OutputError, match=f"members/0/{name}"):
+        make_ensemble(runs, tmp_path / "out", device="cpu")
+    assert tree(tmp_path / "out") == {f"members/0/{name}": b"earlier"}
+
+
 def test_the_command(runs, tmp_path, make_folder):
     data = make_folder(count=6)
 

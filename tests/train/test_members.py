@@ -220,3 +220,54 @@ def test_the_command(call, make_folder, tmp_path):
     assert to_json(read_training(tmp_path / "again")) == to_json(read_training(tmp_path / "run/members/1"))
     weights = [load_network(run).model.state_dict() for run in (tmp_path / "again", tmp_path / "run/members/1")]
     assert all(np.array_equal(a, b) for a, b in zip(*(one.values() for one in weights), strict=True))
+
+
+def test_a_new_run_that_cannot_be_leaves_the_old_one(make_folder, tmp_path):
+    data, out = make_folder(count=6), tmp_path / "run"
+    train(data, out, folds=2)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="device tpu cannot be used"):
+        train_members(prepare(data, out, folds=2), out, device="tpu", overwrite=True)
+    with pytest.raises(InputError, match="device tpu cannot be used"):
+        train_members(prepare(data, out, folds=2), out, devices="tpu", overwrite=True)
+    with pytest.raises(InputError, match="features"):
+        train_members(prepare(data, out, folds=2, feature_views=2), out, device="cpu", overwrite=True)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_members_go_on_whatever_warm_up_was_settled_on_and_with_other_workers(make_folder, tmp_path):
+    data, out = make_folder(count=6), tmp_path / "run"
+    train(data, out, folds=2, warmup_epochs=3)
+    assert read_training(out / "members/0").settings.warmup_epochs == 0
+    (out / "classifier.json").unlink()
+    prepared = prepare(data, out, folds=2, warmup_epochs=3, workers=1)
+    said = []
+    train_members(prepared, out, device="cpu", say=said.append)
+    assert said[:2] == ["member 1 of 2: is there", "member 2 of 2: is there"]
+
+
+def test_images_that_are_in_training_alone_are_listed_where_they_fail(make_folder, tmp_path):
+    data, out = make_folder(count=8), tmp_path / "run"
+    broken = prepare(data, out, seeds=2)[0].train.samples[0].path
+    broken.write_bytes(broken.read_bytes()[:60])
+    metrics = train(data, out, seeds=2)
+    assert list(metrics["failed"]) == [str(broken)]
+
+
+def test_members_like_one_of_an_ensemble_split_as_it_did(make_folder, tmp_path):
+    data, out = make_folder(count=6), tmp_path / "run"
+    train(data, out, folds=3)
+    like = plan_training(like=out / "members/1")
+    again = plan_members(like, MemberSettings(seeds=2))
+    assert [(one.fold, one.split_seed, one.settings.seed) for one in again] == [((1, 3), 0, 1), ((1, 3), 0, 2)]
+    folds = plan_members(like, MemberSettings(folds=2))
+    assert [(one.fold, one.split_seed) for one in folds] == [((0, 2), 0), ((1, 2), 0)]
+
+
+def test_few_images_tell_no_temperature_however_many_members_saw_them(make_folder, tmp_path):
+    data, said = make_folder(count=10), []
+    prepared = prepare(data, tmp_path / "run", seeds=3)
+    metrics = train_members(prepared, tmp_path / "run", device="cpu", say=said.append)
+    assert metrics["val_images"] < 10 <= 3 * metrics["val_images"]
+    assert metrics["temperature"] == 1.0
+    assert any(line.startswith(f"{metrics['val_images']} validation images do not tell") for line in said[-2:])

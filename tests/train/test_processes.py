@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camseg.base.errors import InputError
-from camseg.classify.checkpoint import load_network
+from camseg.classify.checkpoint import load_classifier, load_network
 from camseg.train import processes
 from camseg.train.processes import Processes, started_together
 
@@ -112,3 +112,15 @@ def test_a_process_that_fails_ends_all(make_folder, tmp_path):
     done = torchrun(script, "train-cls", make_folder(), "-o", tmp_path / "run", *TINY)
     assert done.returncode != 0
     assert not (tmp_path / "run/metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_members_together(make_folder, tmp_path):
+    script, run = tmp_path / "main.py", tmp_path / "run"
+    script.write_text("from camseg.cli import main\nmain()\n")
+    for more in ((), ("--overwrite",)):
+        done = torchrun(script, "train-cls", make_folder(), "-o", run, *TINY, "--seeds", "2", "--json", *more)
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)["members"]) == 2
+        assert done.stderr.count("member 2 of 2:") == 1
+    assert len(load_classifier(run).members) == 2

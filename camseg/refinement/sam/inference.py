@@ -60,7 +60,8 @@ class Sam:
         """What the network takes for the object, asked about each connected part of the mask.
 
         ``image``: uint8 (H, W, 3), RGB; ``trimap``: uint8 (H, W) in {0, 128, 255}, whose known pixels stay;
-        ``mask``: bool (H, W), by default what the trimap's nearest known pixels say; ``cam``: float32 (H, W) in [0, 1].
+        ``mask``: bool (H, W), where there is none, or an empty one, what the trimap's nearest known pixels say;
+        ``cam``: float32 (H, W) in [0, 1].
 
         The prompts of a part are its box and boxes whose sides have moved, each alone and with points at the map's
         peaks. The answer that agrees best with all others is taken, unless its intersection over union with the part
@@ -73,18 +74,19 @@ class Sam:
             check_same_size(image, check_mask(mask), "image and mask")
         if cam is not None:
             check_same_size(image, check_cam(cam), "image and map")
-        seeds = parts(nearest_known(trimap) if mask is None else mask)
-        result, kept = np.zeros(trimap.shape, bool), 0
+        whole = nearest_known(trimap) if mask is None or not mask.any() else mask
+        result, count, kept = np.zeros(trimap.shape, bool), 0, 0
         rng = generator(image)
-        embeddings = self._embeddings(image) if seeds else None
-        for seed in seeds:
+        embeddings = self._embeddings(image) if whole.any() else None
+        for seed in parts(whole):
+            count += 1
             boxes = jittered_boxes(box_around(seed), seed.shape, rng)
             answer = self._answer(embeddings, boxes, peaks(seed, cam), seed.shape)
             taken = agrees(answer, seed)
             result |= answer if taken else seed
             kept += not taken
         result[trimap == FOREGROUND], result[trimap == BACKGROUND] = True, False
-        return Answered(alpha=result.astype(np.float32), parts=len(seeds), kept=kept)
+        return Answered(alpha=result.astype(np.float32), parts=count, kept=kept)
 
     def _inner(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of an image of this size within the network's inputs."""

@@ -1,7 +1,7 @@
 """A mask and its map -> prompts for each of its parts, and which of the answers to take."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -24,10 +24,13 @@ PEAK_REACH = 0.25
 """A peak is the highest point as far around it as this, in roots of the part's area; so no two are nearer."""
 
 
-def parts(mask: Mask) -> list[Mask]:
-    """The connected parts of a mask, bool (H, W), with eight neighbours, each bool (H, W); from the top down."""
+def parts(mask: Mask) -> Iterator[Mask]:
+    """The connected parts of a mask, bool (H, W), with eight neighbours, each bool (H, W); from the top down.
+
+    One after the other: of a speckled mask all together would fill the memory.
+    """
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    return [labels == label for label in range(1, count)]
+    return (labels == label for label in range(1, count))
 
 
 def box_around(part: Mask) -> NDArray[np.float64]:
