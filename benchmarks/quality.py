@@ -42,26 +42,28 @@ METHOD = LABEL.cams.methods[0]
 PLAIN = CamSettings(methods=LABEL.cams.methods)
 PARTS: dict[str, tuple[CamSettings, int | None]] = {
     "one view, one layer, the class's score": (PLAIN, None),
-    "margin alone": (replace(PLAIN, score="margin"), None),
+    "margin alone": (replace(PLAIN, score="auto"), None),
     "mirrored alone": (replace(PLAIN, flip=True), None),
     "scales 1, 1.5, 2 alone": (replace(PLAIN, scales=(1.0, 1.5, 2.0)), None),
     "scale 2 alone": (replace(PLAIN, scales=(2.0,)), None),
     "scales auto alone": (replace(PLAIN, scales="auto"), None),
     "stages alone": (replace(PLAIN, layers=("stages",)), None),
     "output stride 16 alone": (PLAIN, 16),
-    "margin, mirrored, scales 1, 1.5, 2": (replace(PLAIN, score="margin", flip=True, scales=(1.0, 1.5, 2.0)), None),
-    "margin, mirrored, scales auto": (replace(PLAIN, score="margin", flip=True, scales="auto"), None),
-    "margin, mirrored, stages": (replace(PLAIN, score="margin", flip=True, layers=("stages",)), None),
+    "margin, mirrored, scales 1, 1.5, 2": (replace(PLAIN, score="auto", flip=True, scales=(1.0, 1.5, 2.0)), None),
+    "margin, mirrored, scales auto": (replace(PLAIN, score="auto", flip=True, scales="auto"), None),
+    "margin, mirrored, stages": (replace(PLAIN, score="auto", flip=True, layers=("stages",)), None),
     "margin, mirrored, scales 1, 1.5, 2, stages": (
-        replace(PLAIN, score="margin", flip=True, scales=(1.0, 1.5, 2.0), layers=("stages",)),
+        replace(PLAIN, score="auto", flip=True, scales=(1.0, 1.5, 2.0), layers=("stages",)),
         None,
     ),
     "all: margin, mirrored, scales auto, stages": (
-        replace(PLAIN, score="margin", flip=True, scales="auto", layers=("stages",)),
+        replace(PLAIN, score="auto", flip=True, scales="auto", layers=("stages",)),
         None,
     ),
 }
-"""What makes maps better, each part alone and together: settings, and the output stride if it is not the network's."""
+"""What makes maps better, each part alone and together: settings, and the output stride if it is not the network's.
+
+Without a negative class there is no margin: the class's score is taken."""
 
 
 def main() -> None:
