@@ -16,6 +16,7 @@ from camseg.classify.network import load_run, read_settings
 
 RUN_FILES: Final = (
     "classifier.json",
+    "segmenter.json",
     "metrics.json",
     "training.safetensors",
     "model.safetensors",
@@ -25,7 +26,7 @@ RUN_FILES: Final = (
     "reliability.png",
     "confusion.png",
 )
-"""Every file that a training or an ensemble writes into its run, beside an ensemble's members."""
+"""Every file that trainings of either kind and ensembles write into a run, beside an ensemble's members."""
 AnyClassifier: TypeAlias = Classifier | Ensemble
 """What decides on images: one network, or several of them."""
 
@@ -64,7 +65,7 @@ def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classif
 
 
 def clear_run(run: Path | str) -> None:
-    """Remove a run's files and members from the folder ``run``, so that those of the next one stand there alone."""
+    """Remove files and members of a run of any kind from the folder ``run``, so that the next one stands there alone."""
     for name in RUN_FILES:
         Path(run, name).unlink(missing_ok=True)
     members = [path for path in Path(run, "members").glob("[0-9]*") if path.is_dir()]

@@ -105,7 +105,10 @@ class TrueMasks(MaskSource):
         return replace(self, classes=classes)
 
     def replaced(self, files: Mapping[Path, Path | None]) -> "TrueMasks":
-        """The same with other files in the place of some, by their absolute paths; None: their images are unknown."""
+        """The same with other files in the place of some, by their absolute paths; None: their images are unknown.
+
+        A file in the place of none is the mask of the image that would have it there.
+        """
         unknown = {
             name
             for own in self.paths.values()
@@ -116,6 +119,13 @@ class TrueMasks(MaskSource):
             kind: {name: files.get(path.absolute()) or path for name, path in own.items() if name not in unknown}
             for kind, own in self.paths.items()
         }
+        for kind, own in self.paths.items():
+            stems = {path.absolute().with_suffix("").as_posix(): name for name, path in own.items()}
+            for folder in {stem.removesuffix(name) for stem, name in stems.items()}:
+                for place, file in files.items():
+                    stem = place.with_suffix("").as_posix()
+                    if file is not None and stem.startswith(folder) and stem not in stems:
+                        paths[kind].setdefault(stem.removeprefix(folder), file)
         return replace(self, paths=paths)
 
     def knows(self, sample: Sample) -> bool:

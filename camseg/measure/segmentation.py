@@ -37,6 +37,7 @@ class _ClassTally:
         for name, measure in OVERLAPS.items():
             found[f"mean_{name}_per_image"] = _mean([float(measure(counts)) for counts in filled])
         found["mean_accuracy_per_image"] = _mean([float(pixel_accuracy(counts)) for counts in self.per_image])
+        measures = {**OVERLAPS, "accuracy": pixel_accuracy}
         if self.per_image:
             total = Counts(
                 true_positives=sum((counts.true_positives for counts in self.per_image), np.array(0)),
@@ -44,8 +45,9 @@ class _ClassTally:
                 actual=sum(counts.actual for counts in self.per_image),
                 pixels=sum(counts.pixels for counts in self.per_image),
             )
-            measures = {**OVERLAPS, "accuracy": pixel_accuracy}
             found |= {f"{name}_over_pixels": float(measure(total)) for name, measure in measures.items()}
+        else:
+            found |= {f"{name}_over_pixels": None for name in measures}
         found["empty_kept"] = _mean([float(counts.predicted == 0) for counts in empty])
         return found
 
@@ -99,7 +101,7 @@ class SegmentationTally:
         """
         classes = {name: tally.scores() for name, tally in self.tallies.items()}
         names = [name for name in next(iter(classes.values())) if name not in ("images", "empty_images")]
-        found: dict[str, Any] = {name: _mean([one.get(name) for one in classes.values()]) for name in names}
+        found: dict[str, Any] = {name: _mean([one[name] for one in classes.values()]) for name in names}
         if not self.multi_label:
             shares = [right / known for right, known in self.right if known]
             found["mean_accuracy_per_image"] = _mean(shares)

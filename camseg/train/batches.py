@@ -56,19 +56,36 @@ class _Squares(TorchDataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.ascontiguousarray(square)), self.targets[index]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """How batches are made."""
+
+    size: int
+    """Images per batch."""
+    seed: int
+    """Decides the order, with the epoch, and the augmentation, with epoch, index and turn."""
+    workers: int
+    """Processes that read and augment; 0 works in the main one."""
+
+
 class EpochSampler(Sampler[tuple[int, int, int]]):
     """This process's share of a shuffled epoch, as (epoch, index, turn): workers need no other news of the epoch.
 
     With ``shares`` float64 (count,), which sum to 1, indices are drawn with these probabilities and put back; ``turn``
-    counts how often an index has come before, so that each time it is augmented in another way.
+    counts how often an index has come before, so that each time it is augmented in another way. A last batch of a
+    single image is left out, for it would leave batch norm without a spread.
     """
 
-    def __init__(self, count: int, seed: int, processes: Processes, shares: NDArray[np.float64] | None = None) -> None:
-        self.count, self.seed, self.processes, self.shares = count, seed, processes, shares
+    def __init__(
+        self, count: int, batches: Batches, processes: Processes, shares: NDArray[np.float64] | None = None
+    ) -> None:
+        self.count, self.batches, self.processes, self.shares = count, batches, processes, shares
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.order()) // self.processes.count)
+        own = -(-len(self.order()) // self.processes.count)
+        lonely = own > self.batches.size and own % self.batches.size == 1
+        return own - lonely
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         # Repeated from its start, so that every process takes the same number of steps.
@@ -81,26 +98,10 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
 
     def order(self) -> NDArray[np.int64]:
         """The indices of this epoch, of all processes together."""
-        random = np.random.default_rng((self.seed, self.epoch))
+        random = np.random.default_rng((self.batches.seed, self.epoch))
         if self.shares is None:
             return random.permutation(self.count)
         return random.choice(self.count, self.count, p=self.shares)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batches:
-    """How batches are made."""
-
-    size: int
-    """Images per batch."""
-    seed: int
-    """Decides the augmentation, with epoch, index and turn."""
-    workers: int
-    """Processes that read and augment; 0 works in the main one."""
-
-    def strand_one(self, count: int) -> bool:
-        """Whether the last batch of ``count`` images has a single one, which leaves batch norm without a spread."""
-        return count > self.size and count % self.size == 1
 
 
 def loader(
@@ -122,7 +123,6 @@ def batched(
         items,
         batch_size=batches.size,
         sampler=order,
-        drop_last=isinstance(order, EpochSampler) and batches.strand_one(len(order)),
         num_workers=batches.workers,
         persistent_workers=batches.workers > 0,
         generator=torch.Generator(),  # its own: how often it is drawn from depends on the workers

@@ -37,8 +37,8 @@ class ClassifierLearner(Learner):
             check_can_keep(classifier.model, settings.trainable)
         targets = train.dataset.targets(classifier.classes)
         shares = sampling_shares(targets) if settings.balance == "sampling" else None
-        self.sampler = EpochSampler(len(targets), settings.seed, processes, shares)
         self.batches = Batches(size=settings.batch_size, seed=settings.seed, workers=settings.workers)
+        self.sampler = EpochSampler(len(targets), self.batches, processes, shares)
         self.train_loader = self._loader(train, self.sampler, settings.feature_views)
         self.val_loader = self.in_order(val)
         self.truth = val.dataset.targets(classifier.classes)

@@ -26,16 +26,15 @@ def run_course(
     """Train until the learner has finished, and give its network the weights of the best epoch.
 
     These are saved into ``out`` as they come, with the state from which an interrupted training of the same
-    ``identity`` goes on; who reports the run removes the state. ``clear``: removes what an earlier run left there.
-    Raises OutputError where ``out`` holds an unfinished run of another identity.
+    ``identity`` goes on; who reports the run removes the state. ``clear``: removes what an earlier run left, which
+    stays until the new one has something to save. Raises OutputError where ``out`` holds an unfinished run of another
+    identity.
     """
     processes, settings, state_file = learner.processes, learner.settings, out / STATE
-    if clear is not None and processes.first:  # only now that nothing speaks against the new run
-        clear(out)
     if processes.first:
         remove_unfinished(out)
     processes.wait()
-    if state_file.exists():
+    if clear is None and state_file.exists():
         learner.restore(state_file, identity)
         say(f"continuing {out} after epoch {learner.state.epoch}")
     while not learner.finished():
@@ -46,6 +45,8 @@ def run_course(
             f"{last['val_loss']:.3f}, {learner.words}"
         )
         if processes.first:
+            if clear is not None and learner.state.epoch == 1:
+                clear(out)
             # The best weights first: a kill between the two writes repeats an epoch and loses nothing.
             if learner.state.best_epoch == learner.state.epoch:
                 learner.network.save(out)

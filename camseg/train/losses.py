@@ -24,12 +24,8 @@ class Criterion:
 
     def __init__(self, terms: Sequence[str], multi_label: bool, balance: Tensor | None = None) -> None:
         self.multi_label = multi_label
-        made = [(name, LOSSES[name].load()(multi_label)) for name in terms]
-        self.modules: list[nn.Module] = [module for _, module in made]
-        if balance is not None:
-            for name, module in made:
-                if name == "cross-entropy":
-                    module.balance = balance
+        self.modules: list[nn.Module] = [LOSSES[name].load()(multi_label) for name in terms]
+        self.balance = balance
 
     def __call__(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """The loss, a scalar.
@@ -43,38 +39,43 @@ class Criterion:
             elif self.multi_label:
                 truth = target.permute(2, 0, 1)  # (K, h, w)
                 if bool((weight == weight[0]).all()):
-                    total = total + weight[0] * self._one(own[None], truth[None])
+                    total = total + weight[0] * self._one(own[None], truth[None], self.balance)
                 else:
-                    parts = [self._one(own[None, k : k + 1], truth[None, k : k + 1]) for k in range(len(truth))]
+                    parts = [self._channel(own, truth, k) for k in range(len(truth))]
                     total = total + (weight * torch.stack(parts)).mean()
             else:
-                total = total + weight[0] * self._one(own[None], target[None, ..., 0])
+                total = total + weight[0] * self._one(own[None], target[None, ..., 0], self.balance)
         return total / len(logits)
 
-    def _one(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _channel(self, own: Tensor, truth: Tensor, k: int) -> Tensor:
+        """The loss of one of an image's classes; own and truth: (K, h, w)."""
+        if not bool((truth[k] != IGNORED).any()):
+            return 0.0 * own[k].sum()
+        balance = None if self.balance is None else self.balance[k : k + 1]
+        return self._one(own[None, k : k + 1], truth[None, k : k + 1], balance)
+
+    def _one(self, logits: Tensor, target: Tensor, balance: Tensor | None) -> Tensor:
         number = target.float() if self.multi_label else target.long()
-        return torch.stack([module(logits, number) for module in self.modules]).sum()
+        losses = (
+            module(logits, number, balance) if isinstance(module, _CrossEntropy) else module(logits, number)
+            for module in self.modules
+        )
+        return torch.stack([*losses]).sum()
 
 
 class _CrossEntropy(nn.Module):
     """The mean over all pixels; those that are ignored add nothing."""
 
-    balance: Tensor | None = None
-    """Weights: of the object against the rest, (C,), or of the background and the classes, (1 + C,)."""
-
     def __init__(self, multi_label: bool) -> None:
         super().__init__()
         self.multi_label = multi_label
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, balance: Tensor | None = None) -> Tensor:
+        """``balance``: weights of the object against the rest, (C,), or of the background and the classes, (1 + C,)."""
         if not self.multi_label:
-            losses = functional.cross_entropy(
-                logits, target, weight=self.balance, ignore_index=IGNORED, reduction="none"
-            )
+            losses = functional.cross_entropy(logits, target, weight=balance, ignore_index=IGNORED, reduction="none")
             return losses.mean()
-        weight = self.balance
-        if weight is not None and len(weight) == logits.shape[1]:
-            weight = weight[:, None, None]
+        weight = None if balance is None else balance[:, None, None]
         module = _losses().SoftBCEWithLogitsLoss(ignore_index=IGNORED, pos_weight=weight)
         loss: Tensor = module(logits, target)
         return loss

@@ -226,17 +226,17 @@ class TrustedSampler(EpochSampler):
     def __init__(
         self,
         count: int,
-        seed: int,
+        batches: Batches,
         processes: Processes,
         shares: NDArray[np.float64] | None,
         trusted: NDArray[np.int64],
         epochs: int,
     ) -> None:
-        super().__init__(count, seed, processes, shares)
+        super().__init__(count, batches, processes, shares)
         self.trusted, self.epochs = trusted, epochs
 
     def order(self) -> NDArray[np.int64]:
         """As ``EpochSampler.order``; in the first epochs the trusted images'."""
         if self.epoch >= self.epochs:
             return super().order()
-        return np.random.default_rng((self.seed, self.epoch)).permutation(self.trusted)
+        return np.random.default_rng((self.batches.seed, self.epoch)).permutation(self.trusted)

@@ -29,6 +29,7 @@ from camseg.label.agreement import set_agreement
 from camseg.measure.calibration import classifier_temperature
 from camseg.measure.figures import plot_confusion, plot_reliability
 from camseg.measure.metrics import classification_metrics, expected_calibration_error, reliability
+from camseg.segment.segmenter import Segmenter
 from camseg.train.features import FeatureCache
 from camseg.train.freezing import possible_warmup
 from camseg.train.passes import Passes, Seen
@@ -169,7 +170,7 @@ def try_members(
 def check_ensemble_folder(out: Path, *, overwrite: bool) -> None:
     """Raise OutputError where no ensemble can be written, or a finished run is not to be overwritten."""
     check_can_write(out)
-    if not overwrite and (out / "classifier.json").exists():
+    if not overwrite and any((out / name).exists() for name in (Classifier.FILE, Segmenter.FILE)):
         raise OutputError(f"{out} holds a run already; choose another --out, or --overwrite it")
 
 

@@ -198,8 +198,6 @@ def _sampler(train: LoadedMasks, settings: SegmenterSettings, batches: Batches, 
     shares = sampling_shares(train.shown > 0) if settings.balance == "sampling" else None
     certain = [masks.certain(sample) for sample in samples]
     if not how.trusted_epochs or all(certain):
-        return EpochSampler(len(samples), settings.seed, processes, shares)
+        return EpochSampler(len(samples), batches, processes, shares)
     chosen = better_part([masks.trust(sample) for sample in samples], certain, how.trusted_share)
-    if batches.strand_one(len(chosen)):
-        chosen = chosen[:-1]
-    return TrustedSampler(len(samples), settings.seed, processes, shares, chosen, how.trusted_epochs)
+    return TrustedSampler(len(samples), batches, processes, shares, chosen, how.trusted_epochs)

@@ -25,6 +25,7 @@ from camseg.runs.loop import check_apart
 from camseg.runs.output import prediction_root
 from camseg.segment.segmenter import Segmenter
 from camseg.train.course import check_run_folder
+from camseg.train.freezing import learning_parameters
 from camseg.train.mask_batches import MaskedSet
 from camseg.train.parts import training_parts
 from camseg.train.plan import check_batches, origin_of, planned, starting_weights, training_of_run, with_weights_hash
@@ -71,6 +72,9 @@ def plan_segmenter_training(
             return training_of_run(SegmenterTraining, Path(like, Segmenter.FILE))
         return choose("recipe", recipe or "default", SEGMENTER_RECIPES).training
 
+    changes = dict(changes or {})
+    if "val_fraction" in changes and "val" not in changes:
+        changes.setdefault("val_masks", None)
     plan = planned(
         SegmenterTraining,
         data,
@@ -83,6 +87,8 @@ def plan_segmenter_training(
     )
     if not plan.masks:
         raise InputError("expected masks to learn from; name their folder with --masks")
+    if plan.val_masks and plan.val is None:
+        raise InputError("--val-masks are of the images of --val; give both, or neither")
     if plan.model is None:
         plan = replace(plan, model=DEFAULT_SEGMENTER)
     return plan
@@ -215,11 +221,16 @@ def try_segmenter_training(
     """
     check_run_folder(Path(out), overwrite=overwrite)
     find_device(device)
+    learning_parameters(prepared.segmenter.model, prepared.training.settings.trainable, decoder_parameters)
     found: dict[Path, str] = {}
     for part in (prepared.train, prepared.val, prepared.test):
         if part is not None:
-            files = (path for one in part.data.samples for path in (one.path, *part.masks.files(one)))
-            found |= unreadable(files)
+            needed = [(one.path, *part.masks.files(one)) for one in part.data.samples]
+            reasons = unreadable(path for files in needed for path in files)
+            if all(reasons.keys() & files for files in needed):
+                first = next(iter(reasons.values()))
+                raise DatasetError(f"none of {len(needed)} images and masks can be read; the first: {first}")
+            found |= reasons
     return found
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from camseg.base.errors import DatasetError, InputError
 from camseg.base.progress import Progress, Say, silent, unheard
 from camseg.base.settings import to_json
+from camseg.classify.checkpoint import clear_run
 from camseg.measure.calibration import classifier_temperature
 from camseg.measure.metrics import expected_calibration_error, reliability
-from camseg.segment.checkpoint import clear_segmenter_run
 from camseg.segment.segmenter import Segmenter
 from camseg.train.course import STATE, check_run_folder, run_course
 from camseg.train.freezing import settled_warmup
@@ -87,7 +87,7 @@ def train_segmenter(
     segmenter.model.to(processes.join(device))
     learner = SegmenterLearner(segmenter, settings, processes, sets[0], sets[1])
     identity = _identity(start, sets, settings)
-    run_course(learner, out, identity, clear=clear_segmenter_run if overwrite else None, progress=progress, say=say)
+    run_course(learner, out, identity, clear=clear_run if overwrite else None, progress=progress, say=say)
     calibrated, metrics, tables = _judge(learner, sets, failed, say)
     if processes.first:
         calibrated.save(out)

@@ -211,7 +211,7 @@ class SegmenterTraining(Training):
     """Folder of their masks: MASKS/<path>.png, or MASKS/<class>/<path>.png for each class; or a folder that label or
     segment wrote."""
     val_masks: Annotated[str | None, Option(metavar="MASKS", default="those of --masks")] = None
-    """Folder of the validation images' masks."""
+    """Folder of the masks of --val's images."""
     object_name: str = "object"
     """What the class is called where there is one."""
     per_class: bool = False

@@ -20,6 +20,7 @@ from camseg.base.errors import DatasetError
 from camseg.base.settings import to_json
 from camseg.data.datasets import Sample
 from camseg.data.images import read_cam, read_mask_and_void
+from camseg.data.labels import as_classes
 from camseg.data.truth import IGNORED, MaskSource, Truth, check_mask_size
 from camseg.runs.corrections import Corrections, Decided
 from camseg.runs.manifest import read_manifest
@@ -159,18 +160,24 @@ class PseudoMasks(MaskSource):
     def trust(self, sample: Sample) -> float:
         """The least of its masks': 1 for what is certain, else their quality, their agreement or the score of their
         class, the first of these that is known."""
-        if self.certain(sample):
-            return 1.0
+        sure = dict(zip(self._folders, self._sure(sample), strict=True))
         known = (
             next((one for one in (record.quality, record.agreement, record.score) if one is not None), 0.0)
-            for record in self.records[sample.name].values()
+            for folder, record in self.records.get(sample.name, {}).items()
+            if not sure.get(folder, False)
         )
-        return float(min(known))
+        return 1.0 if all(sure.values()) else float(min(known, default=0.0))
 
     def labels(self, sample: Sample) -> tuple[str, ...] | None:
-        """Those that the image has now, else those that it had when it was labelled."""
-        records = self.records.get(sample.name, {}).values()
-        return sample.labels if sample.labels is not None else next((one.labels for one in records), None)
+        """Those that the image has now, as they are spelled here; else those that it had when it was labelled. Where
+        masks tell classes apart, what is none of these classes, such as a patient's folder, is no label."""
+        if sample.labels is not None:
+            meant = as_classes(sample.labels, self._known)
+            if all(label in meant for label in sample.labels):
+                return tuple(dict.fromkeys(meant[label] for label in sample.labels))
+            if self._folders == ("",):
+                return sample.labels
+        return next((one.labels for one in self.records.get(sample.name, {}).values()), None)
 
     def kinds(self, sample: Sample) -> tuple[str, ...] | None:
         """Its labels, or where they are not known the classes that it was labelled as."""
@@ -182,13 +189,30 @@ class PseudoMasks(MaskSource):
 
     def certain(self, sample: Sample) -> bool:
         """Whether a person's mask or label says all of it."""
-        return any(one.vouched for one in self._decided(sample)) or self._empty(sample, None)
+        return all(self._sure(sample))
 
     def facts(self) -> dict[str, Any]:
         """The classes, and what pixels teach."""
         return {**super().facts(), "student": to_json(self.settings), "negative": list(self.negative)}
 
+    def _sure(self, sample: Sample) -> list[bool]:
+        """For each class, whether a person's mask or label says it."""
+        decided = zip(self._folders, self._decided(sample), strict=True)
+        return [
+            one.vouched or self._empty(sample, channel_class if folder else None)
+            for channel_class, (folder, one) in zip(self.classes, decided, strict=True)
+        ]
+
     @cached_property  # looks at all records, and is asked for with every image
+    def _known(self) -> tuple[str, ...]:
+        """Every label that there is."""
+        records = [record for own in self.records.values() for record in own.values()]
+        named = {record.class_name for record in records if record.class_name}
+        labelled = {label for record in records for label in record.labels or ()}
+        folders = {folder for folder in self._folders if folder}
+        return tuple(sorted({*folders, *named, *labelled, *self.negative}))
+
+    @cached_property  # as above
     def _folders(self) -> tuple[str, ...]:
         per_class = any(folder for records in self.records.values() for folder in records)
         return self.classes if per_class else ("",)

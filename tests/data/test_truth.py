@@ -118,3 +118,18 @@ def test_regions_of_classes(samples, tmp_path):
     apart = masks_by_label(source, samples)
     regions = class_regions(apart, apart.read(samples[1], 4, 6), ["clean", "dirty", "rust"])
     assert [bool(one.any()) for one in regions] == [False, True, False]
+
+
+def test_masks_that_only_a_person_drew_join_the_others(samples, tmp_path):
+    write_mask(tmp_path / "masks/dust/dirty/1.png", SQUARE)
+    write_mask(tmp_path / "masks/dust/dirty/2.png", SQUARE)
+    write_mask(tmp_path / "masks/hair/dirty/2.png", SQUARE)
+    write_mask(tmp_path / "drawn.png", ~SQUARE)
+    found = find_true_masks(tmp_path / "masks", samples)
+    assert not found.read(samples[1], 4, 6).target[..., 1].any()
+    drawn = found.replaced({tmp_path / "masks/hair/dirty/1.png": tmp_path / "drawn.png"})
+    assert np.array_equal(drawn.read(samples[1], 4, 6).target[..., 1], ~SQUARE)
+    assert np.array_equal(drawn.read(samples[1], 4, 6).target[..., 0], SQUARE)
+    assert np.array_equal(drawn.read(samples[2], 4, 6).target[..., 1], SQUARE)
+    rejected = found.replaced({tmp_path / "masks/hair/dirty/1.png": None})
+    assert not rejected.read(samples[1], 4, 6).target[..., 1].any()

@@ -68,3 +68,15 @@ def test_the_likeliest_of_exclusive_classes_wins():
     cost = -(math.log(0.4) + math.log(0.3) + math.log(0.7)) / 3
     assert found["categorical_cross_entropy_over_pixels"] == pytest.approx(cost)
     assert "binary_cross_entropy_over_pixels" not in found
+
+
+def test_a_class_that_is_known_in_no_image_hides_no_other():
+    tally = SegmentationTally(["a", "b"], multi_label=True)
+    target = np.full((1, 2, 2), IGNORED, np.uint8)
+    target[..., 1] = [1, 0]
+    tally.add(np.array([[[0.9, 0.9]], [[0.9, 0.1]]], np.float32), target, IGNORED)
+    found = tally.scores()
+    assert found["dice_over_pixels"] == found["mean_dice_per_image"] == 1
+    assert found["classes"]["a"]["dice_over_pixels"] is None
+    empty = SegmentationTally(["a"], multi_label=True).scores()
+    assert empty["dice_over_pixels"] is None

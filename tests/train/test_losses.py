@@ -98,3 +98,22 @@ def test_rare_classes_may_count_more():
 def test_a_loss_that_there_is_not():
     with pytest.raises(InputError, match="unknown loss 'mse'; choose among dice, cross-entropy"):
         SegmenterSettings(loss="dice+mse")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_class_of_which_nothing_is_known_beside_one_that_is(name):
+    logits = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    targets = torch.ones(1, 3, 3, 2, dtype=torch.uint8)
+    targets[..., 1] = IGNORED
+    loss = Criterion([name], True)(logits, targets, torch.tensor([[1.0, 0.0]]))
+    alone = Criterion([name], True)(logits[:, :1], targets[..., :1], torch.ones(1, 1))
+    assert loss.item() == pytest.approx(alone.item() / 2, rel=1e-5)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_rare_classes_may_count_more_in_images_that_count_less():
+    logits = logit(0.9, 0.6).view(1, 2, 1, 1).repeat(1, 1, 1, 3)
+    targets = torch.ones(1, 1, 3, 2, dtype=torch.uint8)
+    loss = Criterion(["cross-entropy"], True, torch.tensor([4.0, 2.0]))(logits, targets, torch.tensor([[1.0, 0.5]]))
+    assert float(loss) == pytest.approx(-(4 * math.log(0.9) + 0.5 * 2 * math.log(0.6)) / 2, rel=1e-5)

@@ -17,6 +17,7 @@ from camseg.train.segmenter_plan import (
     plan_segmenter_training,
     prepare_segmenter_training,
     run_segmenter_training,
+    try_segmenter_training,
 )
 
 FILES = {"model.safetensors", "segmenter.json", "metrics.json", "history.csv", "curves.png", "reliability.png"}
@@ -205,6 +206,11 @@ def test_what_a_training_lacks(masked_folder, tmp_path):
         prepare_segmenter_training(plan((masks, images / "blank")), tmp_path)
     with pytest.raises(InputError, match="inputs lie in the output folder"):
         prepare_segmenter_training(plan(masked_folder), images)
+    with pytest.raises(InputError, match="--val-masks are of the images of --val"):
+        plan(masked_folder, val_masks=masks)
+    headless = prepare_segmenter_training(plan(masked_folder, model="unet-bn", trainable="head"), tmp_path / "run")
+    with pytest.raises(InputError, match="no head apart from its backbone"):
+        try_segmenter_training(headless, tmp_path / "run")
 
 
 def test_masks_of_the_validation_images_may_lie_elsewhere(masked_folder, tmp_path):

@@ -205,3 +205,38 @@ def test_one_mask_per_image_is_of_its_label_or_of_what_was_predicted(folder, tmp
     assert truth.target[0, :, 0].tolist() == [0, 0, IGNORED, 0]
     assert not found.read(b, 1, 4).target.any()
     assert [found.certain(one) for one in (a, b, c)] == [False, True, False]
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    """What a command leaves that looked for two classes in an image; a person has accepted one of the masks."""
+    root, records = tmp_path / "out", []
+    for class_name in ("dust", "hair"):
+        files = {"mask": f"masks/{class_name}/p1/a.png"}
+        write_mask(root / files["mask"], CAM > 0.5)
+        record = Record(input="p1/a.png", name="p1/a", class_name=class_name, quality=0.5, files=files)
+        records.append(record)
+    (root / "manifest.jsonl").write_text("".join(map(to_line, records)))
+    (root / "run.json").write_text(json.dumps({"schema_version": 2, "command": "segment", "settings": {}}))
+    return root
+
+
+def test_folders_that_are_no_classes_say_nothing(two_classes, tmp_path):
+    found = find_pseudo_masks(two_classes, StudentSettings(teach="masks"))
+    patient, known = sample(tmp_path, "p1/a", ("p1",)), sample(tmp_path, "p1/a", ("Dust",))
+    assert (found.labels(patient), found.labels(known)) == (None, ("dust",))
+    assert found.read(patient, 1, 4).target[0].T.tolist() == [[1, 1, 0, 0]] * 2
+    assert found.read(known, 1, 4).target[0].T.tolist() == [[1, 1, 0, 0], [0] * 4]
+
+
+def test_an_image_is_certain_only_where_all_of_its_classes_are(two_classes, tmp_path):
+    write_mask(two_classes / "corrected/dust/p1/a.png", CAM > 0.7)
+    found = find_pseudo_masks(two_classes, StudentSettings(teach="masks"))
+    one = sample(tmp_path, "p1/a")
+    assert found.read(one, 1, 4).certain.tolist() == [True, False]
+    assert not found.certain(one)
+    assert found.trust(one) == 0.5
+    write_mask(two_classes / "corrected/hair/p1/a.png", CAM > 0.7)
+    found = find_pseudo_masks(two_classes, StudentSettings(teach="masks"))
+    assert found.certain(one)
+    assert found.trust(one) == 1

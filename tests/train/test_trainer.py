@@ -244,6 +244,19 @@ def test_a_training_that_cannot_begin_overwrites_nothing(parts, tmp_path):
     assert (tmp_path / "metrics.json").read_bytes() == before
 
 
+def test_a_training_that_fails_in_its_first_epoch_overwrites_nothing(parts, tmp_path):
+    train_classifier(create(), *parts, tmp_path, replace(FAST, epochs=1), device="cpu")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    settings = replace(FAST, learning_rate=1e30, warmup_epochs=0)
+    with pytest.raises(InputError, match="the loss became"):
+        train_classifier(create(), *parts, tmp_path, settings, device="cpu", overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "segmenter.json").write_text("{}")  # a run of another kind goes as a whole
+    train_classifier(create(), *parts, tmp_path, replace(FAST, epochs=1, seed=1), device="cpu", overwrite=True)
+    assert not (tmp_path / "segmenter.json").exists()
+    assert (tmp_path / "metrics.json").read_bytes() != before["metrics.json"]
+
+
 def test_an_unfinished_run_is_not_mixed_with_another(parts, tmp_path, monkeypatch):
     train, val = parts
     with pytest.raises(Interrupt):
@@ -358,7 +371,7 @@ def test_sampling_draws_every_class_equally_often():
     # Labels a, a and b, none, a: the rarest label of each counts 1/3, 1, 1, 1/3.
     several = sampling_shares(np.array([[1, 0], [1, 1], [0, 0], [1, 0]], np.float32))
     assert several == pytest.approx(np.array([1, 3, 3, 1]) / 8)
-    sampler = EpochSampler(6, 0, Processes(), single)
+    sampler = EpochSampler(6, Batches(size=100, seed=0, workers=0), Processes(), single)
     drawn = []
     for sampler.epoch in range(500):
         drawn += [index for _, index, _ in sampler]
@@ -372,9 +385,9 @@ def test_an_image_that_is_drawn_again_is_augmented_in_another_way(parts):
     classifier = create()
     source = LoadedSet(train, None)
     shares = np.array([1.0, *[0.0] * (len(train.samples) - 1)])
-    sampler = EpochSampler(len(train.samples), 0, Processes(), shares)
-    assert list(sampler) == [(0, 0, turn) for turn in range(len(train.samples))]
     batches = Batches(size=100, seed=0, workers=0)
+    sampler = EpochSampler(len(train.samples), batches, Processes(), shares)
+    assert list(sampler) == [(0, 0, turn) for turn in range(len(train.samples))]
     ((squares, _),) = loader(classifier, source, batches, sampler, Augmentation())
     assert len(np.unique(squares.numpy().reshape(len(squares), -1), axis=0)) == len(squares)
     # The first time is what it would be in a set that is gone through once.
