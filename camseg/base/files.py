@@ -175,7 +175,8 @@ def append_text(path: Path | str, text: str) -> None:
 
 
 def append_lines(path: Path | str, lines: str) -> None:
-    """``append_text`` for whole lines; half a line that a kill left at the end is taken away first."""
+    """``append_text`` for whole lines of JSON; half a line that a kill left at the end is taken away first, and a whole
+    one without its line break, as editors may leave it, gets that."""
     path = Path(path)
     if path.is_file() and (size := path.stat().st_size):
         with path.open("rb") as file:
@@ -183,7 +184,11 @@ def append_lines(path: Path | str, lines: str) -> None:
             whole = file.read(1) == b"\n"
         if not whole:
             data = path.read_bytes()
-            write_bytes(path, data[: data.rfind(b"\n") + 1])
+            cut = data.rfind(b"\n") + 1
+            if _is_json(data[cut:]):
+                lines = f"\n{lines}"
+            else:
+                write_bytes(path, data[:cut])
     append_text(path, lines)
 
 
@@ -191,7 +196,17 @@ def whole_lines(path: Path | str) -> list[bytes]:
     """The lines of a file that grows by ``append_lines``, without half a line at the end; [] where there is none."""
     if not Path(path).is_file():
         return []
-    return [line for line in Path(path).read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    return [line for line in lines if line.endswith(b"\n") or _is_json(line)]
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is all there: no part of an object is valid JSON."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def naming(error: OSError, path: Path | str) -> OSError:

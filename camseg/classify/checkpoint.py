@@ -65,7 +65,7 @@ def load_network(run: Path | str, device: str | torch.device = "cpu") -> Classif
 
 
 def clear_run(run: Path | str) -> None:
-    """Remove files and members of a run of any kind from the folder ``run``, so that the next one stands there alone."""
+    """Remove the files and members of a run of any kind from the folder ``run``: the next one stands there alone."""
     for name in RUN_FILES:
         Path(run, name).unlink(missing_ok=True)
     members = [path for path in Path(run, "members").glob("[0-9]*") if path.is_dir()]

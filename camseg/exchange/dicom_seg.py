@@ -1,15 +1,16 @@
 """DICOM segmentations: the masks of images that ``prepare dicom`` made, as objects that refer to their sources."""
 
 import io
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from camseg import __version__
+from camseg.base.arrays import Mask
 from camseg.base.errors import ImageError, InputError, first_line
 from camseg.base.extras import require
 from camseg.base.files import find_files, write_bytes
@@ -28,8 +29,16 @@ class _Series:
 
     key: str
     first: str  # the name of its first image
-    images: list[tuple[Path, int | None, dict[str, NDArray[np.uint8]]]] = field(default_factory=list)
+    # The source and frame of each, and its masks by class, packed: images of several series may come by turns.
+    images: list[tuple[Path, int | None, dict[str, bytes]]] = field(default_factory=list)
     by_person: set[str] = field(default_factory=set)
+    counted: ExportReport = field(default_factory=ExportReport)
+
+    def add(self, image: AnnotatedImage, path: Path, frame: int | None) -> None:
+        """Add an image whose source is known."""
+        self.images.append((path, frame, {name: _packed(mask) for name, mask in _by_class(image).items()}))
+        self.by_person |= {one.class_name for one in image.annotations if one.by_person}
+        self.counted.count(image)
 
 
 def export_dicom_seg(images: Iterable[AnnotatedImage], folder: Path, settings: ExportSettings) -> ExportReport:
@@ -38,21 +47,14 @@ def export_dicom_seg(images: Iterable[AnnotatedImage], folder: Path, settings: E
     The sources are looked for below ``settings.sources``, by the instance that the manifest of ``prepare dicom`` names
     or its pseudonym; patient, study and geometry are taken from them. Their pixels are not copied. A series without an
     object gets none. Raises InputError where ``sources`` is not named or highdicom is not installed; images that were
-    not prepared from DICOM, or whose source is not there, fail.
+    not prepared from DICOM, or whose source is not there, fail, and so do series of which no segmentation can be made.
     """
     pydicom, highdicom = (require(library, "dicom-seg", "DICOM SEG") for library in ("pydicom", "highdicom"))
     if settings.sources is None:
         raise InputError("the DICOM files that the images were made of are needed; name their folder as sources")
     report, numbers, flat = ExportReport(), Numbers(settings, 1, 65535, "a segmentation"), FlatNames()
     known = _instances(settings.sources, pydicom)
-    series: _Series | None = None
-
-    def finish() -> None:
-        if series is not None and any(masks for _, _, masks in series.images):
-            name = flat(series.first)
-            data = _segmentation(series, numbers, settings.classes, highdicom, pydicom)
-            write_bytes(folder / f"{name}.dcm", data)
-
+    found: dict[str, _Series] = {}
     for image in images:
         try:
             path, key, frame = _source_of(image, known)
@@ -60,13 +62,16 @@ def export_dicom_seg(images: Iterable[AnnotatedImage], folder: Path, settings: E
         except ImageError as error:
             report.failed.append(str(error))
             continue
-        if series is None or series.key != key:
-            finish()
-            series = _Series(key=key, first=image.name)
-        series.images.append((path, frame, {one.class_name: np.packbits(one.mask) for one in image.annotations}))
-        series.by_person |= {one.class_name for one in image.annotations if one.by_person}
-        report.count(image)
-    finish()
+        found.setdefault(key, _Series(key=key, first=image.name)).add(image, path, frame)
+    for series in found.values():
+        if any(masks for _, _, masks in series.images):
+            try:
+                data = _segmentation(series, numbers, highdicom, pydicom)
+            except InputError as error:
+                report.failed.append(f"{error}; its series, {len(series.images)} images, was left out")
+                continue
+            write_bytes(folder / f"{flat(series.first)}.dcm", data)
+        report.add(series.counted)
     report.warnings += [
         "segmentations carry the patient's name and IDs, as their sources do",
         "what masks show is written as a private code with the class's name, not as one of SNOMED CT",
@@ -101,7 +106,19 @@ def _source_of(image: AnnotatedImage, known: Mapping[str, tuple[Path, str]]) -> 
     return path, key, source.frame
 
 
-def _segmentation(series: _Series, numbers: Numbers, classes: tuple[str, ...], highdicom: Any, pydicom: Any) -> bytes:
+def _by_class(image: AnnotatedImage) -> dict[str, Mask]:
+    """One mask for each class, of all its objects."""
+    masks: dict[str, Mask] = {}
+    for one in image.annotations:
+        masks[one.class_name] = masks[one.class_name] | one.mask if one.class_name in masks else one.mask
+    return masks
+
+
+def _packed(mask: Mask) -> bytes:
+    return zlib.compress(np.packbits(mask).tobytes(), 1)
+
+
+def _segmentation(series: _Series, numbers: Numbers, highdicom: Any, pydicom: Any) -> bytes:
     sources = {path: pydicom.dcmread(path, force=True) for path, _, _ in series.images}
     first = next(iter(sources.values()))
     for path, data in sources.items():
@@ -113,7 +130,8 @@ def _segmentation(series: _Series, numbers: Numbers, classes: tuple[str, ...], h
     pixels = np.zeros((count, int(first.Rows), int(first.Columns), len(shown)), np.uint8)
     order = {path: index for index, path in enumerate(sources)}
     for path, frame, masks in series.images:
-        for name, bits in masks.items():
+        for name, packed in masks.items():
+            bits = np.frombuffer(zlib.decompress(packed), np.uint8)
             place = (frame or 0) if frames > 1 else order[path]
             area = pixels.shape[1] * pixels.shape[2]
             if not 0 <= place < count or bits.size != -(-area // 8):

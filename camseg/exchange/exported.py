@@ -12,7 +12,7 @@ from camseg.base.errors import OutputError
 from camseg.base.files import append_lines, whole_lines
 
 EXPORTED: Final = "exported.jsonl"
-"""The file in an output folder; it grows by whole lines, and the last line of a mask and format counts."""
+"""The file in an output folder; it grows by whole lines, for what comes back may be of any export."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True, validate_by_name=True))
@@ -44,17 +44,17 @@ def add_exported(folder: Path, lines: list[Exported]) -> None:
     append_lines(folder / EXPORTED, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in values))
 
 
-def read_exported(folder: Path, name: str) -> dict[str, dict[str, Exported]]:
-    """What was last exported in a format, by image and class; {} where nothing was.
+def read_exported(folder: Path, name: str) -> dict[str, dict[str, list[Exported]]]:
+    """What was exported in a format, by image and class, the last one at the end; {} where nothing was.
 
     A kill may have cut the last line short, which then is left out. Raises OutputError for another damaged line.
     """
-    found: dict[str, dict[str, Exported]] = {}
+    found: dict[str, dict[str, list[Exported]]] = {}
     for number, text in enumerate(whole_lines(folder / EXPORTED), start=1):
         try:
             line = _ADAPTER.validate_python(json.loads(text))
         except (ValueError, RecursionError):
             raise OutputError(f"{folder / EXPORTED}: line {number} is damaged; remove that line") from None
         if line.format == name:
-            found.setdefault(line.input, {})[line.class_name] = line
+            found.setdefault(line.input, {}).setdefault(line.class_name, []).append(line)
     return found

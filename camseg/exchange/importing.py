@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from camseg.exchange.polygons import At, mask_to_polygons, polygons_to_mask
 from camseg.exchange.registry import IMPORTERS
 from camseg.exchange.settings import ExportInputs, ImportSettings
 from camseg.runs.corrections import CorrectionSummary, Decided, summarise
+
+Exports: TypeAlias = dict[str, list[Exported]]
+"""What was exported of one image, by class."""
 
 
 @dataclass(kw_only=True)
@@ -174,7 +178,7 @@ class _Import:
     report: ImportReport
     written: list[Decided] = field(default_factory=list)
 
-    def image(self, image: ListedImage, arrived: AnnotatedImage, exported: dict[str, Exported]) -> None:
+    def image(self, image: ListedImage, arrived: AnnotatedImage, exported: Exports) -> None:
         """Take in what is told of one image."""
         self.report.images += 1
         self.report.left_out.update(kind for kind, _ in arrived.skipped)
@@ -184,7 +188,7 @@ class _Import:
         classes = [*sorted(missing), *drawn]
         for name in classes:
             known = name in arrived.hashes or name in exported
-            told = arrived.hashes.get(name, exported[name].mask_sha256 if name in exported else None)
+            told = arrived.hashes.get(name, exported[name][-1].mask_sha256 if name in exported else None)
             one = drawn.get(name)
             size = arrived.height, arrived.width
             before = self.corrector.before(self.corrector.images[image.name], name or None, size)
@@ -199,15 +203,17 @@ class _Import:
             looked = self.settings.unchanged == "accepted" or (
                 self.settings.unchanged is None and bool(arrived.seen or (one is not None and one.decision))
             )
-            if self._is_unchanged(before, mask, exported.get(name)):
+            # Any export of this mask may be the one that comes back.
+            same = [line for line in exported.get(name, ()) if line.mask_sha256 == told]
+            if self._is_unchanged(before, mask, {line.tolerance for line in same}):
                 mask = before.counted
                 if not self._says_more(before, looked):
                     continue
-            if self._changed_since(before, exported.get(name)):
+            if name in exported and self._changed_since(before, exported[name][-1]):
                 continue
             self._take(before, mask, arrived, told, len(classes))
 
-    def _missing(self, image: ListedImage, arrived: AnnotatedImage, exported: dict[str, Exported]) -> set[str]:
+    def _missing(self, image: ListedImage, arrived: AnnotatedImage, exported: Exports) -> set[str]:
         """The classes that would have a mask in the file if they were in the image."""
         listed = {mask.class_name for mask in image.masks}
         if arrived.classes is None and not arrived.hashes and not exported:
@@ -219,15 +225,19 @@ class _Import:
             expected &= set(arrived.classes)
         return expected - {label for _, label in arrived.skipped}
 
-    def _is_unchanged(self, before: Before, mask: Mask, exported: Exported | None) -> bool:
-        """Whether a mask came back as it was, or as the polygons were that stood for it."""
+    def _is_unchanged(self, before: Before, mask: Mask, tolerances: set[float]) -> bool:
+        """Whether a mask came back as it was, or as the polygons of one of these tolerances were that stood for it."""
         if np.array_equal(mask, before.counted):
             return True
-        if exported is None or exported.tolerance == 0.0 or not before.counted.any():
+        if not before.counted.any():
             return False
         at: At = "centres" if self.name == "labelme" else "corners"
-        polygons = mask_to_polygons(before.counted, at, exported.tolerance)
-        return np.array_equal(mask, polygons_to_mask(polygons, mask.shape[0], mask.shape[1], at))
+
+        def drawn(tolerance: float) -> Mask:
+            polygons = mask_to_polygons(before.counted, at, tolerance)
+            return polygons_to_mask(polygons, mask.shape[0], mask.shape[1], at)
+
+        return any(np.array_equal(mask, drawn(tolerance)) for tolerance in sorted(tolerances - {0.0}))
 
     def _says_more(self, before: Before, looked: bool) -> bool:
         """Whether a mask that came back as it was says something that is not written yet."""
@@ -240,9 +250,9 @@ class _Import:
         self.report.unseen += not looked
         return looked
 
-    def _changed_since(self, before: Before, exported: Exported | None) -> bool:
+    def _changed_since(self, before: Before, exported: Exported) -> bool:
         line = None if before.listed is None else before.listed.line
-        if line is None or exported is None or line.tool == self.name or line.time <= exported.time:
+        if line is None or line.tool == self.name or line.time <= exported.time:
             return False
         self.report.stale.append(
             f"{before.image.name}: the mask of {before.class_name!r} was {line.decision} in {line.tool} since it was "

@@ -4,11 +4,12 @@ What is there is listed first, without a pixel; an image's masks are read when i
 the place of the machine's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from camseg.base.errors import InputError
+from camseg.base.files import by_name
 from camseg.data.datasets import Sample, load_images
 from camseg.data.images import relative_name
 from camseg.data.mask_settings import MaskReading
@@ -63,8 +64,10 @@ def list_folder(
     """List the masks of what ``label``, ``segment``, ``refine`` and others wrote, or of any folder of masks.
 
     images: the folder or CSV of the images; default: as ``run.json`` says. class_name: what masks show whose class no
-    manifest and no folder names; reading: how foreign masks are read. Raises InputError where there is no mask, no
-    image, or where the images are not to be found; OutputError for a damaged manifest or ``corrections.jsonl``.
+    manifest and no folder names; reading: how foreign masks are read. Within an output folder a folder stands for the
+    masks that lie there, foreign ones where the manifest says nothing of them. Raises InputError where there is no
+    mask, no image, where the images are not to be found, or where a name may mean two of them; OutputError for a
+    damaged manifest or ``corrections.jsonl``.
     """
     folder, reading = Path(folder), reading or MaskReading()
     if not folder.is_dir():
@@ -73,12 +76,17 @@ def list_folder(
     place = manifest_folder(root)
     lines = {} if place is None else group_records(read_manifest(place, damaged_too=True))
     records = [record for group in lines.values() for record in group if not record.failed]
+    inside = [] if place is None else _inside(root.absolute(), place, records)
+    if not inside:
+        place = None
+    whole = _count(inside) == _count(records)
+    records = records if whole else inside
     given = Path(images) if images is not None else image_root(root)
     found: _Found
     if place is not None and any("image" in record.files for record in records):  # prepared
-        found = _Found(place, _of_prepared(place, records))
+        found = _Found(place, _of_prepared(place, records), whole=whole)
     elif place is not None and any("mask" in record.files for record in records):
-        found = _of_run(place, records, _samples(given, needed=images is not None), class_name)
+        found = replace(_of_run(place, records, _samples(given, needed=images is not None), class_name), whole=whole)
     else:
         if given is None:
             raise InputError(f"{folder} does not tell of which images its masks are; name their folder as image folder")
@@ -113,20 +121,57 @@ class _Found:
     folder: Path
     images: dict[str, ListedImage]
     remarks: tuple[str, ...] = ()
+    whole: bool = True
+    """Whether it is all that the manifest tells of."""
 
 
-def _samples(images: Path | None, needed: bool) -> dict[str, Sample]:
-    """The images by their names, which ``run.json`` may give for a folder that has been moved since."""
+def _inside(root: Path, place: Path, records: Iterable[Record]) -> list[Record]:
+    """The records of images below ``root``, whole, and of other images with the masks that lie there."""
+
+    def here(file: str) -> bool:
+        return (place / file).is_relative_to(root)
+
+    found = []
+    for record in records:
+        if "image" in record.files and here(record.files["image"]):
+            found.append(record)
+            continue
+        files = {kind: file for kind, file in record.files.items() if here(file) or not _is_mask(kind)}
+        if any(map(_is_mask, files)):
+            found.append(replace(record, files=files))
+    return found
+
+
+def _is_mask(kind: str) -> bool:
+    return kind == "mask" or kind.startswith("mask of ")
+
+
+def _count(records: Iterable[Record]) -> int:
+    """How many images and masks were written."""
+    return sum(kind == "image" or _is_mask(kind) for record in records for kind in record.files)
+
+
+def _samples(images: Path | None, needed: bool) -> tuple[Sample, ...]:
+    """The images, of which ``run.json`` may tell though their folder has been moved since."""
     if images is None or (not needed and not images.exists()):
-        return {}
-    return {sample.name: sample for sample in load_images(images).samples}
+        return ()
+    return load_images(images).samples
 
 
-def _of_run(place: Path, records: Iterable[Record], samples: Mapping[str, Sample], class_name: str | None) -> _Found:
-    by_input = {sample.input: sample for sample in samples.values()}
+def _by_stem(samples: Iterable[Sample]) -> dict[str, Sample]:
+    """The images by their names without suffix; raises InputError where two have one."""
+    found = {sample.path: sample for sample in samples}
+    return {name: found[path] for name, path in by_name((sample.name, sample.path) for sample in samples).items()}
+
+
+def _of_run(place: Path, records: Sequence[Record], samples: Sequence[Sample], class_name: str | None) -> _Found:
+    by_input = {sample.input: sample for sample in samples}
+    # Where suffixes are others by now, as after a conversion, the rest of the name tells.
+    renamed = {_stem(record) for record in records if record.input not in by_input}
+    by_stem = _by_stem([sample for sample in samples if sample.name in renamed])
     images: dict[str, ListedImage] = {}
     for record in records:
-        sample = by_input.get(record.input) or samples.get(PurePosixPath(record.input).with_suffix("").as_posix())
+        sample = by_input.get(record.input) or by_stem.get(_stem(record))
         if "mask" not in record.files:
             if sample is not None and not record.files:  # none of the classes was found in it
                 images.setdefault(record.input, ListedImage(name=record.input, path=sample.path))
@@ -145,6 +190,10 @@ def _of_run(place: Path, records: Iterable[Record], samples: Mapping[str, Sample
     return _Found(place, images)
 
 
+def _stem(record: Record) -> str:
+    return PurePosixPath(record.input).with_suffix("").as_posix()
+
+
 def _of_prepared(place: Path, records: Iterable[Record]) -> dict[str, ListedImage]:
     """The true masks beside images that ``prepare`` wrote."""
     images: dict[str, ListedImage] = {}
@@ -155,7 +204,7 @@ def _of_prepared(place: Path, records: Iterable[Record]) -> dict[str, ListedImag
         image = ListedImage(name=record.files["image"], path=place / record.files["image"], source=record.source)
         images[image.name] = image
         for kind, file in record.files.items():
-            if kind == "mask" or kind.startswith("mask of "):
+            if _is_mask(kind):
                 mask = ListedMask(
                     class_name=kind.removeprefix("mask of ") if kind != "mask" else alone,
                     file=place / file,
@@ -166,10 +215,11 @@ def _of_prepared(place: Path, records: Iterable[Record]) -> dict[str, ListedImag
     return images
 
 
-def _of_files(root: Path, samples: Mapping[str, Sample], class_name: str | None) -> _Found:
+def _of_files(root: Path, given: Sequence[Sample], class_name: str | None) -> _Found:
     """Masks by their names: that of their image, or that below a folder of the class's name."""
     files = find_machine_masks(root).files
-    images = {sample.input: ListedImage(name=sample.input, path=sample.path) for sample in samples.values()}
+    samples = _by_stem(given)
+    images = {sample.input: ListedImage(name=sample.input, path=sample.path) for sample in given}
     unused = 0
     for path in files:
         name = relative_name(path, root)
@@ -220,7 +270,7 @@ def _corrected(found: _Found) -> tuple[list[ListedImage], tuple[str, ...]]:
             after = with_decision(mask, decided)
             masks[after.class_name] = after
         images[name] = replace(image, masks=tuple(masks[one] for one in sorted(masks)))
-    for line in corrections.added():  # classes that only a person saw
+    for line in corrections.added() if found.whole else ():  # classes that only a person saw
         known, drawn = images.get(line.input), line.corrected
         taken = known is not None and line.class_name in (None, *(mask.class_name for mask in known.masks))
         if known is not None and drawn is not None and not taken:
@@ -229,7 +279,8 @@ def _corrected(found: _Found) -> tuple[list[ListedImage], tuple[str, ...]]:
             _add(images, line.input, known.path, with_decision(mask, decided))
     stale = stale_line(decisions, found.folder)
     remarks = [stale] if stale else []
-    if unknown := [line.input for line in corrections.latest() if line.input not in images]:
+    unknown = [line.input for line in corrections.latest() if line.input not in images] if found.whole else []
+    if unknown:
         remarks.append(
             f"{len(unknown)} corrections in {found.folder / CORRECTIONS} are of images that are not there, such as "
             f"{unknown[0]}"

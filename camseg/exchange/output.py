@@ -61,6 +61,13 @@ class ExportReport:
         self.empty += not image.annotations
         self.turned += image.turned
 
+    def add(self, other: "ExportReport") -> None:
+        """Count the images that another report counted."""
+        self.images += other.images
+        self.masks += other.masks
+        self.empty += other.empty
+        self.turned += other.turned
+
 
 @dataclass
 class PolygonLoss:

@@ -46,8 +46,19 @@ class PreparationInput:
     """Its path below the folder of inputs without suffix, or what else no other input's outputs begin with."""
     reads: tuple[Path, ...] = ()
     """What is read beside the file, such as its mask; where one changes, the input is done again."""
+    beside: tuple[str, ...] = ()
+    """What else decides what is made of it, such as its group; where that changes, the input is done again."""
     private: bool = False
     """Whether the manifest calls it by its name alone, since the file's path may hold what shall not be told."""
+
+    @property
+    def beside_sha256(self) -> str | None:
+        """Over ``beside`` and the names of the files that are read; None where only the file itself is."""
+        if not self.reads and not self.beside:
+            return None
+        files = [str(path.absolute()) for path in (self.path, *self.reads)]
+        facts = "\0".join([*files, "", *self.beside])
+        return hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +163,7 @@ def write_pictures(
     out: Path | str,
     *,
     options: FolderOptions | None = None,
+    left_out: Iterable[Path] = (),
     failures: Sequence[tuple[Path, str]] = (),
     check: Callable[[], object] = lambda: None,
 ) -> PreparationReport:
@@ -159,13 +171,14 @@ def write_pictures(
 
     An input that fails, whatever the error, becomes a line of the report; images that it gave before stay, as do
     those of a run that is interrupted. The column ``label`` is left out where nothing is labelled, for an empty
-    cell would say that the image holds none of the classes. ``failures``: folders that could not be listed; ``check``
-    looks into the inputs before the first is done, and may refuse them.
+    cell would say that the image holds none of the classes. ``left_out``: files that were found, of which nothing is
+    made; ``failures``: folders that could not be listed; ``check`` looks into the inputs before the first is done, and
+    may refuse them.
 
-    A run of equal settings is continued: inputs that failed or have changed are done again. One of other settings is
-    replaced while it is unfinished. Raises InputError when inputs and outputs would mix or two inputs write one file;
-    OutputError when ``out`` holds other files, a finished run of other settings, or a ``labels.csv`` that somebody
-    changed.
+    A run of equal settings is continued: inputs that failed or have changed are done again, and what a file gave by
+    another name, or before it was left out, is removed. One of other settings is replaced while it is unfinished.
+    Raises InputError when inputs and outputs would mix or two inputs write one file; OutputError when ``out`` holds
+    other files, a finished run of other settings, or a ``labels.csv`` that somebody changed.
     """
     options = options or FolderOptions()
     out = Path(out)
@@ -179,13 +192,16 @@ def write_pictures(
     earlier = {} if overwrite else group_records(read_manifest(out))
     kept = {one.name for one in inputs if _is_finished(out, earlier.get(one.name, []), one)}
     todo = [one for one in inputs if one.name not in kept]
-    if todo and not overwrite:
+    known = {_below(path, preparation.root) for path in (*(one.path for one in inputs), *left_out)}
+    names = {one.name for one in inputs}
+    outdated = {name for name, group in earlier.items() if name not in names and group[0].input in known}
+    if (todo or outdated) and not overwrite:
         _check_unedited(out, (record for group in earlier.values() for record in group))
     if options.dry_run:
         check()
         return PreparationReport(planned=len(todo), kept=len(kept))
     report = PreparationReport(kept=len(kept))
-    if not todo and not failures and (out / LABELS).is_file():
+    if not todo and not outdated and not failures and (out / LABELS).is_file():
         report.images = sum(record.source is not None for name in kept for record in earlier[name])
         return report
 
@@ -220,6 +236,7 @@ def write_pictures(
         pool.shutdown(wait=True, cancel_futures=True)
         listed = [record for group in records.values() for record in group if record.source is not None]
         report.images = len(listed)
+        output.forget(outdated)
         write_csv(out / LABELS, *_table(listed, preparation.labelled))
         output.close(list(records), {"total": time.perf_counter() - started})
     return report
@@ -258,7 +275,7 @@ def _take(
             else:
                 files = _write(made, out)
                 shaded = shaded or bool(made.image.min() != made.image.max())
-                result.records.append(_record(made, files, about, preparation.labelled))
+                result.records.append(_record(made, files, about, one, preparation.labelled))
         if result.records and not shaded:
             result.noted["inputs gave images of a single grey alone; another window may show more"] += 1
     except Exception as error:  # what libraries raise on damaged files is of every kind
@@ -290,7 +307,7 @@ def _write(picture: Picture, out: Path) -> dict[str, str]:
     return files
 
 
-def _record(picture: Picture, files: dict[str, str], about: Record, labelled: bool) -> Record:
+def _record(picture: Picture, files: dict[str, str], about: Record, one: PreparationInput, labelled: bool) -> Record:
     """The manifest's line of a picture."""
     return replace(
         about,
@@ -305,6 +322,7 @@ def _record(picture: Picture, files: dict[str, str], about: Record, labelled: bo
             box=picture.box,
             window=picture.window,
             group=picture.group,
+            beside_sha256=one.beside_sha256,
         ),
     )
 
@@ -337,6 +355,7 @@ def _is_finished(out: Path, records: Sequence[Record], one: PreparationInput) ->
         bool(records)
         and not any(record.failed for record in records)
         and all((out / file).is_file() for record in records for file in record.files.values())
+        and all(record.source is None or record.source.beside_sha256 == one.beside_sha256 for record in records)
         and not has_changed(out, records, [one.path, *one.reads])
     )
 

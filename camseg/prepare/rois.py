@@ -91,9 +91,10 @@ def prepare_rois(
     pairs = _read_pairs(dataset, mask_files)
     groups = _groups(dataset.samples, pairs)
     by_name((sample.name, sample.path) for sample in dataset.samples)  # negatives are named after it
-    inputs = []
+    inputs, left_out = [], []
     for sample in dataset.samples:
         if _is_empty(sample, settings):
+            left_out.append(sample.path)
             continue
         label = check_class(_label(sample))
         mask, pair = mask_files.get(sample.name), pairs.get(sample.path)
@@ -108,6 +109,7 @@ def prepare_rois(
                 group=groups[sample.path],
                 pair=pair,
                 reads=tuple(path for path in (mask, *((pair.path, pair.mask) if pair else ())) if path is not None),
+                beside=(groups[sample.path], *(_facts(pair) if pair else ())),
             )
         )
     if settings.negative != RoiSettings.negative and not pairs and settings.negative not in dataset.classes:
@@ -130,6 +132,7 @@ def prepare_rois(
         lambda one: _crops(one, settings, reading),
         out,
         options=options,
+        left_out=left_out,
         failures=(*dataset.failures, *found.failures),
     )
 
@@ -264,6 +267,11 @@ def _read_pairs(dataset: Dataset, masks: Mapping[str, Path]) -> dict[Path, _Pair
                 pair = _Pair(path=path, name=name, sample=sample, mask=masks.get(name))
                 pairs[dataset.root.parent / row["image"].strip()] = pair
     return pairs
+
+
+def _facts(pair: _Pair) -> tuple[str, ...]:
+    """What decides, beside its files, which crops are taken from a pair."""
+    return pair.name, "alone" if pair.sample is None else ";".join(pair.sample.labels or ())
 
 
 def _groups(samples: Sequence[Sample], pairs: Mapping[Path, _Pair]) -> dict[Path, str]:

@@ -155,6 +155,7 @@ class Queue:
         self.items = order_items(tuple(items), order, seed)
         self.place = {item.id: place for place, item in enumerate(self.items)}
         self.done = {item.id for item in self.items if item.decision is not None}
+        self._withdrawn: set[str] = set()
         self._leases: dict[str, _Lease] = {}
         self._shown: deque[int] = deque(maxlen=APART)
         self._clock, self._hash_of = clock, hash_of
@@ -165,13 +166,13 @@ class Queue:
         None where there is none. ``skipped``: those that the reviewer has passed over. What a reviewer looks at already
         comes again, as when a page is loaded anew."""
         held = next((one for one, lease in self._leases.items() if lease.reviewer == reviewer), None)
-        if held is not None and held not in skipped and held not in self.done and self.lease(held, reviewer):
+        if held is not None and held not in skipped and not self._is_out(held) and self.lease(held, reviewer):
             return self.items[self.place[held]]
-        while self._start < len(self.items) and self.items[self._start].id in self.done:
+        while self._start < len(self.items) and self._is_out(self.items[self._start].id):
             self._start += 1
         free: list[MaskItem] = []
         for item in self.items[self._start :]:
-            if item.id not in self.done and item.id not in skipped and self._is_free(item.id, reviewer):
+            if not self._is_out(item.id) and item.id not in skipped and self._is_free(item.id, reviewer):
                 free.append(item)
                 if len(free) == _LOOK_AHEAD:
                     break
@@ -196,6 +197,14 @@ class Queue:
         """Take note that somebody has said something of a mask."""
         self.done.add(item_id)
         self._leases.pop(item_id, None)
+
+    def withdraw(self, item_id: str) -> None:
+        """Take out a mask that nobody can look at."""
+        self._withdrawn.add(item_id)
+        self._leases.pop(item_id, None)
+
+    def _is_out(self, item_id: str) -> bool:
+        return item_id in self.done or item_id in self._withdrawn
 
     def _is_free(self, item_id: str, reviewer: str) -> bool:
         lease = self._leases.get(item_id)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from camseg.base.arrays import Image, Mask
-from camseg.base.errors import CamsegError, InputError
+from camseg.base.errors import CamsegError, InputError, OutputError
 from camseg.base.files import check_can_write, read_json, write_csv, write_json, write_text
 from camseg.base.progress import Progress, silent
 from camseg.data.images import by_relative_name, find_images, read_header, read_image, read_mask, read_mask_and_void
@@ -42,12 +42,14 @@ def report_folder(
 
     folder: what ``label``, ``segment`` or ``refine`` wrote; images: where the images lie, default as ``run.json`` says;
     masks: a folder of true masks, of the same relative paths as those of the folder; reading: how they are read.
-    Raises InputError where there is no mask or ``out`` is no such name, OutputError for a damaged manifest.
+    Raises InputError where there is no mask or ``out`` is no such name; OutputError for a damaged manifest, and where
+    JSON or CSV would take the place of a file that is of no report, such as ``run.json``.
     """
     settings, out = settings or ReportSettings(), Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"expected the name of an HTML file, as in report.html; got {out}")
     check_can_write(out.parent)
+    _check_beside(out)
     items = list_items(folder, images)
     truths = {} if masks is None else by_relative_name(find_images(masks))
     rows, remarks = [], list(items.remarks)
@@ -102,6 +104,30 @@ def choose_shown(rows: Sequence[MaskRow], settings: ReportSettings) -> tuple[lis
     worst, others = ordered[: settings.worst], ordered[settings.worst :]
     drawn = random.Random(settings.seed).sample(others, min(settings.random, len(others)))
     return [*worst, *drawn], frozenset(row.item.id for row in drawn)
+
+
+def _check_beside(out: Path) -> None:
+    """Raise OutputError where a file beside ``out`` would be lost."""
+    told, table = out.with_suffix(".json"), out.with_suffix(".csv")
+    for path, is_report in ((told, _is_report), (table, _is_table)):
+        if path.exists() and not is_report(path):
+            raise OutputError(f"{path} would be written beside {out.name}, and is of no report; choose another --out")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        values = read_json(path, OutputError)
+    except OutputError:
+        return False
+    return isinstance(values, dict) and {"masks", "risk_coverage"} <= values.keys()
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().strip() == ",".join(COLUMNS)
+    except (OSError, ValueError):
+        return False
 
 
 def _row(item: MaskItem, truth: Path | None, reading: MaskReading | None) -> MaskRow:

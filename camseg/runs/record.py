@@ -32,6 +32,9 @@ class Source:
     """The values that became black and white; null where not two values say it."""
     group: str
     """The patient, volume or video."""
+    beside_sha256: str | None = None
+    """SHA-256 over what decided it beside what the files hold: their names, and the table's group and pair; null where
+    it was made of one file alone."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True, validate_by_name=True))

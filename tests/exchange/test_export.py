@@ -27,6 +27,7 @@ from camseg.exchange.rle import decode_label_studio
 from camseg.exchange.settings import ExportInputs, ExportSettings
 from camseg.prepare.settings import DicomSettings, SliceSettings
 from camseg.prepare.slices import prepare_slices
+from camseg.runs.manifest import read_manifest
 from camseg.runs.record import Record, to_line
 
 PLAIN = [name for name in EXPORTERS if name not in ("nifti", "dicom-seg")]
@@ -420,6 +421,48 @@ def test_segmentations_refer_to_the_dicom_files_they_came_from(tmp_path, keep_id
     pixels = read.get_pixels_by_source_instance(source_sop_instance_uids=uids)
     found = {pixels[index, :, :, 0].astype(bool).tobytes() for index in range(2)}
     assert found == {mask.tobytes() for mask in masks.values()}
+
+
+@pytest.mark.filterwarnings("ignore")  # the sample's values are not all valid
+def test_series_whose_images_come_by_turns_get_one_segmentation_each(tmp_path):
+    highdicom, pydicom = (pytest.importorskip(name) for name in ("highdicom", "pydicom"))
+    from pydicom.data import get_testdata_file
+
+    from camseg.prepare.dicom import prepare_dicom
+
+    (tmp_path / "scans").mkdir()
+    for index, series in enumerate(["A", "B", "A", "C", "B", "C"]):
+        data = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{index}"
+        data.SeriesInstanceUID = f"1.2.{ord(series)}"
+        data.ImagePositionPatient = [-100, -100, 5.0 * index]
+        if index == 5:  # no segmentation is of images of several sizes
+            data.PixelData, data.Rows = data.PixelData[: len(data.PixelData) // 2], 64
+        data.save_as(tmp_path / "scans" / f"{index}.dcm")
+    prepare_dicom(tmp_path / "scans", tmp_path / "images", DicomSettings(keep_ids=True))
+    images = {record.source.instance: record.files["image"] for record in read_manifest(tmp_path / "images")}
+    for index in range(6):  # names by which the series are mixed
+        mask = np.zeros((64 if index == 5 else 128, 128), bool)
+        mask[10:20, 20 + index : 30], mask[40:42, 5:9] = True, True
+        file = images[f"1.2.3.{index}"]
+        write_mask(tmp_path / "masks" / file, mask)
+    report = export_folder(
+        tmp_path / "masks",
+        tmp_path / "out",
+        "dicom-seg",
+        ExportSettings(sources=tmp_path / "scans", pieces=True),
+        ExportInputs(image_folder=tmp_path / "images", class_name="lesion"),
+    )
+    assert (report.images, report.masks) == (4, 8)
+    (failed,) = report.failed
+    assert "images of one size in a series; it is 128 x 64; its series, 2 images, was left out" in failed
+    read = [highdicom.seg.segread(file) for file in (tmp_path / "out").glob("*.dcm")]
+    assert len({one.SOPInstanceUID for one in read}) == 2
+    for one in read:
+        uids = [data.ReferencedSOPInstanceUID for data in one.ReferencedSeriesSequence[0].ReferencedInstanceSequence]
+        pixels = one.get_pixels_by_source_instance(source_sop_instance_uids=uids)
+        expected = [100 - 10 * int(uid[-1]) + 8 for uid in uids]
+        assert pixels.sum(axis=(1, 2, 3)).tolist() == expected
 
 
 # What is exported

@@ -205,6 +205,19 @@ def test_polygons_that_nobody_touched_stand_for_their_masks(tmp_path, name):
     assert import_corrections(out, file, name).decisions == {"edited": 1}, "without a record they are masks like others"
 
 
+def test_polygons_of_an_earlier_export_stand_for_their_masks_after_a_later_one(tmp_path):
+    y, x = np.mgrid[:60, :80]
+    mask = np.hypot(y - 30, x - 40) < 22
+    out = make_run(tmp_path, {("round.png", "cat"): mask})
+    write_image(tmp_path / "images/round.png", np.zeros((60, 80, 3), np.uint8))
+    settings = {"images": "none", "geometry": "polygon"}
+    people = export(out, tmp_path / "people", "cvat", tolerance=1.5, **settings)
+    export(out, tmp_path / "training", "cvat", tolerance=0.0, **settings)
+    report = import_corrections(out, people / "annotations.xml", "cvat", ImportSettings(unchanged="accepted"))
+    assert report.decisions == {"accepted": 1}
+    check(out, {("round.png", "cat"): mask})
+
+
 # One mask per image, whatever it shows
 
 

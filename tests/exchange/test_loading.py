@@ -172,6 +172,37 @@ def test_images_that_have_moved_are_named(tmp_path):
     assert list_folder(out, tmp_path / "moved").images[0].path == tmp_path / "moved/a.png"
 
 
+def test_a_folder_within_an_output_stands_for_what_lies_there(tmp_path):
+    lines = [("a.png", "cat", MASK, "cat/a"), ("a.png", "dog", OTHER, "dog/a"), ("b.png", "dog", OTHER, "dog/b")]
+    out = make_run(tmp_path, lines)
+    correct(out, "b.png", "edited", MASK, kind="dog", file="masks/dog/b.png")
+    write_mask(out / "painted/a.png", ~NONE)
+
+    def found(folder):
+        return {(one.image, one.class_name): one.mask for image in list_folder(folder) for one in image.annotations}
+
+    assert found(out).keys() == found(out / "masks").keys() == {("a.png", "cat"), ("a.png", "dog"), ("b.png", "dog")}
+    listing = list_folder(out / "masks/cat")
+    assert (listing.folder, listing.remarks) == (out, ())
+    assert found(out / "masks/cat").keys() == {("a.png", "cat")}
+    dogs = found(out / "masks/dog")
+    assert dogs.keys() == {("a.png", "dog"), ("b.png", "dog")}
+    assert np.array_equal(dogs["b.png", "dog"], MASK)
+    painted = found(out / "painted")
+    assert painted.keys() == {("a.png", "object")}
+    assert painted["a.png", "object"].all()
+    assert found(out / "corrected").keys() == {("b.png", "object")}
+
+
+def test_images_that_differ_in_their_suffix_alone_are_told_apart_or_refused(tmp_path):
+    out = make_run(tmp_path, [("x.jpg", "cat", MASK)])
+    write_image(tmp_path / "images/x.png", GREY)
+    assert [image.path for image in list_folder(out).images] == [tmp_path / "images/x.jpg"]
+    write_mask(tmp_path / "masks/x.png", MASK)
+    with pytest.raises(InputError, match=r"x\.jpg and .*x\.png have the same name but for the suffix"):
+        list_folder(tmp_path / "masks", tmp_path / "images")
+
+
 def test_what_is_no_folder_of_masks_is_refused(tmp_path):
     with pytest.raises(InputError, match="folder of a run"):
         list_folder(tmp_path / "none")

@@ -1,6 +1,8 @@
 """Crops around masks: their places, sizes, classes and groups."""
 
+import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -302,6 +304,53 @@ def test_a_changed_mask_makes_its_crops_anew(data):
     report = prepare_rois(data.images, data.masks, data.out, zero)
     assert (report.done, report.kept, report.images) == (1, 1, 2)
     assert place(read_image(data.out / "t/a_1.png")) == Box(12, 12, 20, 30)
+
+
+@pytest.fixture
+def rerun(data):
+    """Crops by a table that is written anew, as the labels.csv and the images that are there afterwards."""
+    data("left", blocks((10, 10, 20, 30)))
+    data("other", blocks((10, 10, 20, 30)))
+    for number, name in enumerate(("right", "third")):
+        data(name, seed=7 + number)
+    long_ago = 1e9
+    for path in (*data.images.iterdir(), *data.masks.iterdir()):
+        os.utime(path, (long_ago, long_ago))
+
+    def go(*lines):
+        listed = table(data, "image,label,pair,group", "other.png,m,,", *lines)
+        report = prepare_rois(listed, data.masks, data.out, RoiSettings(padding=Padding(low=0, high=0)))
+        with (data.out / "labels.csv").open() as file:
+            rows = {row["image"]: (row["label"], row["group"]) for row in csv.DictReader(file)}
+        assert report.failed == []
+        assert rows.keys() == {str(path.relative_to(data.out)) for path in data.out.rglob("*_1.png")} - {
+            f"masks/{name}" for name in rows
+        }
+        return report, rows
+
+    return go
+
+
+def test_another_group_pair_or_label_in_the_table_makes_crops_anew(data, rerun):
+    other = {"m/other_1.png": ("m", "other")}
+    both = {"m/left_1.png": ("m", "A"), "negative/left_1.png": ("negative", "A")}
+    assert rerun("left.png,m,right.png,A")[1] == other | both
+    report, _ = rerun("left.png,m,right.png,A")
+    assert (report.done, report.kept) == (0, 2)
+    report, rows = rerun("left.png,m,right.png,B")
+    assert (report.done, report.kept) == (1, 1)
+    assert {group for _, group in rows.values()} == {"other", "B"}
+    # A file as old as the others, which times do not give away.
+    assert read_image(data.out / "negative/left_1.png")[0, 0, 2] == 7
+    assert rerun("left.png,m,third.png,B")[0].done == 1
+    assert read_image(data.out / "negative/left_1.png")[0, 0, 2] == 8
+    assert rerun("left.png,m,,B")[1] == other | {"m/left_1.png": ("m", "B")}
+    relabelled = {"k/left_1.png": ("k", "B"), "negative/left_1.png": ("negative", "B")}
+    assert rerun("left.png,m,right.png,B")[0].done == 1
+    assert rerun("left.png,k,right.png,B")[1] == other | relabelled
+    report, rows = rerun("left.png,,right.png,B")
+    assert (report.done, rows) == (0, other)
+    assert {record.name for record in read_manifest(data.out)} == {"m/other"}
 
 
 def test_unusable_inputs_are_refused(data, tmp_path):

@@ -1,9 +1,10 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 
-from camseg.data.images import write_cam, write_image, write_mask
+from camseg.data.images import read_image, write_cam, write_image, write_mask
 from camseg.runs.record import SCHEMA_VERSION, Record, to_line
 
 
@@ -52,3 +53,16 @@ def make_output(root, names, size=(32, 40), **settings):
 @pytest.fixture
 def make_out(tmp_path):
     return lambda *names, **more: make_output(tmp_path, names or ("a", "b", "sub/c", "d", "e", "f"), **more)
+
+
+@pytest.fixture
+def cut_photo():
+    """Puts a photo at an image's place that is whole as far as its header."""
+
+    def cut(path):
+        height, width = read_image(path).shape[:2]
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        _, photo = cv2.imencode(".jpg", noise, [cv2.IMWRITE_JPEG_QUALITY, 100])
+        path.write_bytes(photo.tobytes()[: len(photo) // 2])
+
+    return cut

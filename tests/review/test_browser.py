@@ -203,6 +203,53 @@ def test_brush_eraser_pieces_superpixels_and_solving(make_out, serve, open_page)
     until(lambda: page.input_value("#brush") != size)
 
 
+def test_masks_passed_over_come_again_and_those_that_cannot_be_shown_do_not(
+    make_out, serve, open_page, cut_photo, tmp_path
+):
+    out = make_out("a", "b", "c")
+    cut_photo(tmp_path / "images/b.png")
+    page = open_page(serve(out).addresses[0])
+    assert page.inner_text("#name") == "c.png"
+    decided(page, lambda: page.keyboard.press("ArrowRight"))
+    assert page.inner_text("#name") == "a.png"
+    assert "b.png cannot be shown" in page.inner_text("#status")
+    decided(page, lambda: page.keyboard.press("ArrowRight"))
+    assert page.inner_text("#name") == "c.png"
+    assert "passed over" in page.inner_text("#status")
+    for _ in range(2):
+        decided(page, lambda: page.keyboard.press("Enter"))
+    assert page.inner_text("#name") == "Done"
+    assert "1 masks cannot be shown" in page.inner_text("#status")
+
+
+def test_the_machines_mask_takes_the_place_of_a_wrong_decision(make_out, serve, open_page):
+    out = make_out()
+    page = open_page(serve(out).addresses[0])
+    name, before = page.inner_text("#name"), pixels(page)
+    decided(page, lambda: page.keyboard.press("e"))
+    decided(page, lambda: page.keyboard.press("ArrowLeft"))
+    assert pixels(page) == 0
+    page.keyboard.press("m")
+    until(lambda: pixels(page) == before)
+    decided(page, lambda: page.keyboard.press("Enter"))
+    assert [(line.input, line.decision) for line in read_corrections(out)] == [(name, "empty"), (name, "accepted")]
+
+
+def test_a_stroke_that_is_held_still_does_not_reach_the_next_mask(make_out, serve, open_page):
+    out = make_out()
+    page = open_page(serve(out).addresses[0])
+    x, y = middle(page)
+    page.keyboard.press("b")
+    page.mouse.move(x - 200, y + 200)
+    page.mouse.down()
+    decided(page, lambda: page.keyboard.press("x"))
+    before = pixels(page)
+    page.mouse.move(x + 200, y + 200)
+    page.mouse.up()
+    assert pixels(page) == before
+    assert page.is_disabled("#undo")
+
+
 def test_two_reviewers_at_once(make_out, serve, open_page):
     out = make_out()
     server = serve(out, "--reviewers", "2")

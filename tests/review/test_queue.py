@@ -73,6 +73,17 @@ def test_what_was_decided_or_passed_over_does_not_come(items):
     assert queue.next("a", left) is None
 
 
+def test_what_is_withdrawn_does_not_hold_up_the_others(items):
+    queue = Queue(items, "worst", hash_of=unlike)
+    for _ in items[1:]:
+        queue.withdraw(queue.next("a").id)
+    last = queue.next("a")
+    assert queue.next("a").id == last.id
+    queue.withdraw(last.id)
+    assert queue.next("a") is None
+    assert not queue.done
+
+
 def test_near_duplicates_come_apart(items):
     def alike(path):  # pairs of images look alike
         return int(path.stem) // 2 * 0x9E3779B97F4A7C15 & ((1 << 64) - 1)

@@ -103,6 +103,19 @@ def test_what_is_no_report_or_no_folder_of_masks(make_out, tmp_path):
         report_folder(out, tmp_path / "file/report.html")
 
 
+def test_only_an_earlier_report_is_replaced(make_out, tmp_path):
+    out = make_out()
+    run = (out / "run.json").read_bytes()
+    with pytest.raises(OutputError, match=r"run\.json would be written beside run\.html, and is of no report"):
+        report_folder(out, out / "run.html")
+    assert (out / "run.json").read_bytes() == run
+    (tmp_path / "list.csv").write_text("image,label\na.png,cat\n")
+    with pytest.raises(OutputError, match=r"list\.csv would be written beside"):
+        report_folder(out, tmp_path / "list.html")
+    for _ in range(2):
+        report_folder(out, tmp_path / "report.html")
+
+
 def test_what_people_corrected_is_told(make_out, tmp_path):
     out = make_out()
     taker = Corrector(out)

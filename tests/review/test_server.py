@@ -1,5 +1,6 @@
 """The page's server: who may ask, what is given out, and that nothing that was acknowledged is lost."""
 
+import errno
 import io
 import json
 import re
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from camseg.base.errors import InputError
+from camseg.base.errors import InputError, OutputError
 from camseg.data.images import read_mask, write_mask
 from camseg.review.settings import ReviewSettings
 from camseg.runs.corrections import read_corrections
@@ -94,7 +95,7 @@ def test_from_the_first_mask_to_the_last(enter, desk, tmp_path):
     # What nobody has decided on yet is all that a new start shows.
     again = Desk(tmp_path / "out", ReviewSettings())
     assert again.overview()["done"] == 5
-    assert again.next("x").record.input == client.get("/api/next").json()["name"]
+    assert again.next("x")["name"] == client.get("/api/next").json()["name"]
     assert desk.summary()["decisions"]["all"]["median_seconds"] == 2.5
 
 
@@ -105,6 +106,39 @@ def test_an_edit_that_changes_nothing_is_an_acceptance(enter, tmp_path):
     assert say(client, facts, "edited", mask).json()["decision"] == "accepted"
     facts = client.get(f"/api/items/{facts['id']}").json()
     assert say(client, facts, "edited", np.zeros_like(mask)).json()["decision"] == "empty"
+
+
+def test_the_machines_mask_can_be_had_again(enter, tmp_path):
+    client = enter()
+    facts = client.get("/api/next").json()
+    say(client, facts, "empty")
+    facts = client.get(f"/api/items/{facts['id']}").json()
+
+    def shown(which):
+        content = client.get(f"/api/items/{facts['id']}/mask{which}").content
+        return np.array(PilImage.open(io.BytesIO(content))) > 127
+
+    machine = read_mask(tmp_path / "out/masks/f.png")
+    assert not shown("").any()
+    assert np.array_equal(shown("?which=machine"), machine)
+    assert say(client, facts, "edited", shown("?which=machine")).json()["decision"] == "accepted"
+    assert np.array_equal(shown(""), machine)
+
+
+def test_masks_that_cannot_be_shown_do_not_hold_up_the_others(enter, desk, cut_photo, tmp_path):
+    (tmp_path / "out/masks/f.png").unlink()  # the first ones in this order
+    (tmp_path / "out/masks/e.png").write_bytes(b"junk")
+    write_mask(tmp_path / "out/masks/d.png", np.ones((3, 3), bool))
+    (tmp_path / "images/sub/c.png").write_bytes(b"junk")
+    cut_photo(tmp_path / "images/b.png")
+    client = enter()
+    facts = client.get("/api/next").json()
+    assert facts["name"] == "b.png"
+    assert client.get(f"/api/items/{facts['id']}/image").status_code == 422
+    assert client.get("/api/next").json()["name"] == "a.png"
+    (remark,) = client.get("/api/overview").json()["remarks"]
+    assert remark.startswith("5 masks cannot be shown: ")
+    assert all(name in remark for name in ("f.png", "e.png", "d.png", "c.png", "b.png"))
 
 
 def test_pictures_and_strokes(enter):
@@ -195,6 +229,17 @@ def test_an_address_opens_the_page_once(desk, doors):
     assert stranger.get("/api/overview").status_code == 403
     stranger.cookies.set(doors.cookie, "guess")
     assert stranger.get("/api/overview").status_code == 403
+
+
+@pytest.mark.parametrize("other", ['{"a": 1}', "naïve=ü", "plain", "=", 'x="', "a[]=1,2", "$Version=1"])
+def test_other_programs_cookies_lock_nobody_out(desk, doors, other):
+    client = TestClient(make_app(desk, doors), base_url=HOME, follow_redirects=False)
+    own = client.get(doors.invite(1)).headers["set-cookie"].partition(";")[0]
+    client.cookies.clear()
+    for cookies in (f"{other}; {own}", f"{own}; {other}"):
+        assert client.get("/api/overview", headers={"cookie": cookies.encode()}).status_code == 200
+    odd = f"{other}; {doors.cookie}=\xff".encode("latin-1")
+    assert client.get("/api/overview", headers={"cookie": odd}).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -292,3 +337,19 @@ def test_a_folder_without_masks_or_a_taken_port(tmp_path):
         Desk(tmp_path, ReviewSettings())
     with _listen(0) as taken, pytest.raises(InputError, match="another --port"):
         _listen(taken.getsockname()[1])
+
+
+def test_a_folder_that_cannot_be_written_to(make_out, enter, monkeypatch):
+    facts = enter().get("/api/next").json()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "corrections.jsonl")
+
+    with monkeypatch.context() as changed:
+        changed.setattr("camseg.runs.corrections.append_lines", full)
+        answer = say(enter(), facts, "accepted")
+    assert (answer.status_code, answer.text) == (500, "corrections.jsonl: No space left on device\n")
+    assert say(enter(), facts, "accepted").status_code == 200
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(OutputError, match=r"cannot write to .*: No space left on device; choose another folder"):
+        Desk(make_out(), ReviewSettings())

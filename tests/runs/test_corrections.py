@@ -74,6 +74,13 @@ def test_half_a_line_is_left_out_and_taken_away_before_the_next(out):
     assert [line.decision for line in read_corrections(out)] == ["accepted", "rejected"]
 
 
+def test_a_last_line_without_a_line_break_counts_and_stays(out):
+    write_text(out / "corrections.jsonl", (correction_to_line(said("accepted")) * 2).rstrip("\n"))
+    assert len(read_corrections(out)) == 2
+    Corrections(out).add(said("rejected"))
+    assert [line.decision for line in read_corrections(out)] == ["accepted", "accepted", "rejected"]
+
+
 @pytest.mark.parametrize(
     "line",
     ["{}", "[" * 5000, '{"input": 3}', correction_to_line(said("accepted")).replace('"accepted"', '"fine"'),

@@ -67,11 +67,7 @@ def make_app(desk: Desk, doors: Doors) -> ASGIApp:
     async def following(request: Request) -> Response:
         skipped = frozenset(request.query_params.get("skipped", "").split(",")[:2000])
 
-        def work() -> Response:
-            found = desk.next(reviewer(request), skipped)
-            return JSONResponse(None if found is None else desk.facts(found))
-
-        return await _answer(work)
+        return await _answer(lambda: JSONResponse(desk.next(reviewer(request), skipped)))
 
     async def facts(request: Request) -> Response:
         item = item_of(request)
@@ -98,6 +94,10 @@ def make_app(desk: Desk, doors: Doors) -> ASGIApp:
     def image(request: Request, item: MaskItem) -> Response:
         window = request.query_params.get("window", "percentile")
         return Response(encode_picture(desk.picture(item, window)), media_type="image/jpeg")
+
+    def mask(request: Request, item: MaskItem) -> Response:
+        which = request.query_params.get("which")
+        return _png(encode_mask(desk.mask(item, "machine" if which == "machine" else "counted")))
 
     def stored(kind: str) -> Callable[[Request, MaskItem], Response]:
         def endpoint(_request: Request, item: MaskItem) -> Response:
@@ -145,6 +145,8 @@ def make_app(desk: Desk, doors: Doors) -> ASGIApp:
                 return PlainTextResponse("the body was too large, or cut\n", 413)
             except (CamsegError, ValueError) as error:
                 return PlainTextResponse(f"{error}\n", 422)
+            except OSError as error:  # a full disk, rights that were taken away
+                return PlainTextResponse(f"{error.filename or desk.folder}: {error.strerror or error}\n", 500)
 
         return worded
 
@@ -156,7 +158,7 @@ def make_app(desk: Desk, doors: Doors) -> ASGIApp:
         ("/api/next", following, "GET"),
         ("/api/items/{item}", facts, "GET"),
         ("/api/items/{item}/image", picture(image), "GET"),
-        ("/api/items/{item}/mask", picture(lambda _r, item: _png(encode_mask(desk.mask(item)))), "GET"),
+        ("/api/items/{item}/mask", picture(mask), "GET"),
         ("/api/items/{item}/cam", picture(stored("cam")), "GET"),
         ("/api/items/{item}/trimap", picture(stored("trimap")), "GET"),
         ("/api/items/{item}/segments", picture(lambda _r, item: _png(encode_labels(desk.segments(item)))), "GET"),

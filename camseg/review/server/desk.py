@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -15,7 +15,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from camseg.base.arrays import Image, Mask
-from camseg.base.errors import CamsegError, InputError
+from camseg.base.errors import CamsegError, ImageError, InputError, failure_line
+from camseg.base.files import check_can_write
 from camseg.data.images import decode_png, encode_png, read_image
 from camseg.data.stored import read_stored
 from camseg.exchange.corrections import Before, Corrector
@@ -30,6 +31,8 @@ TOOL: Final = "review"
 """What corrections of the page are said to come from."""
 LONGEST: Final = 24 * 3600.0
 """Seconds; nobody takes longer for a mask."""
+LISTED: Final = 5
+"""So many masks that cannot be shown are named."""
 
 
 class ConflictError(CamsegError):
@@ -64,15 +67,20 @@ class Desk:
     """An output folder on the reviewers' desk."""
 
     def __init__(self, folder: Path | str, settings: ReviewSettings, images: Path | str | None = None) -> None:
-        """List the folder; raises InputError where it holds no masks, OutputError for damaged files."""
+        """List the folder.
+
+        Raises InputError where it holds no masks, OutputError for damaged files, or where it cannot be written to.
+        """
         self.settings = settings
         listed = list_items(folder, images)
         self.items, self.remarks = listed.by_id, listed.remarks
         self.folder = listed.folder
+        check_can_write(self.folder, option="folder, or change its rights")
         self.lock = threading.RLock()
         self._corrector = Corrector(folder, images)
         self._queue = Queue(listed, settings.order, seed=settings.seed)
         self._labels: dict[str, NDArray[np.uint16]] = {}
+        self._unreadable: dict[str, str] = {}  # why masks cannot be shown, by their ids
 
     def overview(self) -> dict[str, Any]:
         """The state of the whole folder."""
@@ -84,7 +92,7 @@ class Desk:
                 "total": len(self.items),
                 "done": len(self._queue.done),
                 "decisions": dict(decisions),
-                "remarks": list(self.remarks),
+                "remarks": [*self.remarks, *self._unreadable_line()],
                 "annotator": self.settings.annotator or "",
             }
 
@@ -93,11 +101,21 @@ class Desk:
         with self.lock:
             return decision_times(self.items.values())
 
-    def next(self, reviewer: str, skipped: frozenset[str] = frozenset()) -> MaskItem | None:
-        """The next mask for a reviewer."""
-        with self.lock:
-            found = self._queue.next(reviewer, skipped)
-            return None if found is None else self.items[found.id]
+    def next(self, reviewer: str, skipped: frozenset[str] = frozenset()) -> dict[str, Any] | None:
+        """What the page is told of the next mask for a reviewer; None where there is none.
+
+        Masks that cannot be read, or whose image cannot, are among the remarks from then on, and do not come again.
+        """
+        while True:
+            with self.lock:
+                found = self._queue.next(reviewer, skipped)
+                item = None if found is None else self.items[found.id]
+            if item is None:
+                return None
+            try:
+                return self.facts(item)
+            except CamsegError as error:
+                self._withdraw(item, error)
 
     def lease(self, item: MaskItem, reviewer: str) -> bool:
         """Whether the reviewer may work on a mask."""
@@ -140,12 +158,17 @@ class Desk:
         """The image, RGB; InputError where there is none."""
         if item.image is None:
             raise InputError("the image was not found; start camseg review with --images")
-        return read_image(item.image, window)
+        try:
+            return read_image(item.image, window)
+        except ImageError as error:  # damaged behind its header, which is all that facts need
+            self._withdraw(item, error)
+            raise
 
-    def mask(self, item: MaskItem) -> Mask:
-        """The mask that counts."""
+    def mask(self, item: MaskItem, which: Literal["counted", "machine"] = "counted") -> Mask:
+        """The mask that counts, or the machine's."""
         with self.lock:
-            return self._before(self.items[item.id]).counted
+            before = self._before(self.items[item.id])
+        return before.machine if which == "machine" else before.counted
 
     def segments(self, item: MaskItem) -> NDArray[np.uint16]:
         """The image's superpixels; the last few are kept."""
@@ -203,6 +226,18 @@ class Desk:
             self.items[item.id] = after
             self._queue.decide(item.id)
             return Taken(line=line, etag=self._etag(after, self._before(after)))
+
+    def _withdraw(self, item: MaskItem, error: CamsegError) -> None:
+        with self.lock:
+            self._queue.withdraw(item.id)
+            self._unreadable[item.id] = failure_line(Path(item.record.input), error)
+
+    def _unreadable_line(self) -> list[str]:
+        reasons = list(self._unreadable.values())
+        if not reasons:
+            return []
+        more = f"; and {len(reasons) - LISTED} others" if len(reasons) > LISTED else ""
+        return [f"{len(reasons)} masks cannot be shown: {'; '.join(reasons[:LISTED])}{more}"]
 
     def _extra(self, item: MaskItem, verdict: PageVerdict) -> dict[str, Any]:
         known: dict[str, Any] = {"order": self.settings.order, "drawn_at_random": is_drawn(item)}

@@ -4,10 +4,10 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
@@ -62,11 +62,8 @@ class Doors:
 
     def reviewer(self, headers: Headers) -> int | None:
         """The reviewer whose cookie a request carries; None for none."""
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return None
-        given = "" if cookie is None else cookie.value
+        # Other programs of this machine share the cookies and may write any; SimpleCookie stops at odd ones.
+        given = cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
         return next((one for key, one in self.keys.items() if hmac.compare_digest(key.encode(), given.encode())), None)
 
     @property

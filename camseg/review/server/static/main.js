@@ -11,6 +11,7 @@ const view = new View($("canvas"));
 const timer = new ActiveTimer();
 const visited = [];
 const skipped = new Set();
+const broken = new Set(); // what cannot be shown, and so does not come again
 const LEASE_EVERY = 60000;
 let place = -1;
 let item = null;
@@ -18,10 +19,15 @@ let history = null;
 let tool = "pan";
 let busy = false;
 let actions = {};
+let stroke = null;
 
 function say(words, bad = false) {
   $("status").textContent = words;
   $("status").classList.toggle("bad", bad);
+}
+
+function sayAll(words) {
+  say([...new Set(words.filter(Boolean))].join(" · "));
 }
 
 function count(name) {
@@ -33,12 +39,14 @@ function count(name) {
 async function show(facts) {
   if (!facts) {
     item = null;
+    stroke = null;
     view.item = null;
     view.draw();
     $("blank").hidden = false;
     $("blank").textContent = "Nothing is left to look at: each mask has been decided on, or somebody else looks at it.";
     $("name").textContent = "Done";
     $("facts").textContent = "";
+    say("");
     enable();
     return;
   }
@@ -90,6 +98,7 @@ function fillClasses() {
 
 function changed() {
   const { mask, strokes } = history.now;
+  stroke = null; // what is held still began on another state, or on another mask
   item.mask = mask;
   item.strokes = strokes;
   view.strokesShown = tool === "brush" || tool === "erase";
@@ -106,7 +115,7 @@ function tell() {
 }
 
 function enable() {
-  for (const id of ["accept", "reject", "empty", "next", "solve", "level"]) $(id).disabled = !item || busy;
+  for (const id of ["accept", "reject", "empty", "next", "solve", "machine", "level"]) $(id).disabled = !item || busy;
   $("previous").disabled = place < 1 || busy;
   $("undo").disabled = !item || !history.past.length;
   $("redo").disabled = !item || !history.future.length;
@@ -135,23 +144,48 @@ async function run(work) {
 
 // ---- the queue -----------------------------------------------------------------------------------
 
+// Shows the next mask; gives what there is to say.
 async function following() {
   if (place + 1 < visited.length) {
     place += 1;
-    return show(await getJson(`/api/items/${visited[place]}`));
+    await show(await getJson(`/api/items/${visited[place]}`));
+    return [$("status").textContent];
   }
-  const facts = await getJson(`/api/next?skipped=${[...skipped].slice(-500).join(",")}`);
-  if (facts) {
-    visited.push(facts.id);
-    place = visited.length - 1;
+  const words = [];
+  for (;;) {
+    const facts = await upcoming();
+    if (!facts && skipped.size) {
+      skipped.clear();
+      words.push("back to the masks that were passed over");
+      continue;
+    }
+    try {
+      await show(facts);
+    } catch (error) {
+      // TypeError: no answer, which is not the mask's fault.
+      if (error instanceof TypeError || !facts || broken.has(facts.id)) throw error;
+      broken.add(facts.id);
+      words.push(`${facts.name} cannot be shown: ${error.message}`);
+      continue;
+    }
+    if (facts) {
+      visited.push(facts.id);
+      place = visited.length - 1;
+    } else {
+      words.push(...(await overview()).remarks);
+    }
+    return [$("status").textContent, ...words];
   }
-  return show(facts);
+}
+
+function upcoming() {
+  return getJson(`/api/next?skipped=${[...broken, ...[...skipped].slice(-500)].join(",")}`);
 }
 
 function next() {
   return run(async () => {
     if (item && !item.decision) skipped.add(item.id);
-    await following();
+    sayAll(await following());
   });
 }
 
@@ -188,14 +222,13 @@ function send(decision) {
       skipped.delete(item.id);
       say(`${item.name}: ${taken.decision}, ${verdict.seconds.toFixed(1)} s`);
     } catch (error) {
-      if (error.status !== 409) { timer.show(); throw error; }
+      if (error.status !== 409) { timer.resume(); throw error; }
       await show(await getJson(`/api/items/${item.id}`));
       say(error.message, true);
       return;
     }
     const words = $("status").textContent;
-    await following();
-    if (item) say(words);
+    sayAll([words, ...await following()]);
     overview().catch(() => {});
   });
 }
@@ -229,6 +262,15 @@ function solve() {
   });
 }
 
+function machine() {
+  return run(async () => {
+    if (!item) return;
+    const mask = above(await getPixels(`/api/items/${item.id}/mask?which=machine`), 127);
+    count("machine");
+    commit(mask, new Uint8Array(mask.length));
+  });
+}
+
 async function loadSegments() {
   const of = item;
   if (!of || of.segments || !of.image) return;
@@ -255,7 +297,7 @@ async function loadTrimap() {
 
 function use(point) {
   const x = Math.round(point.x), y = Math.round(point.y);
-  if (!item || x < 0 || y < 0 || x >= item.width || y >= item.height) return;
+  if (!item || busy || x < 0 || y < 0 || x >= item.width || y >= item.height) return;
   if (tool === "pieces") togglePiece(x, y);
   if (tool === "segments") toggleSegment(x, y);
   if (tool === "brush" || tool === "erase") {
@@ -290,8 +332,6 @@ function toggleSegment(x, y) {
   count("superpixel");
   commit(mask);
 }
-
-let stroke = null;
 
 function beginStroke(point) {
   stroke = { mask: item.mask.slice(), strokes: item.strokes.slice(), last: point };
@@ -355,7 +395,7 @@ $("canvas").addEventListener("pointerdown", (event) => {
   }
   const moves = tool === "pan" || event.button === 1 || event.button === 2;
   dragged = { moves, from: event };
-  if (!item || moves) return;
+  if (!item || busy || moves) return;
   if (tool === "brush" || tool === "erase") beginStroke(view.at(event));
   else use(view.at(event));
 });
@@ -432,6 +472,7 @@ const KEYS = {
   b: () => choose("brush"),
   d: () => choose("erase"),
   r: solve,
+  m: machine,
   z: undo,
   Z: redo,
   "0": () => view.fit(),
@@ -469,7 +510,7 @@ document.addEventListener("keydown", (event) => {
 // ---- controls ------------------------------------------------------------------------------------
 
 const PRESSED = { accept: () => send("accepted"), reject: () => send("rejected"), empty: () => send("empty"), next, previous,
-  undo, redo, solve, fit: () => view.fit(), "show-help": () => $("help").showModal() };
+  undo, redo, solve, machine, fit: () => view.fit(), "show-help": () => $("help").showModal() };
 for (const [id, work] of Object.entries(PRESSED)) $(id).addEventListener("click", () => { timer.mark(); work(); });
 
 $("level").addEventListener("input", () => { timer.mark(); setLevel(Number($("level").value), false); });
@@ -512,8 +553,5 @@ choose("pan");
 run(async () => {
   const told = await overview();
   $("annotator").value = told.annotator;
-  if (told.remarks.length) say(told.remarks.join(" "));
-  const words = $("status").textContent;
-  await following();
-  if (words) say(words);
+  sayAll([...told.remarks, ...await following()]);
 });

@@ -38,4 +38,9 @@ export class ActiveTimer {
     this.last = null;
     return this.total / 1000;
   }
+
+  // What was stopped goes on: the decision did not arrive.
+  resume() {
+    this.last = this.now();
+  }
 }
