@@ -325,7 +325,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors may begin it with a mark
         content = _toml().loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
@@ -350,11 +350,13 @@ def _toml() -> Any:
 
 def _take(file: Mapping[str, Any], leaf: _Leaf, given: Given) -> set[str]:
     """Put what the file says of an option, by its name or by its place, and return what was read."""
-    spellings = {leaf.name, leaf.name.replace("_", "-")} & set(file)
+    spellings = sorted({leaf.name, leaf.name.replace("_", "-")} & set(file))
+    if len(spellings) > 1:
+        raise InputError(f"expected {leaf.flag} once; got both {' and '.join(spellings)}")
     for name in spellings:
         if not (isinstance(file[name], dict) and len(leaf.path) > 1 and leaf.path[0] == name):
             _put(given, leaf.path, file[name])
-            return spellings
+            return {name}
     value: Any = file
     for part in leaf.path:
         if not isinstance(value, dict) or part not in value:

@@ -27,6 +27,8 @@ def refine(
     json: options.Json = False,
 ) -> None:
     """Decide the unknown band of trimaps from the images: OUT/masks/<path>.png."""
+    from camseg.runs.output import prediction_root
+
     where = "cpu"
     if settings.weights is not None:
         from camseg.base.device import find_device
@@ -38,7 +40,7 @@ def refine(
         out,
         settings,
         cleaning,
-        masks=inputs.masks,
+        masks=None if inputs.masks is None else prediction_root(inputs.masks),
         reading=reading,
         device=where,
         save=[kind for kind, wanted in (("alphas", inputs.alpha), ("foregrounds", inputs.foreground)) if wanted],

@@ -27,7 +27,6 @@ def trimap(
     from camseg.runs.output import map_root, prediction_root
 
     maps = None if inputs.cams is None else map_root(inputs.cams)
-    report = camseg.trimap_folder(
-        prediction_root(source), out, settings, cams=maps, reading=reading, options=console.attached(folder)
-    )
+    masks = map_root(source) if settings.from_map else prediction_root(source)
+    report = camseg.trimap_folder(masks, out, settings, cams=maps, reading=reading, options=console.attached(folder))
     console.finish(report, out, json, folder.dry_run)

@@ -20,7 +20,8 @@ from camseg.data.images import (
     write_raw,
 )
 from camseg.data.mask_settings import MaskReading
-from camseg.runs.lineage import provenance
+from camseg.runs.corrections import CORRECTED, CORRECTIONS
+from camseg.runs.lineage import manifest_folder, provenance
 from camseg.runs.stage import Item, Stage
 
 READERS: Final[Mapping[str, Callable[[Path, MaskReading], Any]]] = {
@@ -63,6 +64,12 @@ class ReadStage(Stage):
     def files(self, item: Item) -> tuple[Path, ...]:
         """The input, and what belongs to it in other folders."""
         return tuple(path for path, _ in self._paths(item).values())
+
+    def deciding(self) -> tuple[Path, ...]:
+        """What people said of masks: a mask that was drawn may have been taken back."""
+        folder = self.root if self.kind == "mask" else self.beside.get("mask")
+        place = None if folder is None else manifest_folder(folder) or folder
+        return () if place is None else tuple(one for one in (place / CORRECTIONS, place / CORRECTED) if one.exists())
 
     def _paths(self, item: Item) -> dict[str, tuple[Path, MaskReading]]:
         """The files by kind, and how they are read: what a person drew is black and white, whatever else is."""

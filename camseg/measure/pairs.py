@@ -8,8 +8,9 @@ from camseg.base.errors import EvaluationError
 from camseg.data.images import by_relative_name, passed_over_line, relative_name
 from camseg.data.opening import count_frames
 from camseg.runs.corrections import CORRECTIONS, Decided, decided_masks, find_machine_masks
-from camseg.runs.lineage import lineage, network_records
+from camseg.runs.lineage import lineage, network_records, records_by_file
 from camseg.runs.output import prediction_root
+from camseg.runs.record import Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,16 @@ def match_masks(predictions: Path, masks: Path, decided: Mapping[Path, Decided])
     said = {relative_name(path, root): one for path, one in decided.items() if path.is_relative_to(root)}
     files |= {name: one.file for name, one in said.items() if one.drawn and one.file is not None}
     processed, targets = _read_manifest(predictions)
+    written = {path.relative_to(root).as_posix(): one for path, one in _written(root)}
+    per_class = any(name == f"{one.class_name}/{one.name}" for name, one in written.items())
     pairs, missing = [], []
     gone = {name for name, one in said.items() if one.decision == "empty"}
     for name, mask in truths.items():
         class_name, _, image = name.partition("/") if "/" in name else ("", "", name)
-        if name not in files and (image not in processed or (image, class_name) in targets):
+        # A mask that a command wrote has been lost; one for each class says nothing of an image's one mask.
+        lost = name in written or (per_class and not class_name)
+        wanted = lost or image not in processed or (image, class_name) in targets
+        if wanted and name not in files and name not in gone:
             missing.append(name)
         file = None if name in gone else files.get(name)
         pairs.append(Pair(name=name, class_name=class_name, mask=mask, prediction=file, decided=said.get(name)))
@@ -72,6 +78,11 @@ def match_masks(predictions: Path, masks: Path, decided: Mapping[Path, Decided])
         if (line := passed_over_line(files_found.passed_over))
     )
     return pairs, (*(f"{count} {note}" for count, note in notes if count), *passed_over)
+
+
+def _written(root: Path) -> list[tuple[Path, Record]]:
+    """The files below a folder that a command wrote there, without suffix, with the manifest's lines of them."""
+    return [(path, record) for path, record in records_by_file(root).items() if path.is_relative_to(root)]
 
 
 def _vouched(masks: Path) -> dict[str, Path]:

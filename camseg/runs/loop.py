@@ -141,6 +141,7 @@ def _run(
         items = [item for item in items if item.sample.name in own]
         failures = failures if portion.shard.number == 1 else ()
     kinds = frozenset(kind for stage in stages for kind in stage.kinds_written())
+    deciding = [path for stage in stages for path in stage.deciding()]
     if options.dry_run:
         check_output(out, run, overwrite=options.overwrite, sharded=portion is not None)
         there = {} if options.overwrite else group_records(read_manifest(out))
@@ -150,9 +151,9 @@ def _run(
             item
             for item in items
             if (lines := there.get(item.sample.name)) is None
-            or not is_finished(out, lines, item.sample.labels)
+            or not is_finished(out, lines, item.sample.labels, item.record.input)
             or lacking(lines, kinds)
-            or has_changed(out, lines, files_read(stages, item))
+            or has_changed(out, lines, files_read(stages, item), deciding)
         ]
         failed = _would_fail(failures, todo, stages)
         for record in failed:
@@ -187,9 +188,9 @@ def _run(
     missing: dict[str, set[str]] = {}
     for item in items:
         name = item.sample.name
-        if not output.finished(name, item.sample.labels):
+        if not output.finished(name, item.sample.labels, item.record.input):
             continue
-        if output.changed(name, files_read(stages, item)):
+        if output.changed(name, files_read(stages, item), deciding):
             changed.append(item.sample)
             continue
         finished.add(name)

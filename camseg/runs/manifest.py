@@ -72,10 +72,13 @@ def _part(record: Record) -> tuple[str | None, str | None]:
     return record.class_name, record.files.get("image")
 
 
-def is_finished(folder: Path, records: Sequence[Record], labels: Sequence[str] | None = None) -> bool:
-    """Whether all lines of an input say ``ok`` of the labels it has now, and every file of it is there."""
+def is_finished(
+    folder: Path, records: Sequence[Record], labels: Sequence[str] | None = None, file: str | None = None
+) -> bool:
+    """Whether all lines of an input say ``ok`` of the labels it has now, and of the ``file`` that it is now, as
+    ``Record.input`` has it (None: of any); and every file of it is there."""
     known = None if labels is None else tuple(labels)
-    return all(not record.failed and record.labels == known for record in records) and all(
+    return all(not one.failed and one.labels == known and file in (None, one.input) for one in records) and all(
         (folder / file).is_file() for file in files_of(records)
     )
 
@@ -85,16 +88,16 @@ def lacking(records: Sequence[Record], kinds: Collection[str]) -> set[str]:
     return {kind for record in records if record.files for kind in kinds if kind not in record.files}
 
 
-def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path]) -> bool:
+def has_changed(folder: Path, records: Sequence[Record], inputs: Sequence[Path], deciding: Sequence[Path] = ()) -> bool:
     """Whether the files that an input was made of hold something else than when its lines were written.
 
-    Only of files that were touched after the outputs were written is the content compared. Raises RemoteError where it
-    lies at an address and cannot be fetched.
+    Only where files were touched after the outputs were written, or what is ``deciding`` which files they are, is the
+    content compared. Raises RemoteError where it lies at an address and cannot be fetched.
     """
     known = records[0].input_sha256
     try:
         outputs = [(folder / file).stat().st_mtime for file in files_of(records)]
-        touched = [changed_at(path) for path in inputs]
+        touched = [changed_at(path) for path in (*inputs, *deciding)]
     except OSError:
         return False  # what is not there any more cannot be done again
     if known is None or (outputs and max(touched, default=0.0) < min(outputs)):

@@ -246,8 +246,12 @@ def _by_place(source: _Source) -> Iterator[tuple[tuple[int, int, int], _Group]]:
 
 
 def _groups(source: _Source) -> Iterator[_Group]:
-    """The lines of each input in the order of the manifest."""
-    for _, records in groupby(_read(source.manifest), key=lambda record: record.name):
+    """The lines of each input in the order of the manifest; OutputError for one that began to be written anew."""
+    seen: set[str] = set()
+    for name, records in groupby(_read(source.manifest), key=lambda record: record.name):
+        if name in seen:
+            raise OutputError(f"{source.manifest}: its command was stopped while it did inputs again; run it again")
+        seen.add(name)
         yield source, list(records)
 
 

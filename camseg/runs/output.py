@@ -134,9 +134,9 @@ class Output:
             last = own
         return lines
 
-    def finished(self, name: str, labels: Sequence[str] | None = None) -> bool:
+    def finished(self, name: str, labels: Sequence[str] | None = None, file: str | None = None) -> bool:
         """Whether an input needs no more work: see ``is_finished``."""
-        return name in self._lines and is_finished(self.folder, self._records(name), labels)
+        return name in self._lines and is_finished(self.folder, self._records(name), labels, file)
 
     def lacking(self, name: str, kinds: Collection[str]) -> set[str]:
         """Which of these kinds of files a finished input lacks: see ``lacking``."""
@@ -146,9 +146,9 @@ class Output:
         """The kinds of files that an input has for every class."""
         return frozenset(set.intersection(*({*record.files} for record in self._records(name))))
 
-    def changed(self, name: str, inputs: Sequence[Path]) -> bool:
+    def changed(self, name: str, inputs: Sequence[Path], deciding: Sequence[Path] = ()) -> bool:
         """Whether a finished input's files hold something else by now: see ``has_changed``."""
-        return has_changed(self.folder, self._records(name), inputs)
+        return has_changed(self.folder, self._records(name), inputs, deciding)
 
     def add(self, records: Sequence[Record], *, keep: bool = False) -> None:
         """Append the lines of one input; they replace what an earlier run said of it, and the files it wrote.

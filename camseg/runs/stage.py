@@ -131,6 +131,10 @@ class Stage:
         """The files that the stage reads for an item: where they have changed, a finished item is done again."""
         return ()
 
+    def deciding(self) -> tuple[Path, ...]:
+        """Files that decide which files are read: where they have changed, those are looked into."""
+        return ()
+
     def kinds_written(self) -> frozenset[str]:
         """The kinds of files that every item gets: where one lacks some, it is done again for them."""
         return frozenset()

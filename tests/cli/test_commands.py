@@ -292,10 +292,15 @@ def test_the_chain_command_by_command(call, images, run_folder, tmp_path):
     assert "2 without an object: labelled none, a negative class" in err
     assert {path.name for path in (tmp_path / "refined").iterdir()} == {"masks", "alphas", "foregrounds", MANIFEST, RUN}
     label = ("label", images, "-c", run_folder, "--score", "class", "--threshold", "otsu", "--refiner", "grabcut")
-    code, _, err = call(*label, "-o", tmp_path / "label")
+    code, _, err = call(*label, "--save", "cams", "-o", tmp_path / "label")
     assert code == 0
     assert "2 without an object: labelled none, a negative class" in err
     assert masks_of(tmp_path / "label/masks") == masks_of(tmp_path / "refined/masks")
+    # Where both lie, levels are of maps, and masks are of masks.
+    done("trimap", tmp_path / "label", "--low", "0.2", "--high", "0.6", "-o", tmp_path / "trimaps3")
+    assert masks_of(tmp_path / "trimaps3") == masks_of(tmp_path / "trimaps2")
+    code, _, err = call(*refine[:5], tmp_path / "label", *refine[6:], "-o", tmp_path / "refined2")
+    assert code == 0
 
     threshold = tmp_path / "best.json"
     save = ("--save-threshold", threshold, "--name", "these six", "--plot", tmp_path / "curve.png")
@@ -493,6 +498,8 @@ def test_a_file_of_options_says_what_the_command_line_says(call, images, run_fol
     code, _, err = call("label", images, "--config", file, "-o", tmp_path / "again")
     assert code == 0, err
     same(tmp_path / "out", tmp_path / "again")
+    file.write_text(content.format(run=run_folder), encoding="utf-8-sig")
+    assert call("label", images, "--config", file, "-o", tmp_path / "again", "--dry-run")[0] == 0
 
 
 def test_the_command_line_comes_before_the_file(call, images, run_folder, tmp_path):
@@ -553,6 +560,7 @@ def test_an_evaluation_takes_its_thresholds_from_a_file(call, images, tmp_path):
         ("x", 'threshold = "otsu"\n', "x: not valid JSON"),
         ("none.toml", None, "none.toml: cannot be read (No such file or directory)"),
         (".", None, "cannot be read (Is a directory)"),
+        ("o.toml", "batch_size = 4\nbatch-size = 8\n", "--batch-size once; got both batch-size and batch_size"),
     ],
 )
 def test_files_of_options_that_cannot_be_taken(refused, images, run_folder, tmp_path, name, content, words):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from camseg.cams.methods.registry import METHODS
 from camseg.cams.settings import WEIGHED, CamSettings
 from camseg.data.images import read_cam, read_image, read_levels, read_mask, read_trimap, write_image
 from camseg.data.mask_settings import MaskReading
+from camseg.exchange.corrections import correct
 from camseg.label.chain import label_image
 from camseg.label.folder import cams_folder, label_folder
 from camseg.label.settings import Kind, LabelSettings
@@ -943,6 +945,31 @@ def test_trimaps_take_one_class_and_leave_void_unknown(tmp_path):
     assert (trimap[levels == 7] == 0).all()
     with pytest.raises(OutputError, match="mask_class thing -> 7"):
         trimap_folder(tmp_path / "masks", tmp_path / "tri", settings, reading=MaskReading(mask_class="7"))
+
+
+def test_a_mask_that_a_person_takes_back_is_the_machine_s_again(unlabelled, tiny_classifier, tmp_path):
+    label_folder(unlabelled, tiny_classifier, tmp_path / "out", QUICK)
+    machine = read_mask(tmp_path / "out/masks/0.png")
+    correct(tmp_path / "out", "0.png", "edited", ~machine)
+    assert trimap_folder(tmp_path / "out/masks", tmp_path / "tri").done == 4
+    drawn = (tmp_path / "tri/0.png").read_bytes()
+    correct(tmp_path / "out", "0.png", None, machine)
+    report = trimap_folder(tmp_path / "out/masks", tmp_path / "tri")
+    assert (report.done, report.kept) == (1, 3)
+    assert (tmp_path / "tri/0.png").read_bytes() != drawn
+    assert trimap_folder(tmp_path / "out/masks", tmp_path / "tri").done == 0
+
+
+def test_another_file_of_the_same_name_is_another_input(unlabelled, tiny_classifier, tmp_path):
+    write_image(tmp_path / "plain.bmp", read_image(unlabelled / "1.png"))
+    os.utime(tmp_path / "plain.bmp", (0, 0))
+    write_image(tmp_path / "plain.png", read_image(unlabelled / "0.png"))
+    labels = table(tmp_path / "labels.csv", "image", "plain.png")
+    label_folder(labels, tiny_classifier, tmp_path / "out", QUICK)
+    table(labels, "image", "plain.bmp")
+    report = label_folder(labels, tiny_classifier, tmp_path / "out", QUICK)
+    assert (report.done, report.kept) == (1, 0)
+    assert [record.input for record in read_manifest(tmp_path / "out")] == ["plain.bmp"]
 
 
 def test_void_around_nothing_is_an_empty_mask(tmp_path):

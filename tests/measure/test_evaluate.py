@@ -19,6 +19,7 @@ from camseg.measure.evaluate import NOT_RECORDED, evaluate_folder
 from camseg.measure.evaluate_report import evaluation_note, evaluation_table, save_best_threshold
 from camseg.measure.metrics import bootstrap_interval, dice, mask_counts, mean_dice
 from camseg.measure.tally import MEASURES, THESE_MASKS
+from camseg.runs.record import Record, to_line
 
 SHAPE = (12, 16)
 TUMOURS, CLEAN = ("tumour/a", "tumour/b", "tumour/deep er/ç"), ("clean/a", "clean/d")
@@ -224,6 +225,34 @@ def test_a_class_that_was_no_target_counts_as_a_zero_map(tmp_path, depth):
     write_manifest(manifest, [("1", "cat", "ok"), ("1", "dog", "ok"), ("2", None, "failed")])
     with pytest.raises(EvaluationError, match="2 are missing: dog/1, dog/2"):
         evaluate_folder(cams, masks)
+
+
+def test_files_that_were_lost_are_missing(tmp_path):
+    records = []
+    for name in "ab":
+        write_mask(tmp_path / f"truth/{name}.png", truth_of("tumour/a"))
+        write_mask(tmp_path / f"out/masks/{name}.png", truth_of("tumour/a"))
+        files = {"mask": f"masks/{name}.png"}
+        records.append(Record(input=f"{name}.png", name=name, class_name="scratch", files=files))
+    (tmp_path / "out/manifest.jsonl").write_text("".join(map(to_line, records)))
+    assert evaluate_folder(tmp_path / "out/masks", tmp_path / "truth").overall.thresholds[0].dice == 1
+    (tmp_path / "out/masks/b.png").unlink()
+    with pytest.raises(EvaluationError, match="1 are missing: b;"):
+        evaluate_folder(tmp_path / "out/masks", tmp_path / "truth")
+
+
+def test_masks_of_each_class_are_not_those_of_images(tmp_path):
+    for name in "ab":
+        write_mask(tmp_path / f"truth/{name}.png", truth_of("tumour/a"))
+    write_mask(tmp_path / "out/masks/scratch/a.png", truth_of("tumour/a"))
+    a = Record(input="a.png", name="a", class_name="scratch", files={"mask": "masks/scratch/a.png"})
+    b = Record(input="b.png", name="b", empty="none of the classes predicted")
+    (tmp_path / "out/manifest.jsonl").write_text(to_line(a) + to_line(b))
+    with pytest.raises(EvaluationError, match="nothing in common: expected predictions named like a; got scratch/a"):
+        evaluate_folder(tmp_path / "out/masks", tmp_path / "truth")
+    # Of one class they are: what it was no target of counts as a map of zeros.
+    scores = evaluate_folder(tmp_path / "out/masks/scratch", tmp_path / "truth").overall
+    assert (scores.images, scores.thresholds[0].dice) == (2, 0.5)
 
 
 def test_the_result_is_json_and_repeatable(folders):

@@ -259,3 +259,15 @@ def test_outputs_of_parts_join_into_that_of_the_folder_around_them(tmp_path, mon
         merge_folders(tmp_path / "new", [folders[0], tmp_path / "again"])
     with pytest.raises(InputError, match="holds no output of camseg"):
         merge_folders(out, [tmp_path / "photos"])
+
+
+def test_a_shard_that_was_stopped_while_it_did_inputs_again_is_not_merged(tmp_path):
+    for n in (1, 2):
+        run(tmp_path, parse_shard(f"{n}/2"), failing=())
+    manifest = tmp_path / "manifest.1-of-2.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join([*lines, lines[0]]))
+    with pytest.raises(OutputError, match=r"manifest\.1-of-2\.jsonl: its command was stopped .*run it again"):
+        merge_folders(tmp_path)
+    run(tmp_path, parse_shard("1/2"), failing=())
+    merge_folders(tmp_path)
