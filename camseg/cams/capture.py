@@ -5,6 +5,7 @@ a leaf of the graph, and no parameter takes part in it.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -156,6 +157,7 @@ class Network:
             torch.set_grad_enabled(gradients),
             hooked(model, hooks),
             self._autocast(),
+            taps.behind() if self.precision != "float32" else nullcontext(),
         ):
             outputs = model(inputs)
         leaves, layouts = taps.once()

@@ -1,7 +1,8 @@
 """A pass's layers -> leaves of its graph: what hooks note of a network that runs once."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from camseg.base.errors import LayerError
 from camseg.cams.layers import layout_at
 from camseg.cams.layout import Layout
 from camseg.classify.network import FedNetwork
+
+_HALVES: Final = (torch.bfloat16, torch.float16)
 
 
 def keep(outputs: list[Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
@@ -33,7 +36,7 @@ class Taps:
                 return output
             # From here on in float32; what encloses the pass puts autocast back.
             torch.set_autocast_enabled(output.device.type, False)
-            if output.dtype in (torch.bfloat16, torch.float16):
+            if output.dtype in _HALVES:
                 output = output.float()
             if not output.requires_grad:
                 output = output.detach().requires_grad_(torch.is_grad_enabled())
@@ -42,6 +45,24 @@ class Taps:
             return output.clone()
 
         return tap
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Behind a tap, what went past the layer in half precision goes on in float32 too, where a module reads it:
+        sums and concatenations mix types, convolutions do not."""
+
+        def widen(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            if not any(self.seen.values()):
+                return inputs
+            return tuple(one.float() if isinstance(one, Tensor) and one.dtype in _HALVES else one for one in inputs)
+
+        readers = [module for module in self.network.model.modules() if module._parameters]
+        handles = [module.register_forward_pre_hook(widen) for module in readers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def once(self) -> tuple[tuple[Tensor, ...], tuple[Layout, ...]]:
         """Each layer's one output and its layout; LayerError where there are more, or it holds no map."""

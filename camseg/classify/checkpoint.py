@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from camseg.base.device import find_device
 from camseg.base.errors import CheckpointError, InputError
 from camseg.classify.classifier import Classifier
 from camseg.classify.ensemble import Ensemble, LinearRule, member_folder
@@ -41,6 +42,7 @@ def load_classifier(run: Path | str, device: str | torch.device = "cpu") -> AnyC
     settings = read_settings(Classifier, run)
     if "members" not in settings:
         return load_network(run, device)
+    device = find_device(device)
     try:
         return Ensemble(
             members=tuple(load_network(member_folder(run, n), device) for n in range(settings["members"])),

@@ -12,6 +12,7 @@ from camseg.cams.fusion import scale_weights
 from camseg.cams.methods.registry import METHODS
 from camseg.cams.plan import plan
 from camseg.cams.settings import WEIGHED, CamSettings
+from camseg.segment.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -113,6 +114,18 @@ def test_reduced_precision_runs_up_to_the_layer_only(tiny_classifier, make_image
         want = METHODS[name].load()(exact)
         assert (METHODS[name].load()(rounded) - want).abs().max() < 0.05 * want.abs().max()
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_reduced_precision_takes_what_went_past_the_layer(make_classifier, make_images):
+    residual = make_classifier("resnet10t", image_size=64)  # whose shortcuts begin before the layer
+    segmenter = Segmenter.create("attention-unet", classes=("thing",), image_size=64, weights="none")
+    for one, layer, score in ((residual, "layer4.0.conv1", "class"), (segmenter, "bottleneck", "mean")):
+        x = one.preprocess(make_images((64, 64)))
+        (exact,) = network(one, layers=layer, score=score).forward(x).toward([0])
+        (rounded,) = network(one, layers=layer, score=score, precision="bf16").forward(x).toward([0])
+        assert rounded.gradients.dtype == torch.float32
+        scale = float(exact.activations.abs().max())
+        assert torch.allclose(rounded.activations, exact.activations, atol=0.05 * scale)
 
 
 def test_auto_scales_leave_out_what_the_network_refuses(make_classifier, make_images):
