@@ -219,7 +219,7 @@ def test_masks_passed_over_come_again_and_those_that_cannot_be_shown_do_not(
     for _ in range(2):
         decided(page, lambda: page.keyboard.press("Enter"))
     assert page.inner_text("#name") == "Done"
-    assert "1 masks cannot be shown" in page.inner_text("#status")
+    until(lambda: "1 masks cannot be shown" in page.inner_text("#status"))
 
 
 def test_the_machines_mask_takes_the_place_of_a_wrong_decision(make_out, serve, open_page):

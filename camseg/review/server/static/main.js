@@ -155,7 +155,10 @@ async function following() {
   for (;;) {
     const facts = await upcoming();
     if (!facts && skipped.size) {
+      // The one that is on the page comes last.
+      const last = item && skipped.size > 1 ? [item.id] : [];
       skipped.clear();
+      for (const id of last) skipped.add(id);
       words.push("back to the masks that were passed over");
       continue;
     }
