@@ -142,12 +142,24 @@ def test_an_error_of_the_network_ends_all_in_words(tmp_path, processes):
     with pytest.raises(CamsegError, match=r"batch of 4 images from in/008\.png on .*out of order"):
         run(tmp_path / "many", "cpu:2", Failing())
 
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_process_that_dies_while_it_is_set_up_is_tried_three_times(tmp_path, processes, deaths):
+    tries, heard = [], []
+
     class Unready(Together):
         def setup(self, device):
-            raise Dying
+            tries.append(device)
+            if len(tries) <= deaths:
+                raise Dying
 
-    with pytest.raises(WorkerError, match="exit code -9"):
-        run(tmp_path / "other", "cpu:2", Unready())
+    if deaths == 3:
+        with pytest.raises(WorkerError, match="exit code -9"):
+            run(tmp_path / "out", "cpu:1", Unready())
+    else:
+        assert run(tmp_path / "out", "cpu:1", Unready(), say=heard.append).done == 22
+        assert sum("is started again" in line for line in heard) == 2
+    assert len(tries) == 3
 
 
 class Stopped(BaseException):

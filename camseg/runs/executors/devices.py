@@ -22,7 +22,7 @@ from camseg.runs.stage import Item, Stage, failed_item
 _AHEAD: Final = 4
 """Batches that a process has at once: two that are read, two that are finished."""
 _TRIES: Final = 3
-"""How often a batch is begun whose process dies, before its images have failed."""
+"""How often a batch is begun whose process dies, before its images have failed; and a process that dies at once."""
 
 
 def find_places(devices: str) -> list[str]:
@@ -50,8 +50,8 @@ def run_devices(
     """The manifest lines of every input that is not finished, in the order in which they are done.
 
     As ``run_local``, with the stages set up in each process. A batch whose process dies is done again, alone in a
-    process, and after two such repetitions its images have failed. An error of a batch stage, as of setting up, ends
-    all; so does whoever closes the iterator.
+    process, and after two such repetitions its images have failed; one that dies while it is set up is started again
+    as often. An error of a batch stage, as of setting up, ends all; so does whoever closes the iterator.
     """
     work = _Work(
         [_Job(items=one, finished=frozenset(finished & {item.sample.name for item in one})) for one in batches]
@@ -176,7 +176,17 @@ class _Feeder:
             self.work.stop(error)
 
     def _set_up(self) -> None:
-        self.call(_open, id(self), self.stages, self.device, self.workers, threads())
+        for tries in range(1, _TRIES + 1):
+            try:
+                self.call(_open, id(self), self.stages, self.device, self.workers, threads())
+                return
+            except WorkerError as error:
+                if self.work.stopped or tries == _TRIES:
+                    raise
+                self._tell(error)
+
+    def _tell(self, error: WorkerError) -> None:
+        self.say(f"the process on {self.device} died and is started again: {error}")
 
     def _feed(self, job: _Job | None) -> None:
         if job is not None:
@@ -191,7 +201,7 @@ class _Feeder:
                 raise
             while self.inside:
                 self.work.give_back(self.inside.popleft(), error)
-            self.say(f"the process on {self.device} died and is started again: {error}")
+            self._tell(error)
             self._set_up()
             return
         if answer is not None:
