@@ -92,6 +92,22 @@ def hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
                 handle.remove()
 
 
+@contextmanager
+def reading(model: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]) -> Iterator[None]:
+    """A hook on what every module with parameters of its own reads, taken off again; what it returns is read instead.
+
+    ``alone``.
+    """
+    with alone(model):
+        readers = [module for module in model.modules() if module._parameters]
+        handles = [module.register_forward_pre_hook(hook) for module in readers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
 def _submodule(model: nn.Module, name: str) -> nn.Module:
     try:
         if name:

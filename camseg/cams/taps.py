@@ -1,13 +1,14 @@
 """A pass's layers -> leaves of its graph: what hooks note of a network that runs once."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from camseg.base.errors import LayerError
+from camseg.cams.hooks import reading
 from camseg.cams.layers import layout_at
 from camseg.cams.layout import Layout
 from camseg.classify.network import FedNetwork
@@ -46,8 +47,7 @@ class Taps:
 
         return tap
 
-    @contextmanager
-    def behind(self) -> Iterator[None]:
+    def behind(self) -> AbstractContextManager[None]:
         """Behind a tap, what went past the layer in half precision goes on in float32 too, where a module reads it:
         sums and concatenations mix types, convolutions do not."""
 
@@ -56,13 +56,7 @@ class Taps:
                 return inputs
             return tuple(one.float() if isinstance(one, Tensor) and one.dtype in _HALVES else one for one in inputs)
 
-        readers = [module for module in self.network.model.modules() if module._parameters]
-        handles = [module.register_forward_pre_hook(widen) for module in readers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return reading(self.network.model, widen)
 
     def once(self) -> tuple[tuple[Tensor, ...], tuple[Layout, ...]]:
         """Each layer's one output and its layout; LayerError where there are more, or it holds no map."""
