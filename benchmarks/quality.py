@@ -63,7 +63,8 @@ PARTS: dict[str, tuple[CamSettings, int | None]] = {
 }
 """What makes maps better, each part alone and together: settings, and the output stride if it is not the network's.
 
-Without a negative class there is no margin: the class's score is taken."""
+Without a negative class there is no margin: the class's score is taken.
+"""
 
 
 def main() -> None:
@@ -76,7 +77,6 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip-slow", action="store_true", help="Leave out methods of more than one pass.")
-    parser.add_argument("--only-maps", action="store_true", help="Measure nothing, write what chains.py reads.")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -85,16 +85,11 @@ def main() -> None:
         found = []
         for seed in seeds:
             out = args.out / f"{name}-{seed}"
-            if args.only_maps:
-                default_maps(args.data / name, train(args.data / name, negative, args.weights, out, seed), out)
-                continue
             file = out / "scores.json"
             if not file.exists():
                 write_json(file, measure(args.data / name, negative, args.weights, out, seed))
             found.append(read_json(file, InputError))
             print(f"{name}, seed {seed}: {json.dumps(found[-1]['accuracy'])}", flush=True)
-        if args.only_maps:
-            continue
         if not args.skip_slow:
             out = args.out / f"{name}-{seeds[0]}"
             if not (out / "slow.json").exists():

@@ -173,8 +173,10 @@ class Output:
         """Take out the lines of inputs of which nothing is made any more, and the files that no other line tells of."""
         gone = files_of(record for name in names for record in self._records(name))
         self._lines = {name: lines for name, lines in self._lines.items() if name not in names}
-        for file in gone - files_of(record for name in self._lines for record in self._records(name)) if gone else ():
-            (self.folder / file).unlink(missing_ok=True)
+        if gone:
+            kept = files_of(record for name in self._lines for record in self._records(name))
+            for file in gone - kept:
+                (self.folder / file).unlink(missing_ok=True)
 
     def close(self, names: Sequence[str], seconds: Mapping[str, float]) -> None:
         """Put the manifest into the order of ``names``, and the seconds per stage into ``run.json``.
